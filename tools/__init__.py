@@ -1,0 +1,1 @@
+"""Programs for whoever changes nocknode; a running node needs none of them."""

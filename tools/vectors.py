@@ -1,0 +1,240 @@
+"""The golden bytes of the vocabulary: what other implementations, and we next year, must produce exactly.
+
+    python -m tools.vectors            compare tests/vectors/protocol/ with what the code makes now
+    python -m tools.vectors --approve  replace them: a decision about the format, with a reason in its commit
+    python -m tools.vectors --print    the same as JSON on stdout
+
+Everything is made from fixed seeds. `tests/protocol/test_vectors.py` makes them under two values of ``PYTHONHASHSEED``, so
+that no order of a set or a dictionary can enter a digest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from protocol.codec import Message, encode
+from protocol.digest import Domain, blob_digest, digest
+from protocol.envelope import seal
+from protocol.finality import (
+    EMPTY_BODY,
+    HEADER_VERSION,
+    NO_BLOCK,
+    Body,
+    BodyMessage,
+    Certificate,
+    ChainId,
+    Header,
+    Proposal,
+    Status,
+    Vote,
+    VoteKind,
+    Want,
+    body_root,
+    vote_text,
+)
+from protocol.genesis import genesis_roster
+from protocol.ids import Epoch, Height, MemberIndex, NetworkId, PeerId, Round, View, peer_text
+from protocol.keys import KeyPair
+from protocol.learning import Advert, FinalizedTip, GetBlobs, GetBlocks, HeadProposals, RoundAnnouncement
+from protocol.merkle import leaf_digest, merkle_proof, merkle_root, page_leaves
+from tests.protocol.samples import NODE_KEYS, VOTE_KEYS, delta, genesis, head, manifest, member_cards, roster
+
+FOLDER = Path(__file__).parent.parent / "tests" / "vectors" / "protocol"
+Vectors = dict[str, object]
+
+
+def digests() -> Vectors:
+    """One digest for each domain word, over no parts, over one, and over three."""
+    words = {name: word for name, word in vars(Domain).items() if name.isupper()}
+    lists: list[list[bytes]] = [[], [b"nock"], [b"", b"a", bytes(range(16))]]
+    return {
+        word: [{"parts": [part.hex() for part in parts], "digest": digest(word, *parts).hex()} for parts in lists]
+        for _, word in sorted(words.items())
+    }
+
+
+def merkle() -> Vectors:
+    """Roots over small trees, every proof of a tree of seven, and the pages of a file of two and a bit."""
+    leaves = [leaf_digest(bytes([index])) for index in range(33)]
+    return {
+        "leaf": {"": leaf_digest(b"").hex(), "00": leaves[0].hex()},
+        "roots": {str(count): merkle_root(leaves[:count]).hex() for count in (1, 2, 3, 4, 5, 7, 8, 16, 33)},
+        "proofs_of_7": [[step.hex() for step in merkle_proof(leaves[:7], index)] for index in range(7)],
+        "pages": [leaf.hex() for leaf in page_leaves(memoryview(bytes(range(256)) * 520))],
+    }
+
+
+def keys() -> Vectors:
+    """Public keys, peer ids and signatures of fixed seeds (RFC 8032: Ed25519 leaves no choice)."""
+    seeds = [bytes(32), bytes(range(32)), b"\xff" * 32]
+    return {
+        seed.hex(): {
+            "public": KeyPair(seed).public.hex(),
+            "peer": peer_text(PeerId(KeyPair(seed).public)),
+            "signature of 'nock'": KeyPair(seed).sign(b"nock").hex(),
+        }
+        for seed in seeds
+    }
+
+
+def envelopes() -> Vectors:
+    """Whole envelopes: the smallest numbers, the largest, and a payload that needs a longer length."""
+    key, network = KeyPair(bytes(range(32))), NetworkId(bytes(32))
+    cases = {
+        "smallest": (0, 0, 0, b""),
+        "largest": (255, 2**63 - 1, 2**63 - 1, b"x"),
+        "long payload": (3, 128, 1_800_000_000_000, bytes(300)),
+    }
+    return {
+        name: {
+            "kind": kind,
+            "sequence": sequence,
+            "expires_ms": expires_ms,
+            "payload": payload.hex(),
+            "envelope": seal(key, network, kind, sequence, expires_ms, payload).hex(),
+        }
+        for name, (kind, sequence, expires_ms, payload) in cases.items()
+    }
+
+
+def finality() -> Vectors:
+    """What validators sign and send, for the sample network's first block."""
+    network = genesis().network_id()
+    chain = ChainId.of(network)
+    members = genesis_roster(genesis())
+    body = encode(Body((head(),)))
+    header = Header(
+        version=HEADER_VERSION,
+        chain=chain,
+        epoch=Epoch(0),
+        view=View(2),
+        height=Height(1),
+        parent=NO_BLOCK,
+        parent_view=View(0),
+        time_ms=1_800_000_001_000,
+        proposer=MemberIndex(1),
+        body_root=body_root(body),
+        body_bytes=len(body),
+        state_root=digest(Domain.STATE, b"sample"),
+        roster=members.digest(),
+        next_roster=members.digest(),
+        beacon=members.beacon,
+        evidence_root=blob_digest(b""),
+    )
+
+    def vote(kind: VoteKind, view: int, signer: int) -> Vote:
+        block = NO_BLOCK if kind is VoteKind.NULLIFY else header.digest()
+        signature = VOTE_KEYS[signer].sign(vote_text(chain, 0, view, kind, block))
+        return Vote(Epoch(0), View(view), kind, block, MemberIndex(signer), signature)
+
+    def certificate(kind: VoteKind, view: int) -> Certificate:
+        votes = [vote(kind, view, signer) for signer in (0, 1, 3)]
+        signatures = tuple(one.signature for one in votes)
+        return Certificate(kind, Epoch(0), View(view), votes[0].block, bytes([0b1011]), signatures)
+
+    final = certificate(VoteKind.FINALIZE, 2)
+    messages: dict[str, Message] = {
+        "header": header,
+        **{f"vote {kind.name.lower()}": vote(kind, 2, 1) for kind in VoteKind},
+        **{f"certificate {kind.name.lower()}": certificate(kind, 2) for kind in VoteKind},
+        "proposal": Proposal(header, None, (certificate(VoteKind.NULLIFY, 1),), vote(VoteKind.NOTARIZE, 2, 1)),
+        "body": Body((head(),)),
+        "body message": BodyMessage(header.digest(), body),
+        "status": Status(Epoch(0), View(2), Height(1), View(3)),
+        "want": Want((header.digest(),)),
+        "finalized tip": FinalizedTip(header, final),
+    }
+    return {
+        "chain": chain.chain.hex(),
+        "block id": header.digest().hex(),
+        "empty body": EMPTY_BODY.hex(),
+        "vote texts": {kind.name: vote_text(chain, 0, 2, kind, header.digest()).hex() for kind in VoteKind},
+        "messages": {name: encode(message).hex() for name, message in messages.items()},
+    }
+
+
+def learning() -> Vectors:
+    """Heads, deltas and the gossip around them."""
+    advert = Advert(
+        ("/ip4/127.0.0.1/tcp/4001",), "home", ("learner",), "cpu", 0, 2**33, 10, 5, 37, Round(6), Height(9), 1
+    )
+    messages: dict[str, Message] = {
+        "head": head(),
+        "head proposals": HeadProposals((head(),)),
+        "signed delta": delta(),
+        "advert": advert,
+        "round announcement": RoundAnnouncement(Round(6), "cpu"),
+        "get blobs": GetBlobs((blob_digest(b"one"),)),
+        "get blocks": GetBlocks(Height(1), 64),
+    }
+    return {
+        "head digest": head().digest().hex(),
+        "delta name": delta().digest().hex(),
+        "messages": {name: encode(message).hex() for name, message in messages.items()},
+    }
+
+
+def genesis_document() -> Vectors:
+    """The sample network: its document, its id, and what follows from them."""
+    first = genesis_roster(genesis())
+    return {
+        "document": encode(genesis()).hex(),
+        "network id": genesis().network_id().hex(),
+        "dataset root": manifest().root().hex(),
+        "roster": encode(first).hex(),
+        "roster digest": first.digest().hex(),
+        "weighted roster digest": roster(3, 1, 4, 1).digest().hex(),
+        "member card": encode(member_cards()[0]).hex(),
+        "members": [peer_text(PeerId(key.public)) for key in NODE_KEYS],
+    }
+
+
+FILES: dict[str, Callable[[], Vectors]] = {
+    "digest.json": digests,
+    "merkle.json": merkle,
+    "keys.json": keys,
+    "envelope.json": envelopes,
+    "finality.json": finality,
+    "learning.json": learning,
+    "genesis.json": genesis_document,
+}
+
+
+def make() -> dict[str, str]:
+    """The text of each file of golden bytes."""
+    return {name: json.dumps(build(), indent=1) + "\n" for name, build in FILES.items()}
+
+
+def main() -> int:
+    """0 when nothing differs or it was approved, 1 when something differs."""
+    parser = argparse.ArgumentParser(description="The golden bytes of protocol/.")
+    parser.add_argument("--approve", action="store_true", help="replace the stored vectors")
+    parser.add_argument("--print", action="store_true", help="print what the code makes now, as JSON")
+    options = parser.parse_args()
+    made = make()
+    if options.print:
+        json.dump(made, sys.stdout)
+        return 0
+    stored = {path.name: path.read_text() for path in sorted(FOLDER.glob("*.json"))}
+    changed = sorted(name for name in made.keys() | stored.keys() if made.get(name) != stored.get(name))
+    for name in changed:
+        print(
+            f"{'approved' if options.approve else 'differs'}: {(FOLDER / name).relative_to(FOLDER.parent.parent.parent)}"
+        )
+    if options.approve:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for name in changed:
+            if name in made:
+                (FOLDER / name).write_text(made[name])
+            else:
+                (FOLDER / name).unlink()
+        return 0
+    return 1 if changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
