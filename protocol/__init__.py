@@ -1,0 +1,13 @@
+"""The shared vocabulary: what every part of the node means by its words.
+
+Pure: no I/O, no clock, no randomness, no floats. Imports nothing of ours. Reading order:
+
+    ids, rejection, limits     names, refusals, bounds
+    digest, merkle, keys       hashes, proofs, signatures
+    codec, envelope            bytes in, checked values out
+    roster                     Roster, Head, Slot, Decided: what learning takes from the chain
+    finality                   votes, certificates, headers, proposals
+    learning                   deltas, announcements, requests for bytes
+    genesis                    the first state
+    messages                   which payload belongs to which kind of envelope
+"""

@@ -1,0 +1,60 @@
+"""One hash, separated by domain: SHA-256 over a domain word and length-prefixed parts.
+
+    digest(domain, p1, p2) = SHA-256( len(domain):u8 | domain | len(p1):u64 | p1 | len(p2):u64 | p2 )
+
+The prefix makes the encoding injective: no two different lists of parts, and no two domains, share a digest by
+construction. Every use has its own word, listed here; a word is never reused with another meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from protocol.ids import Digest
+
+
+class Domain:
+    """Every domain word of the network."""
+
+    BLOB: Final = "nock/blob/1"  # content-addressed bytes
+    GENESIS: Final = "nock/genesis/1"  # the network id
+    ENVELOPE: Final = "nock/envelope/1"  # what an envelope's signature covers
+    BINDING: Final = "nock/binding/1"  # three keys of one member
+    BLOCK: Final = "nock/block/1"  # header -> block id
+    BODY: Final = "nock/body/1"
+    STATE: Final = "nock/state/1"  # state root of the decided heads
+    ROSTER: Final = "nock/roster/1"
+    VOTE: Final = "nock/vote/1"
+    BEACON: Final = "nock/beacon/1"
+    LEADER: Final = "nock/leader/1"
+    ELECTION: Final = "nock/election/1"
+    SELECTION: Final = "nock/selection/1"  # which deltas of a slot are taken
+    HEAD: Final = "nock/head/1"
+    DELTA: Final = "nock/delta/1"  # what a learner signs about a delta
+    RECORD: Final = "nock/record/1"  # DHT keys
+    DATASET: Final = "nock/dataset/1"
+    BATCH: Final = "nock/batch/1"
+    SPLIT: Final = "nock/split/1"  # validation chunks of a data set
+    WEIGHTS: Final = "nock/weights/1"  # genesis weights
+    SHARD: Final = "nock/shard/1"  # tile -> gossip shard
+
+
+def digest(domain: str, *parts: bytes | bytearray | memoryview) -> Digest:
+    """The digest of ``parts`` under ``domain``."""
+    word = domain.encode()
+    hasher = hashlib.sha256(bytes([len(word)]) + word)
+    for part in parts:
+        hasher.update((part.nbytes if isinstance(part, memoryview) else len(part)).to_bytes(8, "big"))
+        hasher.update(part)
+    return Digest(hasher.digest())
+
+
+def blob_digest(data: bytes | bytearray | memoryview) -> Digest:
+    """The name of content-addressed bytes."""
+    return digest(Domain.BLOB, data)
+
+
+def number(value: int) -> bytes:
+    """A natural number as a part of a digest: eight bytes, big-endian."""
+    return value.to_bytes(8, "big")

@@ -1,0 +1,145 @@
+"""Genesis: the first state as one canonical document. Its digest is the network id.
+
+Everything that two nodes must agree on before they have talked is in here; nothing else is. Integers only: rates and
+fractions are in millionths.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from protocol.codec import Message, decode, encode
+from protocol.digest import Domain, digest
+from protocol.ids import Digest, DigestField, Epoch, Natural, NetworkId
+from protocol.limits import (
+    DATASET_SHARDS_MAX,
+    DATASETS_PER_GENESIS_MAX,
+    GENESIS_BYTES_MAX,
+    ROSTER_MEMBERS_MAX,
+    TILE_BYTES_MAX,
+)
+from protocol.rejection import Reason, Rejected
+from protocol.roster import Member, MemberCard, Roster, check_member_card
+
+MILLION = 1_000_000
+_Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+_Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*\Z")]
+
+
+class ModelShape(Message, frozen=True):
+    """The mixture-of-experts transformer that everybody trains."""
+
+    vocabulary: _Size
+    layers: _Size
+    width: _Size
+    heads: _Size
+    experts: _Size  # per layer
+    expert_width: _Size
+    experts_per_token: _Size
+    context: _Size  # tokens
+
+
+class LearningRule(Message, frozen=True):
+    """How a round learns and merges. Rates in millionths."""
+
+    inner_steps: _Size  # H: local AdamW steps a round
+    batch_sequences: _Size  # sequences of `context` tokens a step
+    learning_rate_micro: _Size
+    learning_rate_floor_micro: Natural  # where the decay ends
+    warmup_rounds: Natural
+    decay_rounds: Natural  # rounds over which the rate decays to its floor; 0: never
+    beta1_micro: Natural
+    beta2_micro: Natural
+    weight_decay_micro: Natural
+    gradient_clip_micro: _Size
+    balance_loss_micro: Natural  # weight of the load-balance loss
+    delta_pipeline: _Name  # how learners compress (compute/delta/pipeline.py)
+    update_pipeline: _Name  # how owners publish: stateless
+    residual_decay_micro: Natural
+    merge_rule: _Name  # compute/merge.py
+    clip_multiple_micro: _Size  # norms are clipped to this multiple of their median
+    outer_rule: _Name  # compute/outer.py
+    outer_rate_micro: _Size
+    outer_momentum_micro: Natural
+    round_ms: _Size  # deadline of a round
+    validation_sequences: _Size
+
+
+class ChainRule(Message, frozen=True):
+    """How the roster agrees."""
+
+    view_delta_ms: _Size  # Delta of chain.md 2.5
+    block_interval_ms_min: _Size  # from parent's time to the next block
+    idle_interval_ms: _Size  # a leader with nothing to propose waits this long before it proposes an empty block
+    tile_shards: _Size  # gossip topics over which heads are spread
+
+
+class DatasetManifest(Message, frozen=True):
+    """Content-addressed shards of one data set. The manifest's own digest is the data set's root."""
+
+    name: _Name
+    licence: Annotated[str, Meta(max_length=64)]
+    split_micro: Natural  # share of 4 KiB chunks held out for validation, by digest
+    shards: Annotated[tuple[DigestField, ...], Meta(max_length=DATASET_SHARDS_MAX, min_length=1)]
+    shard_bytes: tuple[_Size, ...]
+
+    def root(self) -> Digest:
+        return digest(Domain.DATASET, encode(self))
+
+
+class Genesis(Message, frozen=True):
+    """The first state. ``roster`` is in ascending order of node key."""
+
+    version: Annotated[int, Meta(ge=1, le=1)]
+    network_name: _Name
+    created_ms: Natural
+    model: ModelShape
+    model_seed: DigestField
+    tile_bytes: _Size  # float32 bytes of a tile's weights
+    learning: LearningRule
+    chain: ChainRule
+    roster: Annotated[tuple[MemberCard, ...], Meta(min_length=1, max_length=ROSTER_MEMBERS_MAX)]
+    datasets: Annotated[tuple[DatasetManifest, ...], Meta(min_length=1, max_length=DATASETS_PER_GENESIS_MAX)]
+
+    def network_id(self) -> NetworkId:
+        return NetworkId(digest(Domain.GENESIS, encode(self)))
+
+
+def check_genesis(data: bytes, expected: NetworkId | None = None) -> Genesis:
+    """Decode and check a genesis document; raises ``Rejected``.
+
+    ``expected`` is the network id that the user gave: whoever serves the document need not be trusted.
+    """
+    genesis = decode(Genesis, data, limit_bytes=GENESIS_BYTES_MAX)
+    if expected is not None and genesis.network_id() != expected:
+        raise Rejected(
+            Reason.FOREIGN_NETWORK,
+            f"the genesis has id {genesis.network_id().hex()[:16]}..., the one asked for is {expected.hex()[:16]}...",
+        )
+    nodes = [card.node for card in genesis.roster]
+    if nodes != sorted(set(nodes)):
+        raise Rejected(Reason.MALFORMED, "the roster is not in ascending order of distinct node keys")
+    if len({card.vote for card in genesis.roster}) != len(nodes):
+        raise Rejected(Reason.MALFORMED, "two members share a vote key")
+    for card in genesis.roster:
+        check_member_card(card)
+    if not 4096 <= genesis.tile_bytes <= TILE_BYTES_MAX or genesis.tile_bytes % 4:
+        raise Rejected(
+            Reason.MALFORMED, f"tile_bytes must be between 4096 and {TILE_BYTES_MAX} and whole float32 values"
+        )
+    for manifest in genesis.datasets:
+        if len(manifest.shards) != len(manifest.shard_bytes):
+            raise Rejected(Reason.MALFORMED, "a data set lists as many sizes as shards")
+    return genesis
+
+
+def genesis_roster(genesis: Genesis) -> Roster:
+    """The roster of epoch 0: equal weights, beacon from the network id."""
+    return Roster(
+        epoch=Epoch(0),
+        members=tuple(Member(card.node, card.vote) for card in genesis.roster),
+        weights=(1,) * len(genesis.roster),
+        beacon=digest(Domain.BEACON, genesis.network_id()),
+    )

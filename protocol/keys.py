@@ -1,0 +1,52 @@
+"""Ed25519 key pairs from 32-byte seeds; entropy and files come from outside.
+
+A member has three keys (DESIGN 4): node (its peer id, hot), vote (touched by the vote signer alone), account (may stay
+offline). They are bound by signing each other's public keys, so that nobody registers a key that is not theirs.
+"""
+
+from __future__ import annotations
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+
+from protocol.ids import Signature
+
+
+class KeyPair:
+    """A private key and its public half."""
+
+    __slots__ = ("_signing", "public")
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != 32:
+            raise ValueError("an Ed25519 seed has exactly 32 bytes")
+        self._signing = SigningKey(seed)
+        self.public: bytes = bytes(self._signing.verify_key)
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> KeyPair:
+        """The key pair of a 32-byte seed."""
+        return cls(seed)
+
+    @property
+    def seed(self) -> bytes:
+        """The 32 secret bytes."""
+        return bytes(self._signing)
+
+    def sign(self, message: bytes) -> Signature:
+        """A 64-byte signature."""
+        return Signature(self._signing.sign(message).signature)
+
+    def __repr__(self) -> str:  # never print the seed
+        return f"KeyPair({self.public[:4].hex()})"
+
+
+def verify(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether ``signature`` is by the holder of ``public`` over ``message``. Never raises on hostile input."""
+    if len(public) != 32 or len(signature) != 64:
+        return False
+    try:
+        VerifyKey(public).verify(message, signature)
+    except (BadSignatureError, ValueError):
+        return False
+    return True

@@ -1,0 +1,79 @@
+"""Every bound, with the reason for its value, then assertions on how they relate.
+
+A number without a source is marked as a guess. Sizes are bytes, times are milliseconds.
+"""
+
+from __future__ import annotations
+
+from protocol.rejection import check_invariant
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# -- gossip and envelopes ---------------------------------------------------------------------------------------------
+GOSSIP_MESSAGE_BYTES_MAX = 64 * KIB  # DESIGN 4: every gossip message; gossipsub carries 1 MiB, meshes choke long before
+ENVELOPE_OVERHEAD_BYTES_MAX = (
+    256  # version, network id, kind, sender, sequence, expiry, signature, framing: 183 measured
+)
+ENVELOPE_LIFETIME_MS_MAX = 10 * 60 * 1000  # DESIGN 4: `expires` at most ten minutes ahead
+CLOCK_SLACK_MS = 5_000  # chain.md R3 allows headers five seconds from the future; envelopes get the same
+SEQUENCE_WINDOW_BITS = 1024  # DESIGN 4: reordering that a receiver tolerates per (sender, kind)
+SEQUENCE_WINDOWS_MAX = (
+    16_384  # one window is about 250 bytes: 4 MB for peers times kinds; least recently used goes first
+)
+SEQUENCE_BLOCK = 65_536  # DESIGN 4: numbers reserved by one fsync, so that kill -9 never repeats one
+
+# -- encoding ---------------------------------------------------------------------------------------------------------
+NESTING_DEPTH_MAX = 16  # deepest honest message: proposal > certificates > certificate > signatures = 4
+TEXT_BYTES_MAX = 256  # names, labels, reasons inside messages (a guess that needs no more)
+
+# -- request streams --------------------------------------------------------------------------------------------------
+FRAME_BYTES_MAX = 8 * MIB  # two tiles of 4 MiB: a delta bundle is split above this
+BLOB_RANGE_BYTES_MAX = 4 * MIB  # one tile per answer, so that a slow peer costs at most one tile
+BLOBS_PER_REQUEST_MAX = 256  # digests in one request: 8 KiB
+STREAMS_PER_CONNECTION_MAX = 192  # yamux blocks silently at 256 (libp2p.md 2): stay below and say so
+SYNC_BLOCKS_PER_ANSWER_MAX = 64  # a block of heads is about 20 KiB: stays below a frame
+
+# -- tiles ------------------------------------------------------------------------------------------------------------
+TILE_BYTES_MAX = 4 * MIB  # DESIGN 6: float32 bytes of one tile's weights
+TILE_PLANES_MAX = 3  # weights, and two moments of an outer AdamW
+TILES_MAX = 65_536  # a model of 256 GiB of float32 weights
+TILE_ID_CHARACTERS_MAX = 64
+PAGE_BYTES = 64 * KIB  # learning.md 1: Merkle leaves of a tile
+
+# -- learning ---------------------------------------------------------------------------------------------------------
+DELTAS_PER_SLOT_MAX = 64  # learning.md 4
+UNREGISTERED_DELTAS_PER_SLOT_MAX = 8  # learning.md 4: learners outside the roster share these
+TILE_VERSIONS_KEPT = 4  # learning.md 1
+UPDATES_KEPT_MIN = 16  # learning.md 1: kept always; more while the storage budget lasts
+HEADS_PER_BODY_MAX = 80  # as many heads of 64 deltas each as fit in a body (asserted below)
+HEAD_BYTES_MAX = 320 + 87 * DELTAS_PER_SLOT_MAX  # the longest numbers: 306 bytes, and 87 for each delta
+
+# -- finality ---------------------------------------------------------------------------------------------------------
+ROSTER_MEMBERS_MAX = 100  # chain.md 2.1: vote lists instead of aggregates up to a hundred
+BODY_BYTES_MAX = 512 * KIB  # chain.md 2.12
+VIEWS_AHEAD_MAX = 64  # chain.md 2.5: votes further ahead are refused
+NULLIFICATIONS_INLINE_MAX = 1024  # chain.md 2.5
+PROPOSAL_BYTES_MAX = 512 * KIB  # header, parent certificate, 256 KiB of nullifications, the leader's vote
+CERTIFICATES_PER_STATUS_MAX = 64  # chain.md R8
+VIEW_TIMEOUT_MS_MAX = 8_000  # chain.md 2.5: Delta is capped, or recovery after a halt takes an hour
+
+# -- data sets --------------------------------------------------------------------------------------------------------
+DATASET_SHARD_BYTES_MAX = 1 * MIB  # one range request each
+DATASET_SHARDS_MAX = 65_536  # 64 GiB of text
+DATASETS_PER_GENESIS_MAX = 16
+GENESIS_BYTES_MAX = 256 * KIB  # 100 members of 400 bytes, and room
+
+check_invariant(ENVELOPE_OVERHEAD_BYTES_MAX < GOSSIP_MESSAGE_BYTES_MAX, "an envelope fits in a gossip message")
+check_invariant(BLOB_RANGE_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a blob range fits in a frame")
+check_invariant(PROPOSAL_BYTES_MAX <= FRAME_BYTES_MAX, "a proposal fits in a frame")
+check_invariant(BODY_BYTES_MAX <= FRAME_BYTES_MAX, "a body fits in a frame")
+check_invariant(HEADS_PER_BODY_MAX * HEAD_BYTES_MAX <= BODY_BYTES_MAX, "the largest heads fit in a body")
+check_invariant(
+    HEAD_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX <= GOSSIP_MESSAGE_BYTES_MAX, "a head fits in a gossip message"
+)
+check_invariant(TILE_BYTES_MAX % PAGE_BYTES == 0, "tiles are whole pages")
+check_invariant(BLOBS_PER_REQUEST_MAX * 34 + 64 <= FRAME_BYTES_MAX, "a request for many blobs fits in a frame")
+check_invariant(GENESIS_BYTES_MAX <= FRAME_BYTES_MAX, "genesis fits in a frame")
+check_invariant(UNREGISTERED_DELTAS_PER_SLOT_MAX < DELTAS_PER_SLOT_MAX, "strangers never crowd the roster out")
+check_invariant(DATASET_SHARD_BYTES_MAX <= BLOB_RANGE_BYTES_MAX, "a shard is one range")

@@ -1,0 +1,79 @@
+"""Merkle trees over pages: SHA-256, leaves and nodes prefixed apart.
+
+    leaf(page)       = SHA-256(0x00 | page)
+    node(left,right) = SHA-256(0x01 | left | right)
+
+A level of odd length carries its last digest up unchanged (as in RFC 9162), so a proof's shape follows from (index, count)
+alone and needs no flags. The prefix keeps a node from being presented as a leaf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from protocol.ids import Digest
+from protocol.limits import PAGE_BYTES
+from protocol.rejection import Reason, Rejected
+
+
+def leaf_digest(data: bytes | bytearray | memoryview) -> Digest:
+    """The digest of one page."""
+    hasher = hashlib.sha256(b"\x00")
+    hasher.update(data)
+    return Digest(hasher.digest())
+
+
+def _node(left: bytes, right: bytes) -> Digest:
+    return Digest(hashlib.sha256(b"\x01" + left + right).digest())
+
+
+def page_leaves(data: memoryview, page_bytes: int = PAGE_BYTES) -> list[Digest]:
+    """The leaf digests of ``data`` cut in pages; the last page may be short."""
+    flat = data.cast("B")
+    return [leaf_digest(flat[start : start + page_bytes]) for start in range(0, flat.nbytes, page_bytes)]
+
+
+def _levels(leaves: Sequence[Digest]) -> list[list[Digest]]:
+    if not leaves:
+        raise ValueError("a Merkle tree has at least one leaf")
+    levels = [list(leaves)]
+    while len(levels[-1]) > 1:
+        below = levels[-1]
+        above = [_node(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
+        if len(below) % 2:
+            above.append(below[-1])
+        levels.append(above)
+    return levels
+
+
+def merkle_root(leaves: Sequence[Digest]) -> Digest:
+    """The root over ``leaves`` (at least one)."""
+    return _levels(leaves)[-1][0]
+
+
+def merkle_proof(leaves: Sequence[Digest], index: int) -> tuple[Digest, ...]:
+    """The siblings from leaf ``index`` up to the root."""
+    proof = []
+    for level in _levels(leaves)[:-1]:
+        sibling = index ^ 1
+        if sibling < len(level):
+            proof.append(level[sibling])
+        index //= 2
+    return tuple(proof)
+
+
+def check_merkle_proof(leaf: Digest, index: int, count: int, proof: Sequence[Digest], root: Digest) -> None:
+    """Check that ``leaf`` is number ``index`` of ``count`` under ``root``; raises ``Rejected(BAD_PROOF)``."""
+    if not 0 <= index < count:
+        raise Rejected(Reason.BAD_PROOF, f"leaf {index} of {count}")
+    at, siblings = leaf, iter(proof)
+    while count > 1:
+        if index ^ 1 < count:
+            sibling = next(siblings, None)
+            if sibling is None:
+                raise Rejected(Reason.BAD_PROOF, "too short")
+            at = _node(sibling, at) if index % 2 else _node(at, sibling)
+        index, count = index // 2, (count + 1) // 2
+    if next(siblings, None) is not None or at != root:
+        raise Rejected(Reason.BAD_PROOF, "does not lead to the root")

@@ -1,0 +1,190 @@
+"""The two inputs that learning takes from the chain: who counts, and what was decided.
+
+Rounds, election and merging consume ``Roster`` and ``Decided`` and never ask where they come from (learning.md 2). Today
+both come out of the finality machine with the genesis roster; stakes and epochs later change the values, not the shapes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from protocol.codec import Message, encode
+from protocol.digest import Domain, digest
+from protocol.ids import (
+    AccountField,
+    AccountId,
+    Digest,
+    DigestField,
+    EpochField,
+    Height,
+    MemberIndex,
+    Natural,
+    PeerField,
+    PeerId,
+    SignatureField,
+    TileField,
+    TileId,
+    Version,
+    VersionField,
+    VoteKey,
+    VoteKeyField,
+)
+from protocol.keys import KeyPair, verify
+from protocol.rejection import Reason, Rejected
+
+
+class MemberCard(Message, frozen=True):
+    """One member's three keys, each signing the other two, so that nobody registers a key that is not theirs."""
+
+    node: PeerField
+    vote: VoteKeyField
+    account: AccountField
+    node_signature: SignatureField
+    vote_signature: SignatureField
+    account_signature: SignatureField
+
+    @classmethod
+    def bind(cls, node: KeyPair, vote: KeyPair, account: KeyPair) -> MemberCard:
+        """The card of three key pairs held together once, at creation."""
+        text = _binding(node.public, vote.public, account.public)
+        return cls(
+            node=PeerId(node.public),
+            vote=VoteKey(vote.public),
+            account=AccountId(account.public),
+            node_signature=node.sign(text),
+            vote_signature=vote.sign(text),
+            account_signature=account.sign(text),
+        )
+
+
+def _binding(node: bytes, vote: bytes, account: bytes) -> bytes:
+    return digest(Domain.BINDING, node, vote, account)
+
+
+def check_member_card(card: MemberCard) -> MemberCard:
+    """Check the three bindings and that the keys differ; raises ``Rejected(BAD_SIGNATURE)``."""
+    text = _binding(card.node, card.vote, card.account)
+    signatures = (
+        (card.node, card.node_signature),
+        (card.vote, card.vote_signature),
+        (card.account, card.account_signature),
+    )
+    if len({bytes(key) for key, _ in signatures}) != 3:
+        raise Rejected(Reason.BAD_SIGNATURE, "a member's three keys must differ")
+    for key, signature in signatures:
+        if not verify(key, text, signature):
+            raise Rejected(Reason.BAD_SIGNATURE, f"key {key[:4].hex()} did not sign its binding")
+    return card
+
+
+class Member(Message, frozen=True):
+    """One member as the rules see it."""
+
+    node: PeerField
+    vote: VoteKeyField
+
+
+class Roster(Message, frozen=True):
+    """Who votes and owns in one epoch. Members are in ascending order of node key; ``weights`` run beside them."""
+
+    epoch: EpochField
+    members: tuple[Member, ...]
+    weights: tuple[Natural, ...]
+    beacon: DigestField
+
+    @property
+    def weight_total(self) -> int:
+        return sum(self.weights)
+
+    def find_index(self, peer: PeerId) -> MemberIndex | None:
+        """The position of a peer among the members, if it is one."""
+        for index, member in enumerate(self.members):
+            if member.node == peer:
+                return MemberIndex(index)
+        return None
+
+    def is_quorum(self, weight: int) -> bool:
+        """Whether ``weight`` is strictly more than two thirds; exactly two thirds is not (chain.md 2.2)."""
+        return 3 * weight > 2 * self.weight_total
+
+    def digest(self) -> Digest:
+        """What headers commit to."""
+        return digest(Domain.ROSTER, encode(self))
+
+
+class Slot(NamedTuple):
+    """What is decided: one version of one tile."""
+
+    tile: TileId
+    version: Version
+
+    def __str__(self) -> str:
+        return f"{self.tile}@{self.version}"
+
+
+class DeltaRef(Message, frozen=True):
+    """One delta that went into a head. ``weight`` is what the merge gave it: tokens, capped by the learning rule."""
+
+    delta: DigestField
+    learner: PeerField
+    base: VersionField
+    weight: Natural
+
+
+class Head(Message, frozen=True):
+    """A proposed (and, once finalized, the decided) next version of one tile.
+
+    ``update`` is the digest of the merged pseudo-gradient's bytes, ``root`` the tile root after applying it to the parent.
+    ``deltas`` are in ascending order of (learner, base). The signature is the proposer's node key over everything before it.
+    """
+
+    tile: TileField
+    version: VersionField
+    attempt: Natural
+    round: Natural
+    parent_root: DigestField
+    root: DigestField
+    update: DigestField
+    update_bytes: Natural
+    deltas: tuple[DeltaRef, ...]
+    proposer: PeerField
+    signature: SignatureField
+
+    @property
+    def slot(self) -> Slot:
+        return Slot(self.tile, self.version)
+
+    @property
+    def tokens(self) -> int:
+        return sum(reference.weight for reference in self.deltas)
+
+    def digest(self) -> Digest:
+        return digest(Domain.HEAD, encode(self))
+
+
+_SIGNATURE_TAIL_BYTES = 66  # msgpack of 64 bytes: 0xc4 0x40 and the bytes
+
+
+def sign_head(unsigned: Head, key: KeyPair) -> Head:
+    """The same head with the proposer's signature."""
+    return replace(unsigned, signature=key.sign(_head_text(unsigned)))
+
+
+def _head_text(head: Head) -> bytes:
+    return digest(Domain.HEAD, encode(head)[:-_SIGNATURE_TAIL_BYTES])
+
+
+def check_head_signature(head: Head) -> None:
+    """Raises ``Rejected(BAD_SIGNATURE)`` unless the proposer signed this head."""
+    if not verify(head.proposer, _head_text(head), head.signature):
+        raise Rejected(Reason.BAD_SIGNATURE, f"head of {head.slot}")
+
+
+class Decided(NamedTuple):
+    """A finalized head: the slot's for ever."""
+
+    slot: Slot
+    head: Head
+    height: Height

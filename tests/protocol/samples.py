@@ -1,0 +1,103 @@
+"""One honest sample of each thing with rules of its own: a roster's keys, a genesis, a head, a delta."""
+
+from __future__ import annotations
+
+from protocol.digest import blob_digest
+from protocol.genesis import ChainRule, DatasetManifest, Genesis, LearningRule, ModelShape
+from protocol.ids import Epoch, PeerId, Round, Signature, TileId, Version, VoteKey
+from protocol.keys import KeyPair
+from protocol.learning import SignedDelta, sign_delta
+from protocol.roster import DeltaRef, Head, Member, MemberCard, Roster, sign_head
+
+NODE_KEYS = sorted((KeyPair(bytes([0, number]) * 16) for number in range(1, 5)), key=lambda key: key.public)
+VOTE_KEYS = [KeyPair(bytes([1, number]) * 16) for number in range(1, 5)]
+ACCOUNT_KEYS = [KeyPair(bytes([2, number]) * 16) for number in range(1, 5)]
+
+
+def member_cards() -> tuple[MemberCard, ...]:
+    """Four members, in ascending order of node key."""
+    return tuple(MemberCard.bind(*keys) for keys in zip(NODE_KEYS, VOTE_KEYS, ACCOUNT_KEYS, strict=True))
+
+
+def roster(*weights: int) -> Roster:
+    """Four members, with these weights or with equal ones."""
+    members = tuple(Member(PeerId(n.public), VoteKey(v.public)) for n, v in zip(NODE_KEYS, VOTE_KEYS, strict=True))
+    return Roster(Epoch(0), members, weights or (1, 1, 1, 1), blob_digest(b"beacon"))
+
+
+def manifest() -> DatasetManifest:
+    """Two shards."""
+    return DatasetManifest("text", "PSF-2.0", 50_000, (blob_digest(b"one"), blob_digest(b"two")), (1_048_576, 77))
+
+
+def genesis() -> Genesis:
+    """A small network's first state; its numbers are the devnet's, or near them."""
+    return Genesis(
+        version=1,
+        network_name="sample",
+        created_ms=1_800_000_000_000,
+        model=ModelShape(256, 4, 128, 4, 8, 256, 2, 128),
+        model_seed=blob_digest(b"seed"),
+        tile_bytes=262_144,
+        learning=LearningRule(
+            inner_steps=30,
+            batch_sequences=8,
+            learning_rate_micro=2_000,
+            learning_rate_floor_micro=200,
+            warmup_rounds=1,
+            decay_rounds=0,
+            beta1_micro=900_000,
+            beta2_micro=950_000,
+            weight_decay_micro=100_000,
+            gradient_clip_micro=1_000_000,
+            balance_loss_micro=10_000,
+            delta_pipeline="top10-int4-zstd",
+            update_pipeline="int4-zstd",
+            residual_decay_micro=950_000,
+            merge_rule="mean",
+            clip_multiple_micro=3_000_000,
+            outer_rule="average",
+            outer_rate_micro=1_000_000,
+            outer_momentum_micro=0,
+            round_ms=10_000,
+            validation_sequences=64,
+        ),
+        chain=ChainRule(1_000, 200, 5_000, 4),
+        roster=member_cards(),
+        datasets=(manifest(),),
+    )
+
+
+def head() -> Head:
+    """Version 7 of a tile, signed by the first member, made of two deltas."""
+    unsigned = Head(
+        tile=TileId("layer3.expert7/0"),
+        version=Version(7),
+        attempt=0,
+        round=6,
+        parent_root=blob_digest(b"parent"),
+        root=blob_digest(b"root"),
+        update=blob_digest(b"update"),
+        update_bytes=12_345,
+        deltas=(
+            DeltaRef(blob_digest(b"d0"), PeerId(NODE_KEYS[0].public), Version(6), 30_720),
+            DeltaRef(blob_digest(b"d1"), PeerId(NODE_KEYS[1].public), Version(5), 128),
+        ),
+        proposer=PeerId(NODE_KEYS[0].public),
+        signature=Signature(bytes(64)),
+    )
+    return sign_head(unsigned, NODE_KEYS[0])
+
+
+def delta() -> SignedDelta:
+    """A learner's change of a tile."""
+    unsigned = SignedDelta(
+        tile=TileId("trunk/0"),
+        base=Version(3),
+        round=Round(3),
+        learner=PeerId(NODE_KEYS[1].public),
+        tokens=30_720,
+        payload=b"compressed",
+        signature=Signature(bytes(64)),
+    )
+    return sign_delta(unsigned, NODE_KEYS[1])
