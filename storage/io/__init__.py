@@ -1,0 +1,1 @@
+"""Where storage touches the disk: RocksDB, memory maps, files and locks."""

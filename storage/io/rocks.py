@@ -1,0 +1,113 @@
+"""KeyValue on RocksDB: the only file that imports rocksdict.
+
+``raw_mode`` is set on the options and on every batch, or rocksdict would pickle. Its errors are all plain
+``Exception`` with RocksDB's text, so they are told apart here by the words that RocksDB documents, once, and leave as
+``OSError``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import rocksdict
+
+from storage.io.files import make_directory
+from storage.kv import Batch, DatabaseCorrupt, DatabaseLocked
+
+# Small, because several nodes share a laptop and what is big lies in files: guesses, not tuned.
+_WRITE_BUFFER_BYTES: Final = 8 * 1024 * 1024
+_BLOCK_CACHE_BYTES: Final = 16 * 1024 * 1024
+_BLOOM_BITS_PER_KEY: Final = 10  # 1 % false positives (RocksDB's own documentation)
+
+
+class RocksKeyValue:
+    """A :class:`storage.kv.KeyValue` in a folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the database in ``path``, or make one. Raises ``DatabaseLocked``, ``DatabaseCorrupt``, ``OSError``."""
+        self.path = path
+        make_directory(path.parent)
+        self._durable = rocksdict.WriteOptions()
+        self._durable.sync = True
+        self._buffered = rocksdict.WriteOptions()
+        try:
+            self._db: rocksdict.Rdict | None = rocksdict.Rdict(str(path), _options())
+        except Exception as error:
+            raise _translated(path, error) from error
+
+    def get(self, key: bytes) -> bytes | None:
+        db = self._open_db()
+        try:
+            value: bytes | None = db.get(key)
+        except Exception as error:
+            raise _translated(self.path, error) from error
+        return value
+
+    def write(self, batch: Batch, *, durable: bool = True) -> None:
+        db = self._open_db()
+        raw = rocksdict.WriteBatch(raw_mode=True)
+        for key, value in batch.operations:
+            if value is None:
+                raw.delete(key)
+            else:
+                raw.put(key, value)
+        try:
+            db.write(raw, self._durable if durable else self._buffered)
+        except Exception as error:
+            raise _translated(self.path, error) from error
+
+    def scan(self, prefix: bytes, *, start: bytes = b"", limit: int) -> list[tuple[bytes, bytes]]:
+        # An iterator sees one moment, that of its making; a rocksdict Snapshot's iterators do not.
+        db = self._open_db()
+        rows: list[tuple[bytes, bytes]] = []
+        try:
+            iterator = db.iter()
+            iterator.seek(max(prefix, start))
+            while len(rows) < limit and iterator.valid() and iterator.key().startswith(prefix):
+                rows.append((iterator.key(), iterator.value()))
+                iterator.next()
+            iterator.status()  # damage ends an iterator early and quietly; this raises it
+        except Exception as error:
+            raise _translated(self.path, error) from error
+        return rows
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _open_db(self) -> rocksdict.Rdict:
+        if self._db is None:
+            raise ValueError("the database is closed")
+        return self._db
+
+
+def _options() -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    # A torn last record was never acknowledged and is dropped; damage before it is an error, where the default
+    # (point in time) would quietly forget acknowledged writes behind it.
+    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_paranoid_checks(True)
+    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_max_background_jobs(1)
+    options.set_keep_log_file_num(2)
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(rocksdict.Cache(_BLOCK_CACHE_BYTES))
+    table.set_bloom_filter(_BLOOM_BITS_PER_KEY, False)
+    options.set_block_based_table_factory(table)
+    return options
+
+
+def _translated(path: Path, error: Exception) -> OSError:
+    """RocksDB's error as one of ours, with a sentence that says what to do."""
+    text = str(error)
+    if "lock hold by current process" in text or "While lock file" in text:
+        return DatabaseLocked(f"The database {path} is open in another process: stop that node first.")
+    if text.startswith("Corruption") or "Corruption:" in text:
+        return DatabaseCorrupt(
+            f"The database {path} is damaged ({text}): "
+            "move the folder away and start again, and the node fetches it from peers."
+        )
+    return OSError(f"The database {path} failed: {text}")

@@ -1,0 +1,122 @@
+"""kill -9 of a process in the middle of its writes: everything that it reported as kept is found afterwards.
+
+A kill shows the order of steps, not the syncs (the kernel keeps its cache); the false disk's power cuts show those.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from protocol.digest import blob_digest
+from protocol.ids import TileId
+from storage.io.blob_store import BlobStore
+from storage.io.files import DirectoryFiles, DirectoryLock
+from storage.io.journal_file import open_journal
+from storage.io.rocks import RocksKeyValue
+from storage.io.tile_store import TileStore
+from storage.ledger import Ledger
+
+# Each prints a line after every call that returned; its parent kills it after so many lines.
+_PRELUDE = """
+import itertools, struct, sys
+from pathlib import Path
+from protocol.ids import Height, TileId, Version
+from storage.io.blob_store import BlobStore
+from storage.io.files import DirectoryFiles, DirectoryLock
+from storage.io.journal_file import create_journal, open_journal
+from storage.io.rocks import RocksKeyValue
+from storage.io.tile_store import TileStore
+from storage.kv import Batch
+from storage.ledger import FinalizedBlock, Ledger
+from storage.tile_format import tile_block
+folder = Path(sys.argv[1])
+lock = DirectoryLock(folder)
+files = DirectoryFiles(folder)
+files.sweep()
+index = RocksKeyValue(folder / "index")
+def say(*words): print(*words, flush=True)
+"""
+WRITERS = {
+    "journal": """
+opened = open_journal(folder / "j")
+journal = opened.journal or create_journal(folder / "j")
+for number in itertools.count(len(opened.records) // 2):
+    journal.append(b"%d" % number, bytes(3000))
+    say(number)
+""",
+    "blobs": """
+store = BlobStore(files, index)
+for number in itertools.count(len(store.names())):
+    say(*(name.hex() for name in store.put_many([b"small %d" % number, b"large %d" % number * 20000])))
+""",
+    "tiles": """
+store = TileStore(files, index)
+for number in itertools.count((store.newest("trunk/0") or 0) + 1):
+    file, root = tile_block("trunk/0", struct.pack("<f", number) * 40000, 1, 40000)
+    store.put(TileId("trunk/0"), Version(number), file, root)
+    say(number)
+    store.prune("trunk/0", 3)
+""",
+    "ledger": """
+ledger = Ledger(index)
+for number in itertools.count((ledger.tip() or 0) + 1):
+    extra = Batch()
+    extra.put(b"xheight", b"%d" % number)
+    ledger.append(FinalizedBlock(Height(number), b"h%d" % number, bytes(2000), b"c"), extra)
+    say(number)
+""",
+}
+
+
+def write_and_kill(folder: Path, writer: str, lines: int) -> list[str]:
+    """Run a writer until it has reported ``lines`` times, kill it where it is, and return all it ever reported."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", _PRELUDE + WRITERS[writer], str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        heard = [child.stdout.readline() for _ in range(lines)]
+        child.kill()
+        heard += child.stdout.readlines()
+    assert all(heard), "the writer ended by itself"
+    return [line.strip() for line in heard if line.endswith("\n")]
+
+
+@pytest.mark.parametrize("writer", sorted(WRITERS))
+def test_nothing_acknowledged_is_lost(tmp_path: Path, writer: str):
+    """Killed three times in the middle, each time restarted on what is there, the store still has every acknowledged write."""
+    heard = [line for lines in (1, 23, 57) for line in write_and_kill(tmp_path, writer, lines)]
+    with DirectoryLock(tmp_path):
+        files = DirectoryFiles(tmp_path)
+        files.sweep()
+        index = RocksKeyValue(tmp_path / "index")
+        match writer:
+            case "journal":
+                opened = open_journal(tmp_path / "j")
+                opened.journal.close()
+                numbers = [int(record) for record in opened.records[::2]]
+                assert numbers == list(range(len(numbers)))
+                assert {int(line) for line in heard} <= set(numbers)
+            case "blobs":
+                blobs = BlobStore(files, index)
+                names = {name.hex() for name in blobs.names()}
+                assert {name for line in heard for name in line.split()} <= names
+                assert all(blob_digest(blobs.find(name)) == name for name in blobs.names())
+            case "tiles":
+                tiles = TileStore(files, index)
+                newest = tiles.newest(TileId("trunk/0"))
+                assert newest >= max(map(int, heard))
+                assert len(tiles.versions(TileId("trunk/0"))) >= 3
+                for version in tiles.versions(TileId("trunk/0")):
+                    tiles.open(TileId("trunk/0"), version).verify()
+            case "ledger":
+                ledger = Ledger(index)
+                assert ledger.tip() >= max(map(int, heard))
+                assert [block.header for block in ledger.range(1, ledger.tip())] == [
+                    b"h%d" % height for height in range(1, ledger.tip() + 1)
+                ]
+                assert index.get(b"xheight") == b"%d" % ledger.tip()
+        index.close()
