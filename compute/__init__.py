@@ -1,0 +1,14 @@
+"""Tensors into claims: the model, the learner, evaluation, generation, delta compression and merging.
+
+What this package knows: weights are float32 arrays cut into tiles; a round of learning turns the weights of one version
+into a delta; deltas are merged with the same bits on every machine. What it never does: talk to peers, read a clock, or
+decide what counts. Files outside `io/` hold no I/O; `io/` alone starts processes, reads files and asks for devices.
+
+The network process imports this package too, so importing it, `compute.model.tiling`, `compute.model.genesis`,
+`compute.jobs` or `compute.io.pool` never imports torch; `compute.model.moe`, `compute.learner`, `compute.evaluation`
+and `compute.inference` do, and belong into a worker process.
+
+Reading order: `model/config`, `model/layout`, `model/tiling`, `model/genesis` (what the weights are),
+`model/attention`, `model/moe` (what they compute), `data`, `learner`, `evaluation`, `inference` (what is done with
+them), `jobs`, `io/pool`, `io/worker_loop` (how the node asks for it).
+"""

@@ -1,0 +1,50 @@
+"""Error feedback: what a payload does not say is not lost, it waits in the residual.
+
+    target    = delta + residual
+    payload   = encode(target),   decoded = what any receiver reads from it
+    residual' = decay * (target - decoded)
+
+Each line is one float32 operation a value. With decay 1 every bit of every delta is sent once, sooner or later: the
+decoded payloads and the last residual add up to the deltas (exactly where float32 rounds nothing). The decay applies
+to what was *not* sent; ``decay * target - decoded`` would take back a twentieth of what was.
+
+The residual belongs to the learner's durable state: it is journalled with the payload, in one write, before the
+payload leaves.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from compute.delta.codec import decode, encode
+from compute.delta.order import Matrices
+from compute.delta.pipeline import get_pipeline
+from compute.exact import Float32, check_vector, float32_of, settle
+
+
+def compress_with_feedback(
+    delta_N: Float32, residual_N: Float32, pipeline: str, decay: Fraction | None = None, matrices: Matrices = ()
+) -> tuple[bytes, Float32]:
+    """The payload to send and the new residual; ``decay`` is the pipeline's unless given, ``matrices`` as in
+    ``encode``.
+
+    Raises Rejected(BAD_DELTA) if the delta is not finite: training diverged.
+    """
+    check_vector(residual_N, check_vector(delta_N).size)
+    target_N = delta_N + residual_N
+    payload = encode(target_N, pipeline, matrices)
+    rest_N = target_N - decode(payload, target_N.size).dense()
+    return payload, settle(float32_of(get_pipeline(pipeline).decay if decay is None else decay) * rest_N)
+
+
+def add_back(residual_N: Float32, payload: bytes) -> Float32:
+    """The residual of a learner whose payload was not among those that were decided: everything it said waits again."""
+    check_vector(residual_N)
+    return settle(residual_N + decode(payload, residual_N.size).dense())
+
+
+def empty_residual(values: int) -> Float32:
+    """The residual of a learner that has sent nothing."""
+    return np.zeros(values, np.float32)

@@ -1,0 +1,1 @@
+"""Where compute touches the world: corpus files, devices, and worker processes."""

@@ -1,0 +1,269 @@
+"""What the node may ask of a worker process, and what comes back.
+
+    node                                            worker (one process per device)
+      | -- Call(1, Hello(...)) ------------------->  |   choose the device, build nothing yet
+      | <----------------- Answer(1, Ready(...)) --  |
+      | -- Call(2, Learn(...)) ------------------->  |
+      | <-------------- Answer(2, Progress(...)) --  |   after every local step
+      | -- Call(3, Generate(...)) ---------------->  |   more urgent: served between two steps of 2
+      | <----------------- Answer(3, Token(...)) --  |
+      | <---------- Answer(3, GenerateDone(...)) --  |
+      | -- Call(2, Cancel()) --------------------->  |   or: the final answer of 2, LearnDone
+      | <------------- Answer(2, JobFailed(...)) --  |
+
+Every call ends in exactly one final answer: `*Done`, `Ready` or `JobFailed`. Frames on the pipes are a little-endian
+u32 length and as many bytes of msgpack. Weights and text never travel here: jobs name immutable files that the worker
+maps; what a worker makes (compressed deltas, optimiser state) comes back as bytes when small and as a path when not.
+
+These are messages between two processes of one machine, so they may hold floats; none is ever signed.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from protocol.rejection import Reason, Rejected
+
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+"""A LearnDone with the inline payloads of a thousand tiles; above that a worker is broken, or should write files. (A guess.)"""
+
+LENGTH: Final = struct.Struct("<I")
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of everything that a node asks."""
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of everything that a worker says."""
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of what jobs and replies are made of."""
+
+
+class TileFile(Part, frozen=True):
+    """One version of a tile as an immutable file; the worker maps it. `root`: what its pages must hash to."""
+
+    tile: str
+    version: int
+    root: bytes
+    path: str
+
+
+class TileDelta(Part, frozen=True):
+    """The compressed delta of one tile: inline in `payload`, or in the file `path` when that is not empty."""
+
+    tile: str
+    base: int
+    payload: bytes
+    path: str = ""
+
+
+class Dataset(Part, frozen=True):
+    """A data set on disk: its root, and the files of all its shards in order."""
+
+    root: bytes
+    shard_paths: tuple[str, ...]
+
+
+class DeviceReport(Part, frozen=True):
+    """What a device can do, measured by a short benchmark; integers, so that it can go into an advert unchanged.
+
+    device: "cpu" or "cuda:N". tier: DESIGN.md 7.2, 0 to 9.
+    """
+
+    device: str
+    name: str
+    threads: int
+    float32_gigaflops: int
+    float16_gigaflops: int
+    link_megabytes_per_second: int  # host to device; 0 on a CPU
+    memory_bytes: int
+    tier: int
+    torch_version: str
+
+
+class Diverged(Exception):
+    """The loss is no finite number any more: the weights or the learning rate are unusable. Answered as "diverged"."""
+
+
+# -- jobs ---------------------------------------------------------------------------------------------------------------
+
+
+class Hello(Job, frozen=True, tag="hello"):
+    """First call of every worker: choose the device, say what it can do. `genesis` is the canonical document, b"" for none."""
+
+    device: str
+    threads: int
+    genesis: bytes = b""
+
+
+class Learn(Job, frozen=True, tag="learn"):
+    """One learner's part of a round, from the named tile versions.
+
+    held: for each layer the experts to train; empty means all. state_path: what the last LearnDone named (optimiser
+    moments and residuals), "" for none. output_folder: where the new state is written, and payloads if they are not
+    sent inline. lost: deltas that were sent but are in no decided version; they are added back to the residual.
+    """
+
+    round: int
+    learner: bytes
+    tiles: tuple[TileFile, ...]
+    dataset: Dataset
+    held: tuple[tuple[int, ...], ...]
+    state_path: str
+    output_folder: str
+    lost: tuple[TileDelta, ...] = ()
+
+
+class Evaluate(Job, frozen=True, tag="evaluate"):
+    """Nats per byte of the named tile versions on the data set's fixed validation windows."""
+
+    tiles: tuple[TileFile, ...]
+    dataset: Dataset
+    validation_sequences: int
+
+
+class Generate(Job, frozen=True, tag="generate"):
+    """Continue a prompt of token ids; streams Token, ends in GenerateDone. Sampling as in `compute.inference.Sampling`."""
+
+    tiles: tuple[TileFile, ...]
+    prompt: tuple[int, ...]
+    max_tokens: int
+    temperature: float
+    top_k: int
+    seed: int
+    stop_tokens: tuple[int, ...]
+
+
+class Cancel(Job, frozen=True, tag="cancel"):
+    """End the call that this one shares its number with; it answers JobFailed("cancelled") unless it was done."""
+
+
+class Shutdown(Job, frozen=True, tag="shutdown"):
+    """Exit at once. Closing the worker's standard input does the same."""
+
+
+AnyJob = Hello | Learn | Evaluate | Generate | Cancel | Shutdown
+
+URGENCY: Final[dict[type[Job], int]] = {Hello: 0, Generate: 1, Evaluate: 2, Learn: 3}
+"""Smaller goes first, between two steps of what runs: people who wait for an answer come before training (DESIGN.md 7.7)."""
+
+
+# -- replies ------------------------------------------------------------------------------------------------------------
+
+
+class Ready(Reply, frozen=True, tag="ready"):
+    """Final answer to Hello."""
+
+    device: DeviceReport
+    process: int
+
+
+class Progress(Reply, frozen=True, tag="progress"):
+    """A step of Learn or a batch of Evaluate is done; loss in nats per byte, of that step."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+class LearnDone(Reply, frozen=True, tag="learned"):
+    """Final answer to Learn. `state_path` is a new file: the moments and residuals that go with exactly these deltas."""
+
+    round: int
+    deltas: tuple[TileDelta, ...]
+    state_path: str
+    tokens: int
+    loss_mean: float
+    milliseconds: int
+
+
+class EvaluateDone(Reply, frozen=True, tag="evaluated"):
+    """Final answer to Evaluate: millionths of a nat per byte, and over how many bytes."""
+
+    loss_micro: int
+    tokens: int
+
+
+class Token(Reply, frozen=True, tag="token"):
+    """The next token of a Generate."""
+
+    token: int
+
+
+class GenerateDone(Reply, frozen=True, tag="generated"):
+    """Final answer to Generate: how many tokens, and whether a stop token or the limit ended it."""
+
+    tokens: int
+    stopped: bool
+
+
+class JobFailed(Reply, frozen=True, tag="failed"):
+    """Final answer to a call that failed. `code` is the code of a Reason, "cancelled", "diverged" or "error" (our fault)."""
+
+    code: str
+    detail: str
+
+
+AnyReply = Ready | Progress | LearnDone | EvaluateDone | Token | GenerateDone | JobFailed
+
+FINAL_REPLIES: Final = (Ready, LearnDone, EvaluateDone, GenerateDone, JobFailed)
+
+
+# -- frames -------------------------------------------------------------------------------------------------------------
+
+CallNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Call(Part, frozen=True):
+    """A job under the number that its answers will carry."""
+
+    number: CallNumber
+    job: AnyJob
+
+
+class Answer(Part, frozen=True):
+    """A reply to call `number`."""
+
+    number: CallNumber
+    reply: AnyReply
+
+
+_encoder = msgspec.msgpack.Encoder()
+_call_decoder = msgspec.msgpack.Decoder(Call)
+_answer_decoder = msgspec.msgpack.Decoder(Answer)
+
+
+def frame(message: Call | Answer) -> bytes:
+    """Length and bytes of a message. Raises Rejected(TOO_LARGE)."""
+    body = _encoder.encode(message)
+    return LENGTH.pack(check_frame_length(len(body))) + body
+
+
+def check_frame_length(length: int) -> int:
+    """The length, if a frame may have it. Raises Rejected(TOO_LARGE)."""
+    if length > FRAME_BYTES_MAX:
+        raise Rejected(Reason.TOO_LARGE, f"a worker frame of {length} bytes, at most {FRAME_BYTES_MAX}")
+    return length
+
+
+def parse_call(body: bytes | bytearray) -> Call:
+    """Raises Rejected(MALFORMED)."""
+    try:
+        return _call_decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Rejected(Reason.MALFORMED, f"call: {error}") from None
+
+
+def parse_answer(body: bytes | bytearray) -> Answer:
+    """Raises Rejected(MALFORMED)."""
+    try:
+        return _answer_decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Rejected(Reason.MALFORMED, f"answer: {error}") from None
