@@ -1,0 +1,309 @@
+"""What goes into the engine and what comes out: two unions of frozen values.
+
+                    +----------------------- engine ------------------------+
+  validator stream  |   finality  --RequestBuild/RequestCheck-->  execution |   Send, Persist, SetTimer, ...
+  gossip, requests ->      ^                                         |      |-> VerifyHeads, StoreFinalized, Decide
+  timers, jobs      |      +-------- BodyBuilt / BodyChecked --------+      |   StartLearning, StartMerge, Propose,
+                    |                    decided heads -->  rounds          |   DeliverDeltas, RoundOpened, ...
+                    +-------------------------------------------------------+
+
+Effects are performed in the order given. What must survive a crash comes before what tells anybody. The events and effects
+of the finality machine itself are in consensus/finality/events.py; the engine passes its effects on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocol.finality import Certificate, Header
+from protocol.ids import Digest, PeerId, Round, TileId, Version
+from protocol.rejection import Reason
+from protocol.roster import Decided, DeltaRef, Head, Slot
+
+# -- events -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """A peer was admitted."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """A peer's last connection is gone."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAnnounced:
+    """A learner takes part in a round."""
+
+    learner: PeerId
+    round: Round
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What the rules know of a delta; its bytes are durable and its signature was checked."""
+
+    tile: TileId
+    base: Version
+    round: Round
+    learner: PeerId
+    digest: Digest
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeltasArrived:
+    """Deltas that others gave to this node, or its own after a restart."""
+
+    deltas: tuple[Delta, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnDone:
+    """This node's learner finished a round; its journal holds the deltas."""
+
+    round: Round
+    deltas: tuple[Delta, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnFailed:
+    """This node's learner could not finish a round."""
+
+    round: Round
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeltasDelivered:
+    """An owner answered: the deltas are durable there, or refused for a reason."""
+
+    owner: PeerId
+    accepted: tuple[Digest, ...]
+    refused: tuple[tuple[Digest, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFailed:
+    """An owner could not be reached or did not answer in time."""
+
+    owner: PeerId
+    deltas: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The result of one merge: the update is durable, the root is what applying it gives."""
+
+    slot: Slot
+    attempt: int
+    parent_root: Digest
+    root: Digest
+    update: Digest
+    update_bytes: int
+    deltas: tuple[DeltaRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergesDone:
+    """Merges that this node asked for. ``failed`` names slots and why; ``unusable`` are deltas that do not decode."""
+
+    merged: tuple[Merged, ...]
+    failed: tuple[tuple[Slot, str], ...] = ()
+    unusable: tuple[Digest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsSeen:
+    """Heads proposed by their owners, by gossip or our own (already signed and journaled)."""
+
+    heads: tuple[Head, ...]
+    sender: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsVerified:
+    """For each head's digest: None when its update is durable here and gives its root, else why not.
+
+    ``unavailable`` heads could not be fetched in time; they may be tried again.
+    """
+
+    verdicts: tuple[tuple[Digest, Reason | None], ...]
+    unavailable: tuple[Digest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TilesApplied:
+    """These decided slots are applied: the tiles' files are on disk."""
+
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TipSeen:
+    """A finalized header with its certificate, by gossip: how those outside the roster follow."""
+
+    header: Header
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class ClockJudged:
+    """Whether this node's clock agrees with the median of its peers."""
+
+    trusted: bool
+    offset_ms: int
+
+
+# -- effects ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoundTimer:
+    """Call back with ``RoundTimer`` at this time; a later effect replaces an earlier one."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTimer:
+    """The answer to ``SetRoundTimer``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOpened:
+    """A round opened here."""
+
+    round: Round
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell everybody that this node's learner takes part in a round."""
+
+    round: Round
+
+
+@dataclass(frozen=True, slots=True)
+class StartLearning:
+    """Learn a round from these versions. ``merged`` and ``lost`` settle earlier deltas: lost ones return to the residual."""
+
+    round: Round
+    bases: tuple[tuple[TileId, Version], ...]
+    merged: tuple[Digest, ...]
+    lost: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverDeltas:
+    """Give these deltas to an owner."""
+
+    owner: PeerId
+    deltas: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartMerge:
+    """Merge these deltas into the slot's update."""
+
+    slot: Slot
+    attempt: int
+    parent_root: Digest
+    deltas: tuple[DeltaRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Sign these heads, journal them, and only then publish them and hand them back as ``HeadsSeen``."""
+
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Republish:
+    """Publish heads again that were signed and journaled before."""
+
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyHeads:
+    """Fetch each head's update from whoever has it, store it durably, recompute the root, answer ``HeadsVerified``."""
+
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """These heads are final, in order. Apply them; answer ``TilesApplied``."""
+
+    decided: tuple[Decided, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lagging:
+    """A slot was not decided in a round, and why."""
+
+    slot: Slot
+    round: Round
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """A round is over here."""
+
+    round: Round
+    lagging: tuple[Lagging, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """Nothing can be decided, and why; or None when it can again."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """A peer broke a rule of learning."""
+
+    peer: PeerId
+    reason: Reason
+    detail: str
+
+
+RoundEvent = (
+    PeerConnected
+    | PeerLost
+    | RoundAnnounced
+    | DeltasArrived
+    | LearnDone
+    | LearnFailed
+    | DeltasDelivered
+    | DeliveryFailed
+    | MergesDone
+    | TilesApplied
+    | RoundTimer
+    | ClockJudged
+)
+RoundEffect = (
+    SetRoundTimer
+    | RoundOpened
+    | Announce
+    | StartLearning
+    | DeliverDeltas
+    | StartMerge
+    | Propose
+    | Republish
+    | Lagging
+    | RoundClosed
+    | Stalled
+    | Blamed
+)

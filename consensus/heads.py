@@ -1,0 +1,160 @@
+"""The state that the chain decides: the newest head of every tile, and what a body may do to it.
+
+A body is a list of heads. Each moves one tile from its decided version to the next. This file is the whole rule for a
+head, apart from one thing that no pure function can know: that applying the update to the parent gives the claimed root.
+A validator checks that with the bytes in its hand, durably stored, before it votes (consensus/execution.py).
+
+Invariants
+----------
+H1  A tile's version rises by exactly one a head; the first finalized head of a slot is the slot's head for ever.
+H2  A delta counts once: its base is the parent or the grandparent of the version that takes it, and it is in neither that
+    version's own list twice nor in the list of the version before. Older lists need no look: their deltas' bases are too
+    old to be taken again.
+H3  Each proposer is in the tile's order at the place that its attempt says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from consensus.election import election_order
+from protocol.digest import Domain, digest, number
+from protocol.finality import Body
+from protocol.genesis import LearningRule, ModelShape
+from protocol.ids import Digest, MemberIndex, TileId, Version
+from protocol.limits import DELTAS_PER_SLOT_MAX, TILE_BYTES_MAX, UNREGISTERED_DELTAS_PER_SLOT_MAX
+from protocol.rejection import Reason, Rejected
+from protocol.roster import DeltaRef, Head, Roster, check_head_signature
+
+
+@dataclass(frozen=True, slots=True)
+class TileHead:
+    """Where one tile stands. ``head`` is None at genesis."""
+
+    version: Version
+    root: Digest
+    head: Head | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadState:
+    """Every tile's decided head after some block. Immutable: a block makes a new one (37 tiles on the devnet: a copy)."""
+
+    tiles: Mapping[TileId, TileHead]
+
+    @classmethod
+    def genesis(cls, roots: Iterable[tuple[TileId, Digest]]) -> HeadState:
+        """Version 0 of every tile."""
+        return cls({tile: TileHead(Version(0), root) for tile, root in roots})
+
+    def root(self) -> Digest:
+        """The state root: over tile, version, root and head of every tile in order of name."""
+        parts: list[bytes] = []
+        for tile in sorted(self.tiles):
+            at = self.tiles[tile]
+            parts += [tile.encode(), number(at.version), at.root, at.head.digest() if at.head else b""]
+        return digest(Domain.STATE, *parts)
+
+    def extended(self, heads: Iterable[Head]) -> HeadState:
+        """The state after ``heads``, which must have been checked."""
+        tiles = dict(self.tiles)
+        for head in heads:
+            tiles[head.tile] = TileHead(head.version, head.root, head)
+        return HeadState(tiles)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRules:
+    """The rules of heads for one epoch: orders are computed once a tile."""
+
+    roster: Roster
+    delta_weight_max: int  # tokens: inner steps x sequences x context
+    _orders: dict[TileId, tuple[MemberIndex, ...]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, roster: Roster, learning: LearningRule, model: ModelShape) -> HeadRules:
+        """The rules that a genesis asks for."""
+        return cls(roster, learning.inner_steps * learning.batch_sequences * model.context)
+
+    def order(self, tile: TileId) -> tuple[MemberIndex, ...]:
+        """The tile's primary and standbys."""
+        order = self._orders.get(tile)
+        if order is None:
+            order = self._orders[tile] = election_order(self.roster.beacon, tile, self.roster)
+        return order
+
+    def check_head(self, state: HeadState, head: Head) -> None:
+        """Check one head against the state that it continues; raises ``Rejected``. Signature last: it costs most."""
+        at = state.tiles.get(head.tile)
+        if at is None:
+            raise Rejected(Reason.UNKNOWN_TILE, head.tile)
+        if head.version <= at.version:
+            raise Rejected(Reason.SLOT_DECIDED, str(head.slot))
+        if head.version != at.version + 1 or head.parent_root != at.root:
+            raise Rejected(Reason.WRONG_PARENT, str(head.slot))
+        if at.head is not None and head.round <= at.head.round:
+            raise Rejected(Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, its parent of {at.head.round}")
+        self.check_proposer(head)
+        if not 0 < head.update_bytes <= 2 * TILE_BYTES_MAX:
+            raise Rejected(Reason.BAD_DELTA, f"an update of {head.update_bytes} bytes")
+        self._check_deltas(at, head)
+        check_head_signature(head)
+
+    def check_proposer(self, head: Head) -> None:
+        """H3; raises ``Rejected(WRONG_OWNER)``."""
+        order = self.order(head.tile)
+        if head.attempt >= len(order) or self.roster.members[order[head.attempt]].node != head.proposer:
+            raise Rejected(Reason.WRONG_OWNER, f"attempt {head.attempt} at {head.slot}")
+
+    def _check_deltas(self, at: TileHead, head: Head) -> None:
+        """H2; raises ``Rejected``."""
+        if not 0 < len(head.deltas) <= DELTAS_PER_SLOT_MAX:
+            raise Rejected(Reason.WRONG_BODY, f"{head.slot} merges {len(head.deltas)} deltas")
+        keys = [(reference.learner, reference.base) for reference in head.deltas]
+        if keys != sorted(set(keys)):
+            raise Rejected(Reason.NOT_CANONICAL, f"the deltas of {head.slot} are not in ascending order")
+        counted = {reference.delta for reference in at.head.deltas} if at.head else set()
+        for reference in head.deltas:
+            if not head.version - 2 <= reference.base <= head.version - 1:
+                raise Rejected(Reason.STALE_BASE, f"base {reference.base} in {head.slot}")
+            if reference.delta in counted:
+                raise Rejected(Reason.ALREADY_COUNTED, f"delta {reference.delta[:4].hex()} in {head.slot}")
+            counted.add(reference.delta)
+            if not 0 < reference.weight <= self.delta_weight_max:
+                raise Rejected(Reason.WRONG_BODY, f"a weight of {reference.weight} in {head.slot}")
+        strangers = sum(self.roster.find_index(reference.learner) is None for reference in head.deltas)
+        if strangers > UNREGISTERED_DELTAS_PER_SLOT_MAX:
+            raise Rejected(Reason.WRONG_BODY, f"{strangers} unregistered learners in {head.slot}")
+
+    def apply_body(self, state: HeadState, body: Body) -> HeadState:
+        """The state after a body, or ``Rejected`` if any head breaks a rule."""
+        tiles = [head.tile for head in body.heads]
+        if tiles != sorted(set(tiles)):
+            raise Rejected(Reason.WRONG_BODY, "the heads are not in ascending order of distinct tiles")
+        for head in body.heads:
+            self.check_head(state, head)
+        return state.extended(body.heads)
+
+    def select_deltas(self, tile: TileId, version: Version, candidates: Iterable[DeltaRef]) -> tuple[DeltaRef, ...]:
+        """Which deltas of a slot are merged: the lowest by ``digest(beacon, tile, version, learner)``.
+
+        Nobody can grind a learner's luck without another identity, and strangers share few places.
+        """
+
+        def luck(reference: DeltaRef) -> bytes:
+            return digest(
+                Domain.SELECTION, self.roster.beacon, tile.encode(), number(version), reference.learner
+            ) + number(reference.base)
+
+        chosen: list[DeltaRef] = []
+        strangers = 0
+        for reference in sorted(candidates, key=luck):
+            if self.roster.find_index(reference.learner) is None:
+                if strangers == UNREGISTERED_DELTAS_PER_SLOT_MAX:
+                    continue
+                strangers += 1
+            chosen.append(reference)
+            if len(chosen) == DELTAS_PER_SLOT_MAX:
+                break
+        return tuple(sorted(chosen, key=lambda reference: (reference.learner, reference.base)))

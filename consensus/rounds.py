@@ -1,0 +1,622 @@
+r"""Rounds: when to learn, whom to give deltas, when to merge, when to take over. Pure: events and the time in, effects out.
+
+Rounds pace the work and decide nothing; what is decided is a slot (tile, version), by the finality machine (learning.md 1
+and 2). Each node runs this machine alone, on its own clock. Two nodes whose machines disagree about the round lose time,
+never agreement.
+
+A round at a node
+-----------------
+::
+
+    open --> learner: StartLearning ... LearnDone --> DeliverDeltas to the acting owner of each tile
+         \-> owner:   collect, until every expected learner delivered, or the deadline --> StartMerge --> Propose
+    a slot of every tile decided and applied ----------------------------------------> close, open the next round
+    patience over, something decided --> close with the rest reported as lagging ----> open the next round
+    patience over, nothing decided   --> stay, say why, deliver and publish again
+
+* **Expected learners** announced themselves for this round early in it, or for the round before, and are connected. At the
+  first round that a node sees, the connected members of the roster are expected.
+* **Attempts.** Attempt 0 is the primary's. Attempt k opens when the k-1 before it were silent: 0.3 rounds after the deadline
+  each, or 0.3 rounds after their connection was lost. Learners then deliver to the standby too.
+* **A proposer has one value for a slot, for ever**: once signed and journaled it is only ever published again.
+* **The fate of a delta** is sealed when a head lists it (merged), or when the version after next of its base is decided
+  without it (lost: the learner returns it to its residual). A learner has one delta for a tile and base: while the
+  slot is open it resends the same bytes.
+* **The round number** follows the chain: a decided head of a later round moves this node to that round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from consensus.events import (
+    Announce,
+    Blamed,
+    ClockJudged,
+    DeliverDeltas,
+    DeliveryFailed,
+    Delta,
+    DeltasArrived,
+    DeltasDelivered,
+    Lagging,
+    LearnDone,
+    LearnFailed,
+    MergesDone,
+    PeerConnected,
+    PeerLost,
+    Propose,
+    Republish,
+    RoundAnnounced,
+    RoundClosed,
+    RoundEffect,
+    RoundEvent,
+    RoundOpened,
+    RoundTimer,
+    SetRoundTimer,
+    Stalled,
+    StartLearning,
+    StartMerge,
+    TilesApplied,
+)
+from consensus.heads import HeadRules, HeadState, TileHead
+from protocol.genesis import LearningRule
+from protocol.ids import Digest, PeerId, Round, Signature, TileId, Version, short
+from protocol.rejection import Reason
+from protocol.roster import Decided, DeltaRef, Head, Slot
+
+# Shares of a round, in thousandths.
+SILENCE = 300  # learning.md 2: an attempt is given 0.3 rounds
+STANDBY_COLLECTS = 150  # half of that for the standby to collect what is delivered again (a guess)
+ANNOUNCE_EARLY = 333  # a learner that announces itself later is not waited for (a guess)
+RETRY = 500  # how often a stalled node tries again
+
+_UNSIGNED = Signature(bytes(64))
+
+
+def _signed(head: Head) -> bool:
+    return head.signature != _UNSIGNED
+
+
+@dataclass(slots=True)
+class _Own:
+    """One of our deltas whose fate is open."""
+
+    delta: Delta
+    delivered: set[PeerId] = field(default_factory=set)
+    under_way: set[PeerId] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Tile:
+    """One tile as this machine sees it."""
+
+    at: TileHead  # decided
+    applied: Version  # on our disk
+    candidates: dict[tuple[PeerId, Version], Delta] = field(default_factory=dict)
+    merging: bool = False
+    trouble: str = ""  # why the last merge failed
+
+    @property
+    def decided_round(self) -> int:
+        return self.at.head.round if self.at.head else -1
+
+    @property
+    def slot_version(self) -> Version:
+        return Version(self.at.version + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStatistics:
+    """What the machine can tell about itself."""
+
+    round: int  # the open round, or the last one when done
+    rounds_closed: int
+    learning: bool
+    done: bool
+    expected_learners: int
+    outstanding_deltas: int
+    candidate_deltas: int
+    takeovers: int
+    stalled: str | None
+    undecided: tuple[TileId, ...]
+
+
+class RoundMachine:
+    """The rounds of one node.
+
+    ``state`` is the decided state to begin with, ``applied`` what is on disk, ``proposed`` the heads from the proposal
+    journal, ``outstanding`` our own deltas without a fate, ``learned_round`` the last round that our learner journaled.
+    ``learns`` is false for a node without a learner; ``rounds_max`` stops opening rounds after that many.
+    """
+
+    def __init__(
+        self,
+        me: PeerId,
+        rules: HeadRules,
+        learning: LearningRule,
+        state: HeadState,
+        *,
+        learns: bool,
+        applied: dict[TileId, Version] | None = None,
+        proposed: Iterable[Head] = (),
+        outstanding: Iterable[Delta] = (),
+        learned_round: int = -1,
+        rounds_max: int | None = None,
+    ) -> None:
+        self._me = me
+        self._rules = rules
+        self._rule = learning
+        self._learns = learns
+        self._rounds_max = rounds_max
+        self._tiles = {
+            tile: _Tile(at, at.version if applied is None else applied[tile]) for tile, at in state.tiles.items()
+        }
+        self._proposed: dict[Slot, Head] = {head.slot: head for head in proposed}
+        self._own: dict[Digest, _Own] = {delta.digest: _Own(delta) for delta in outstanding}
+        self._merged_own: list[Digest] = []  # fates that the learner has not been told
+        self._lost_own: list[Digest] = []
+        self._connected: set[PeerId] = set()
+        self._lost_at: dict[PeerId, int] = {}
+        self._announced: dict[PeerId, int] = {}
+        self._first_seen_round = 0
+        self._round = -1  # none is open
+        self._rounds_closed = 0
+        self._opened_at = 0
+        self._retry_at = 0
+        self._learning: int | None = None
+        self._learned = learned_round
+        self._failed = -1
+        self._started = False
+        self._done = False
+        self._takeovers = 0
+        self._stalled: str | None = None
+        self._clock_trusted = True
+        self._timer_at: int | None = None
+        self._handlers: dict[type, Callable[[Any, int], list[RoundEffect]]] = {
+            PeerConnected: self._on_connected,
+            PeerLost: self._on_lost,
+            RoundAnnounced: self._on_announced,
+            DeltasArrived: self._on_deltas,
+            LearnDone: self._on_learned,
+            LearnFailed: self._on_learn_failed,
+            DeltasDelivered: self._on_delivered,
+            DeliveryFailed: self._on_delivery_failed,
+            MergesDone: self._on_merges,
+            TilesApplied: self._on_applied,
+            RoundTimer: self._on_timer,
+            ClockJudged: self._on_clock,
+        }
+        for digest in [own.delta.digest for own in self._own.values()]:
+            self._seal_fate(digest)
+
+    # -- the door -------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: RoundEvent, now: int) -> list[RoundEffect]:
+        """Take one event; return what is to be done, in order."""
+        effects = self._handlers[type(event)](event, now)
+        return effects + self._proceed(now)
+
+    def start(self, now: int) -> list[RoundEffect]:
+        """Open the first round. Call once, when the node is synced and connected."""
+        self._started = True
+        for member in self._rules.roster.members:
+            if member.node != self._me and member.node not in self._connected:
+                self._lost_at.setdefault(member.node, now)
+        newest = max((tile.decided_round for tile in self._tiles.values()), default=-1)
+        complete = all(tile.decided_round == newest for tile in self._tiles.values())
+        self._first_seen_round = newest + 1 if complete else newest
+        return self._open(self._first_seen_round, now) + self._proceed(now)
+
+    def decide(self, decided: Iterable[Decided], now: int) -> list[RoundEffect]:
+        """Heads became final."""
+        newest = self._round
+        for slot, head, _ in decided:
+            tile = self._tiles[slot.tile]
+            tile.at = TileHead(slot.version, head.root, head)
+            tile.trouble = ""
+            newest = max(newest, head.round)
+            self._takeovers += head.attempt > 0
+            self._proposed.pop(slot, None)
+            counted = {reference.delta for reference in head.deltas}
+            tile.candidates = {
+                key: delta
+                for key, delta in tile.candidates.items()
+                if delta.base >= slot.version - 1 and delta.digest not in counted
+            }
+            for digest in [own.delta.digest for own in self._own.values() if own.delta.tile == slot.tile]:
+                self._seal_fate(digest)
+        effects: list[RoundEffect] = []
+        if self._started and newest > self._round:
+            effects += self._close() + self._open(newest, now)
+        if newest >= self._round and self._stalled is not None:
+            self._stalled = None
+            effects.append(Stalled(None))
+        return effects + self._proceed(now)
+
+    def statistics(self) -> RoundStatistics:
+        return RoundStatistics(
+            round=self._round,
+            rounds_closed=self._rounds_closed,
+            learning=self._learning is not None,
+            done=self._done,
+            expected_learners=len(self._expected()),
+            outstanding_deltas=len(self._own),
+            candidate_deltas=sum(len(tile.candidates) for tile in self._tiles.values()),
+            takeovers=self._takeovers,
+            stalled=self._stalled,
+            undecided=tuple(sorted(self._undecided())),
+        )
+
+    def acting_attempt(self, tile: TileId, now: int) -> int:
+        """The highest attempt at the tile's open slot that has begun, by our clock."""
+        return sum(opens_at <= now for opens_at in self._attempt_times(tile)) - 1
+
+    # -- opening and closing --------------------------------------------------------------------------------------------
+
+    def _open(self, number: int, now: int) -> list[RoundEffect]:
+        if self._rounds_max is not None and number >= self._rounds_max:
+            self._round, self._rounds_closed, self._done = number - 1, number, True
+            return []
+        self._round, self._opened_at, self._retry_at = number, now, 0
+        self._rounds_closed = number
+        if self._learns:
+            self._announced[self._me] = number
+        return [RoundOpened(Round(number)), *self._announce()]
+
+    def _announce(self) -> list[RoundEffect]:
+        return [Announce(Round(self._round))] if self._learns and not self._done else []
+
+    def _close(self) -> list[RoundEffect]:
+        if self._round < 0:
+            return []
+        return [RoundClosed(Round(self._round), self._lagging())]
+
+    def _lagging(self) -> tuple[Lagging, ...]:
+        return tuple(
+            Lagging(Slot(name, self._tiles[name].slot_version), Round(self._round), self._why(name))
+            for name in sorted(self._undecided())
+        )
+
+    def _undecided(self) -> list[TileId]:
+        """Tiles without a decision in the open round."""
+        return [name for name, tile in self._tiles.items() if tile.decided_round < self._round]
+
+    def _why(self, name: TileId) -> str:
+        """One sentence: why the tile's slot is not decided."""
+        tile = self._tiles[name]
+        quorum = self._why_no_quorum()
+        slot = Slot(name, tile.slot_version)
+        if slot in self._proposed:
+            return quorum or "its head is proposed, but not finalized"
+        if tile.trouble:
+            return tile.trouble
+        order = self._rules.order(name)
+        if self._find_attempt(name) == 0 and not tile.candidates:
+            return quorum or "no learner's delta arrived"
+        owner = self._rules.roster.members[order[0]].node
+        if owner != self._me and owner not in self._connected:
+            return quorum or f"its owner {short(owner)} is not connected and no standby was heard"
+        return quorum or f"no head came from its owner {short(owner)} or a standby"
+
+    def _why_no_quorum(self) -> str:
+        roster = self._rules.roster
+        here = [
+            index
+            for index, member in enumerate(roster.members)
+            if member.node == self._me or member.node in self._connected
+        ]
+        if roster.is_quorum(sum(roster.weights[index] for index in here)):
+            return ""
+        heaviest = sorted(roster.weights, reverse=True)
+        need = next(n for n in range(1, len(heaviest) + 1) if roster.is_quorum(sum(heaviest[:n])))
+        return (
+            f"{len(here)} of {len(roster.members)} roster members are reachable, {need} are needed to decide anything"
+        )
+
+    def _proceed(self, now: int) -> list[RoundEffect]:
+        """Everything that time or the last event made possible. Called after each event."""
+        if not self._started:
+            return []
+        effects: list[RoundEffect] = []
+        while not self._done and self._is_complete():
+            effects += self._close() + self._open(self._round + 1, now)
+        if not self._done:
+            effects += self._maybe_learn()
+            effects += self._maybe_give_up(now)
+        effects += self._maybe_deliver(now)
+        effects += self._maybe_merge(now)
+        return effects + self._maybe_set_timer(now)
+
+    def _is_complete(self) -> bool:
+        return all(
+            tile.decided_round >= self._round and tile.applied == tile.at.version for tile in self._tiles.values()
+        )
+
+    def _patience_at(self) -> int:
+        """When a round with undecided slots is over: all attempts had their time, and once more the first one's."""
+        attempts = min(len(self._rules.roster.members), 4)
+        return self._deadline() + self._share(SILENCE) * (attempts + 1)
+
+    def _maybe_give_up(self, now: int) -> list[RoundEffect]:
+        if now < max(self._patience_at(), self._retry_at):
+            return []
+        undecided = self._undecided()
+        self._retry_at = now + self._share(RETRY)
+        if not undecided:
+            return []
+        if len(undecided) < len(self._tiles):
+            return [*self._close(), *self._open(self._round + 1, now)]
+        effects: list[RoundEffect] = []
+        why = self._why_no_quorum() or self._why(min(undecided))
+        if why != self._stalled:
+            self._stalled = why
+            effects.append(Stalled(why))
+            effects += self._lagging()
+        for own in self._own.values():
+            own.delivered.clear()
+        effects += self._announce()
+        return effects + self._republish()
+
+    def _republish(self) -> list[RoundEffect]:
+        """Our proposals for slots that are still open."""
+        heads = (self._proposed[slot] for slot in sorted(self._proposed))
+        again = tuple(head for head in heads if head.version == self._tiles[head.tile].slot_version and _signed(head))
+        return [Republish(again)] if again else []
+
+    # -- learning -------------------------------------------------------------------------------------------------------
+
+    def _maybe_learn(self) -> list[RoundEffect]:
+        if not self._learns or self._learning is not None or max(self._learned, self._failed) >= self._round:
+            return []
+        if any(tile.applied != tile.at.version for tile in self._tiles.values()):
+            return []
+        self._learning = self._round
+        merged, self._merged_own = tuple(self._merged_own), []
+        lost, self._lost_own = tuple(self._lost_own), []
+        bases = tuple((name, self._tiles[name].at.version) for name in sorted(self._tiles))
+        return [StartLearning(Round(self._round), bases, merged, lost)]
+
+    def _on_learned(self, event: LearnDone, now: int) -> list[RoundEffect]:
+        self._learning = None
+        self._learned = max(self._learned, event.round)
+        for delta in event.deltas:
+            self._own[delta.digest] = _Own(delta)
+            self._seal_fate(delta.digest)
+        return []
+
+    def _on_learn_failed(self, event: LearnFailed, now: int) -> list[RoundEffect]:
+        self._learning = None
+        self._failed = max(self._failed, event.round)
+        return []
+
+    def _seal_fate(self, digest: Digest) -> None:
+        """Settle one of our deltas if its fate is known."""
+        delta = self._own[digest].delta
+        at = self._tiles[delta.tile].at
+        if at.head is not None and any(reference.delta == digest for reference in at.head.deltas):
+            self._merged_own.append(digest)
+        elif at.version >= delta.base + 2:
+            self._lost_own.append(digest)
+        else:
+            return
+        del self._own[digest]
+
+    # -- delivering -----------------------------------------------------------------------------------------------------
+
+    def _maybe_deliver(self, now: int) -> list[RoundEffect]:
+        bundles: dict[PeerId, list[Digest]] = {}
+        for digest, own in self._own.items():
+            tile = self._tiles[own.delta.tile]
+            acting = self.acting_attempt(own.delta.tile, now)
+            for index in self._rules.order(own.delta.tile)[: acting + 1]:
+                owner = self._rules.roster.members[index].node
+                if owner in own.delivered or owner in own.under_way:
+                    continue
+                if owner == self._me:
+                    own.delivered.add(owner)
+                    tile.candidates[self._me, own.delta.base] = own.delta
+                elif owner in self._connected:
+                    own.under_way.add(owner)
+                    bundles.setdefault(owner, []).append(digest)
+        return [DeliverDeltas(owner, tuple(bundles[owner])) for owner in sorted(bundles)]
+
+    def _on_delivered(self, event: DeltasDelivered, now: int) -> list[RoundEffect]:
+        for digest in [*event.accepted, *(digest for digest, _ in event.refused)]:
+            if digest in self._own:
+                self._own[digest].under_way.discard(event.owner)
+                self._own[digest].delivered.add(event.owner)
+        return []
+
+    def _on_delivery_failed(self, event: DeliveryFailed, now: int) -> list[RoundEffect]:
+        """Tried again at the next retry, or when the owner connects again; not at once, or we would spin."""
+        for digest in event.deltas:
+            if digest in self._own:
+                self._own[digest].under_way.discard(event.owner)
+                self._own[digest].delivered.add(event.owner)
+        return []
+
+    # -- owning ---------------------------------------------------------------------------------------------------------
+
+    def _on_deltas(self, event: DeltasArrived, now: int) -> list[RoundEffect]:
+        effects: list[RoundEffect] = []
+        for delta in event.deltas:
+            tile = self._tiles[delta.tile]
+            first = tile.candidates.setdefault((delta.learner, delta.base), delta)
+            if first.digest != delta.digest:
+                effects.append(Blamed(delta.learner, Reason.SECOND_DELTA, f"{delta.tile} on version {delta.base}"))
+            if delta.base < tile.at.version - 1:
+                del tile.candidates[delta.learner, delta.base]
+        return effects
+
+    def find_refusal(self, delta: Delta) -> Reason | None:
+        """Why an incoming delta would not be taken, if it would not; asked before it is stored."""
+        tile = self._tiles.get(delta.tile)
+        if tile is None:
+            return Reason.UNKNOWN_TILE
+        if self._rules.roster.find_index(self._me) is None:
+            return Reason.WRONG_OWNER
+        if not tile.at.version - 1 <= delta.base <= tile.at.version + 1:
+            return Reason.STALE_BASE
+        first = tile.candidates.get((delta.learner, delta.base))
+        if first is not None and first.digest != delta.digest:
+            return Reason.SECOND_DELTA
+        if tile.at.head is not None and any(reference.delta == delta.digest for reference in tile.at.head.deltas):
+            return Reason.ALREADY_COUNTED
+        return None
+
+    def _expected(self) -> set[PeerId]:
+        """The learners that an owner waits for."""
+        here = self._connected | ({self._me} if self._learns and self._failed < self._round else set())
+        expected = {peer for peer, number in self._announced.items() if number >= self._round - 1 and peer in here}
+        if self._round == self._first_seen_round:
+            expected |= {member.node for member in self._rules.roster.members if member.node in self._connected}
+        return expected
+
+    def _maybe_merge(self, now: int) -> list[RoundEffect]:
+        if not self._clock_trusted:
+            return []
+        effects: list[RoundEffect] = []
+        expected = self._expected()
+        for name in sorted(self._tiles):
+            tile = self._tiles[name]
+            slot = Slot(name, tile.slot_version)
+            if tile.merging or tile.decided_round >= self._round or tile.applied != tile.at.version:
+                continue
+            if slot in self._proposed or not tile.candidates:
+                continue
+            attempt = self._find_attempt(name)
+            if attempt is None:
+                continue
+            opens_at = self._attempt_times(name)[attempt]
+            if now < opens_at:
+                continue
+            usable = [delta for delta in tile.candidates.values() if delta.base <= tile.at.version]
+            if not usable:
+                continue
+            delivered = {delta.learner for delta in usable if delta.base == tile.at.version}
+            if not expected <= delivered and now < self._collects_until(attempt, opens_at):
+                continue
+            refs = self._rules.select_deltas(name, slot.version, map(self._reference, usable))
+            tile.merging = True
+            effects.append(StartMerge(slot, attempt, tile.at.root, refs))
+        return effects
+
+    def _reference(self, delta: Delta) -> DeltaRef:
+        return DeltaRef(delta.digest, delta.learner, delta.base, min(delta.tokens, self._rules.delta_weight_max))
+
+    def _on_merges(self, event: MergesDone, now: int) -> list[RoundEffect]:
+        unusable = set(event.unusable)
+        for slot, why in event.failed:
+            tile = self._tiles[slot.tile]
+            tile.merging, tile.trouble = False, why
+            tile.candidates = {key: delta for key, delta in tile.candidates.items() if delta.digest not in unusable}
+        heads = []
+        for merged in event.merged:
+            tile = self._tiles[merged.slot.tile]
+            tile.merging = False
+            if merged.slot.version != tile.slot_version or merged.slot in self._proposed:
+                continue  # decided while we merged
+            heads.append(
+                Head(
+                    tile=merged.slot.tile,
+                    version=merged.slot.version,
+                    attempt=merged.attempt,
+                    round=self._round,
+                    parent_root=merged.parent_root,
+                    root=merged.root,
+                    update=merged.update,
+                    update_bytes=merged.update_bytes,
+                    deltas=merged.deltas,
+                    proposer=self._me,
+                    signature=_UNSIGNED,
+                )
+            )
+            self._proposed[merged.slot] = heads[-1]
+        return [Propose(tuple(heads))] if heads else []
+
+    def remember_signed(self, heads: Iterable[Head]) -> None:
+        """Our own heads, now signed and journaled: what is published again is exactly this."""
+        for head in heads:
+            if head.slot in self._proposed:
+                self._proposed[head.slot] = head
+
+    def _on_applied(self, event: TilesApplied, now: int) -> list[RoundEffect]:
+        for slot in event.slots:
+            tile = self._tiles[slot.tile]
+            tile.applied = max(tile.applied, slot.version)
+        return []
+
+    # -- peers and time -------------------------------------------------------------------------------------------------
+
+    def _on_connected(self, event: PeerConnected, now: int) -> list[RoundEffect]:
+        self._connected.add(event.peer)
+        self._lost_at.pop(event.peer, None)
+        for own in self._own.values():
+            own.delivered.discard(event.peer)  # it may have lost what it never acknowledged
+        return [*self._announce(), *self._republish()] if self._started else []
+
+    def _on_lost(self, event: PeerLost, now: int) -> list[RoundEffect]:
+        self._connected.discard(event.peer)
+        self._lost_at[event.peer] = now
+        return []
+
+    def _on_announced(self, event: RoundAnnounced, now: int) -> list[RoundEffect]:
+        late = event.round == self._round and now > self._opened_at + self._share(ANNOUNCE_EARLY)
+        number = event.round - 2 if late else event.round  # a late one is waited for from the round after next
+        self._announced[event.learner] = max(number, self._announced.get(event.learner, number))
+        return []
+
+    def _on_timer(self, event: RoundTimer, now: int) -> list[RoundEffect]:
+        self._timer_at = None
+        return []
+
+    def _on_clock(self, event: ClockJudged, now: int) -> list[RoundEffect]:
+        self._clock_trusted = event.trusted
+        return []
+
+    def _share(self, thousandths: int) -> int:
+        return self._rule.round_ms * thousandths // 1000
+
+    def _deadline(self) -> int:
+        return self._opened_at + self._rule.round_ms
+
+    def _collects_until(self, attempt: int, opens_at: int) -> int:
+        """Until when an attempt waits for expected learners."""
+        return self._deadline() if attempt == 0 else opens_at + self._share(STANDBY_COLLECTS)
+
+    def _attempt_times(self, name: TileId) -> list[int]:
+        """When each attempt at the tile's open slot begins, by our clock and what we know of connections now."""
+        times = [self._opened_at]
+        for index in self._rules.order(name)[:-1]:
+            lost_at = self._lost_at.get(self._rules.roster.members[index].node)
+            if lost_at is None:
+                times.append(max(times[-1], self._deadline()) + self._share(SILENCE))
+            else:
+                times.append(max(times[-1], lost_at + self._share(SILENCE)))
+        return times
+
+    def _find_attempt(self, name: TileId) -> int | None:
+        """Which attempt at the tile is ours, if we are in its order."""
+        me = self._rules.roster.find_index(self._me)
+        order = self._rules.order(name)
+        return order.index(me) if me in order else None
+
+    def _maybe_set_timer(self, now: int) -> list[RoundEffect]:
+        """One timer: the next moment at which time alone changes something."""
+        moments = {max(self._patience_at(), self._retry_at)} if not self._done else set()
+        undecided = self._undecided()
+        if undecided:
+            moments.add(self._deadline())
+        for name in undecided:
+            times = self._attempt_times(name)
+            moments.update(times)
+            attempt = self._find_attempt(name)
+            if attempt is not None:
+                moments.add(self._collects_until(attempt, times[attempt]))
+        upcoming = min((moment for moment in moments if moment > now), default=None)
+        if upcoming is None or upcoming == self._timer_at:
+            return []
+        self._timer_at = upcoming
+        return [SetRoundTimer(upcoming)]
