@@ -1,0 +1,62 @@
+"""Addresses as people type them, checked before anything is opened.
+
+/ip4/127.0.0.1/tcp/4001                     where to listen
+/ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...     whom to dial: only with the peer id can we know who answers
+127.0.0.1:0                                 the HTTP API; port 0 lets the system choose
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from p2p.addresses import Address, parse_address
+from protocol.rejection import Reason, Rejected
+
+EXAMPLE = "/ip4/127.0.0.1/tcp/4001"
+_LISTEN = re.compile(r"/(ip4|ip6)/([0-9a-fA-F.:]{2,45})/tcp/([0-9]{1,5})", re.ASCII)
+
+
+def check_listen_address(text: object) -> str:
+    """A multiaddr to listen on; raises ``Rejected(BAD_ADDRESS)``."""
+    shown = str(text)[:100]
+    if "/p2p/" in shown:
+        raise Rejected(Reason.BAD_ADDRESS, f"{shown!r} names a peer; listen on an address alone, such as {EXAMPLE}")
+    match = _LISTEN.fullmatch(text) if isinstance(text, str) else None
+    try:
+        if match is None or int(match[3]) > 65_535:
+            raise ValueError
+        ipaddress.IPv4Address(match[2]) if match[1] == "ip4" else ipaddress.IPv6Address(match[2])
+    except ValueError:
+        raise Rejected(Reason.BAD_ADDRESS, f"{shown!r} is no address to listen on, such as {EXAMPLE}") from None
+    return match[0]
+
+
+def check_peer_address(text: object) -> str:
+    """A multiaddr to dial, peer id included, in its canonical form; raises ``Rejected(BAD_ADDRESS)``."""
+    return str(parse_peer_address(text))
+
+
+def parse_peer_address(text: object) -> Address:
+    """The parts of a dialable address; raises ``Rejected(BAD_ADDRESS)``."""
+    shown = str(text)
+    if "/p2p/" not in shown and _LISTEN.fullmatch(shown):
+        raise Rejected(
+            Reason.BAD_ADDRESS,
+            f"{shown!r} lacks the peer id; the node you join prints its whole address, {EXAMPLE}/p2p/12D3KooW...",
+        )
+    return parse_address(shown)
+
+
+def check_api_address(text: object) -> str:
+    """``IP:PORT`` of a loopback interface; raises ``ValueError``."""
+    host, _, port = str(text).rpartition(":")
+    try:
+        is_loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
+        raise ValueError(
+            "must be a loopback address and a port, such as 127.0.0.1:0 (from elsewhere, use an SSH tunnel)"
+        )
+    return str(text)

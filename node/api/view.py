@@ -1,0 +1,61 @@
+"""What the API may see and ask of the node. Reads look at immutable state and need no door; nothing here blocks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from prometheus_client.core import Metric
+
+Facts = Mapping[str, Any]
+"""One JSON object; the fields of each are listed with its method. Times end in their unit, losses are nats per byte."""
+
+
+class NodeView(Protocol):
+    """Implemented by the node; tests hand over a fake."""
+
+    def status(self) -> Facts:
+        """peer, short, network, network_id (hex), state, detail (one sentence), member, roster, reachable, quorum, connected,
+        round, rounds (closed), height, view, tokens, tokens_per_second, val_loss or None, tiles, tiles_owned,
+        lagging [{tile, version, round, reason}], takeovers, rejected {code: count}, bytes_sent, bytes_received, device, tier,
+        uptime_seconds, verified_seconds_ago or None, storage_bytes, version."""
+        ...
+
+    def rounds(self) -> Sequence[Facts]:
+        """Oldest first: round, opened_ms, closed_ms or None, tiles_advanced, tiles, lagging, takeovers, val_loss or None,
+        tokens, delta_float32_bytes, delta_payload_bytes, bytes_sent, owners {short: tiles}, merged_deltas."""
+        ...
+
+    def round_slots(self, round: int) -> Facts | None:
+        """{"round", "slots": {tile: [version, root in hex]}}; None for a round of which nothing is kept."""
+        ...
+
+    def tiles(self) -> Sequence[Facts]:
+        """tile, version, root, owner (short), attempt, round, values, deltas, tokens."""
+        ...
+
+    def peers(self) -> Sequence[Facts]:
+        """peer, short, addresses, connected, member, rtt_ms, clock_offset_ms, score, region, device, round, height."""
+        ...
+
+    def health(self) -> tuple[bool, Sequence[str]]:
+        """Whether something was verified recently; if not, why, in sentences."""
+        ...
+
+    def metrics(self) -> Iterable[Metric]:
+        """See `node.metrics.node_metrics`."""
+        ...
+
+    def generate(
+        self, prompt: str, tokens_max: int, temperature: float, seed: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Pieces of text, one for each token (empty where a token completes no character). Leaving the context stops it.
+
+        Raises ``Rejected(BUSY)`` when the node cannot take the work now.
+        """
+        ...
+
+    def request_stop(self) -> None:
+        """Ask the node to end cleanly; returns at once."""
+        ...

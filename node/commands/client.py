@@ -1,0 +1,92 @@
+"""How a command talks to the running node: over the unix socket of its data directory, or loopback with its token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from node.data_directory import DataDirectory
+from node.errors import CommandFailed
+
+ANSWER_SECONDS_MAX = 10.0  # the API only reads memory; silence for so long means that the node hangs
+TOKEN_SECONDS_MAX = 120.0  # between two pieces of a generation: it may wait for a step of learning
+
+
+class NodeClient:
+    """Requests to the node of a data directory; raises ``CommandFailed`` with the remedy when there is none."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._places = DataDirectory(data_dir)
+        try:
+            facts = msgspec.json.decode(self._places.api_file.read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.DecodeError):
+            raise self._not_running() from None
+        socket = facts.get("socket")
+        headers = {}
+        if socket is None or not Path(socket).exists():
+            socket = None
+            try:
+                headers["authorization"] = f"Bearer {self._places.api_token.read_text().strip()}"
+            except OSError:
+                raise self._not_running() from None
+        self._http = httpx.Client(
+            base_url=str(facts.get("url")),
+            transport=httpx.HTTPTransport(uds=socket) if socket is not None else None,
+            headers=headers,
+            timeout=httpx.Timeout(ANSWER_SECONDS_MAX),
+            trust_env=False,  # a proxy has no business with loopback
+        )
+
+    def get(self, path: str) -> Any:
+        """The JSON of a GET; /health answers 503 with facts too."""
+        with self._reached(), self._http:
+            return msgspec.json.decode(self._http.get(path).content)
+
+    def post(self, path: str) -> Any:
+        """The JSON of a POST without a body."""
+        with self._reached(), self._http:
+            return _checked(self._http.post(path))
+
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The events of a POST that answers in server-sent events."""
+        timeout = httpx.Timeout(ANSWER_SECONDS_MAX, read=TOKEN_SECONDS_MAX)
+        with self._reached(), self._http, self._http.stream("POST", path, json=body, timeout=timeout) as response:
+            if response.status_code != 200:
+                response.read()
+                _checked(response)
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    event = msgspec.json.decode(line.removeprefix("data: "), type=dict[str, Any])
+                    if "error" in event:
+                        raise CommandFailed(event["error"]["message"])
+                    yield event
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
+            raise self._not_running() from None
+        except httpx.TimeoutException:
+            raise CommandFailed(
+                f"the node of {self._data_dir} does not answer; see {self._places.log}, or restart it"
+            ) from None
+
+    def _not_running(self) -> CommandFailed:
+        return CommandFailed(
+            f"no node runs with the data directory {self._data_dir}; "
+            f"start it with: nocknode start --data-dir {self._data_dir}"
+        )
+
+
+def _checked(response: httpx.Response) -> Any:
+    facts = msgspec.json.decode(response.content)
+    if response.status_code >= 400:
+        raise CommandFailed(facts["error"]["message"])
+    return facts

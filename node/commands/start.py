@@ -1,0 +1,64 @@
+"""``nocknode start``: run the node of a data directory until it is told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from node.commands.options import data_dir_option
+
+
+@click.command()
+@data_dir_option
+@click.option("--listen", multiple=True, metavar="MULTIADDR", help="Where peers reach us; repeatable.")
+@click.option("--bootstrap", multiple=True, metavar="MULTIADDR", help="A peer to call first; repeatable.")
+@click.option("--device", metavar="auto|cpu|cuda:N", help="What learns.")
+@click.option("--threads", type=int, help="Threads of the learning process.")
+@click.option("--rounds", type=int, help="Stop learning after so many rounds have closed; keep serving.")
+@click.option("--round-seconds", type=float, help="Deadline of a round, in place of the network's.")
+@click.option("--no-learn", is_flag=True, help="Keep and serve the model, but train nothing.")
+@click.option("--api", metavar="IP:PORT", help="Where the HTTP API listens; loopback only.")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+@click.option("--crash-at", multiple=True, hidden=True, metavar="POINT@ROUND", help="For tests: kill -9 of oneself.")
+def start(
+    data_dir: Path,
+    listen: tuple[str, ...],
+    bootstrap: tuple[str, ...],
+    device: str | None,
+    threads: int | None,
+    rounds: int | None,
+    round_seconds: float | None,
+    no_learn: bool,
+    api: str | None,
+    log_level: str | None,
+    crash_at: tuple[str, ...],
+) -> None:
+    """Run the node of a data directory. Ctrl-C stops it cleanly.
+
+    Options win over config.toml. Bootstrap peers of both are called.
+    """
+    from node.config import load_settings, read_run_settings
+    from node.genesis_file import read_genesis
+    from protocol.ids import NetworkId
+
+    given: dict[str, object | None] = {
+        "network.listen": list(listen) or None,
+        "compute.device": device,
+        "compute.threads": threads,
+        "compute.learn": False if no_learn else None,
+        "api.listen": api,
+        "log.level": log_level,
+    }
+    overrides = {place: value for place, value in given.items() if value is not None}
+    if bootstrap:
+        overrides["network.bootstrap"] = [*load_settings(data_dir).network.bootstrap, *bootstrap]
+    settings = load_settings(data_dir, overrides, read_run_settings(rounds, round_seconds, crash_at))
+    # Before the libraries are loaded: a mistake in the data directory is told at once.
+    read_genesis(
+        settings.places.genesis, NetworkId(bytes.fromhex(settings.network.id)) if settings.network.id else None
+    )
+
+    from node.node import run_node
+
+    run_node(settings)

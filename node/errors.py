@@ -1,0 +1,117 @@
+"""The one place where an exception becomes a sentence and an exit code.
+
+    the user's mistake, or the world's      one sentence with the remedy                           exit 2
+    our own bug                             one sentence, and where the traceback was written      exit 1
+    Ctrl-C                                  nothing                                                exit 130
+
+Whoever raises knows the remedy best, so most sentences come with their exception; the table below has the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.rejection import REASON_BY_CODE, Rejected
+
+EXIT_BUG: Final = 1
+EXIT_MISTAKE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+_REMEDIES: Final = {
+    errno.EADDRINUSE: "the port is in use by another process; choose another address, or port 0",
+    errno.EADDRNOTAVAIL: "this machine does not have that address; listen on 127.0.0.1 or 0.0.0.0",
+    errno.ENOSPC: "the disk is full; make room, or lower storage.storage_bytes_max in config.toml",
+    errno.EDQUOT: "your disk quota is used up; make room, or lower storage.storage_bytes_max in config.toml",
+    errno.EACCES: "permission denied; choose a file or folder that you may use",
+    errno.EPERM: "permission denied; choose a file or folder that you may use",
+    errno.EROFS: "the disk is read-only; choose another --data-dir",
+    errno.ENOENT: "there is no such file or folder; check the path",
+    errno.ENOTDIR: "a part of the path is no folder; check the path",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.EMFILE: "too many open files; raise the limit with ulimit -n 4096",
+    errno.EIO: "the disk failed; check it, then restore the data directory or join again",
+}
+
+_CODES_WITH_REMEDY: Final = {"JobError"}  # carries a rejection's code from another process
+_SAID_BY_THEMSELVES: Final = {
+    "PeerUnreachable",
+    "RequestFailed",
+}  # the world's failures with a sentence (p2p.transport)
+
+
+class CommandFailed(Exception):
+    """A command cannot do what was asked: one sentence with the remedy. Not our bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the user is told, and what the shell is told."""
+
+    sentence: str
+    exit_code: int
+
+
+def explain(error: BaseException) -> Failure:
+    """The sentence for whatever ended a command. A group is a bug if any of its members is one."""
+    leaves = list(_leaves(error))
+    failures = [_explain_one(leaf) for leaf in leaves]
+    bug = next((leaf for leaf, failure in zip(leaves, failures, strict=True) if failure is None), None)
+    if bug is None and failures and failures[0] is not None:
+        return failures[0]
+    path = _write_traceback(error)
+    name = type(bug).__name__ if bug is not None else type(error).__name__
+    return Failure(f"this is a bug of ours ({name}: {bug}); please report it with {path}", EXIT_BUG)
+
+
+def sentence_of_rejection(error: Rejected) -> str:
+    """The reason's sentence with the detail, which holds the remedy, in one."""
+    general = error.reason.sentence.rstrip(".")
+    return f"{general}: {error.detail}" if error.detail else general
+
+
+def _explain_one(error: BaseException) -> Failure | None:
+    """None for our own bugs."""
+    match error:
+        case Rejected():
+            return Failure(sentence_of_rejection(error), EXIT_MISTAKE)
+        case CommandFailed():
+            return Failure(str(error), EXIT_MISTAKE)
+        case KeyboardInterrupt():
+            return Failure("", EXIT_INTERRUPTED)
+        case ModuleNotFoundError() if error.name == "torch":
+            sentence = "torch is not installed; run: python -m pip install -c constraints.txt torch"
+            return Failure(sentence, EXIT_MISTAKE)
+        case OSError() if error.errno is None and error.args:
+            return Failure(str(error), EXIT_MISTAKE)  # raised by us, with its sentence (locks, databases, ports)
+        case OSError() if error.errno in _REMEDIES:
+            what = f"{error.filename}: " if error.filename is not None else ""
+            return Failure(f"{what}{_REMEDIES[error.errno]}", EXIT_MISTAKE)
+        case _ if type(error).__name__ in _SAID_BY_THEMSELVES:
+            return Failure(str(error), EXIT_MISTAKE)
+        case _ if type(error).__name__ in _CODES_WITH_REMEDY and getattr(error, "code", "") in REASON_BY_CODE:
+            reason = REASON_BY_CODE[getattr(error, "code", "")]
+            return Failure(sentence_of_rejection(Rejected(reason, getattr(error, "detail", ""))), EXIT_MISTAKE)
+        case _:
+            return None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _write_traceback(error: BaseException) -> str:
+    """A new file with the traceback, readable by its owner only: it may hold paths."""
+    descriptor, path = tempfile.mkstemp(prefix="nocknode-traceback-", suffix=".txt")
+    with os.fdopen(descriptor, "w") as file:
+        file.writelines(traceback.format_exception(error))
+    return path

@@ -1,0 +1,303 @@
+"""What a node stands on: its directory, keys, genesis, stores, journals, and the state that they restore.
+
+Everything here is synchronous and happens before the first socket opens. Opening is in the order of blame: a busy directory
+is told before a damaged file, a damaged file before a wrong key.
+
+Own rows in the database (storage.keys.own_key):
+
+    head      tile                  -> Head                the decided head of each tile, written with its block
+    open      view | 0 or 1 | id    -> StoredBlock or Certificate    finality above the tip, dropped when final
+    delta     tile | base | learner -> Delta               deltas given to this node as an owner
+    learner                         -> LearnerRecord       the learner's journal: state file and deltas without a fate
+    sequence                        -> u64                 envelope numbers below this may have been used
+    round     number                -> JSON                what this node saw of a round
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from consensus.events import Delta
+from consensus.finality.events import Anchor, Restored, StoredBlock
+from consensus.finality.signer import JournalState as VoteJournalState
+from consensus.heads import HeadRules, HeadState, TileHead
+from node.config import Settings
+from node.genesis_file import read_genesis
+from node.keys import NodeKeys, load_keys
+from node.tile_work import TileWork
+from protocol.codec import Message, decode, encode
+from protocol.finality import Certificate, Header
+from protocol.genesis import Genesis, genesis_roster
+from protocol.ids import (
+    Digest,
+    DigestField,
+    NetworkId,
+    PeerField,
+    PeerId,
+    Round,
+    RoundField,
+    TileField,
+    TileId,
+    Version,
+    VersionField,
+    parse_hex32,
+)
+from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
+from protocol.rejection import Reason, Rejected
+from protocol.roster import Head, Roster, Slot
+from storage.io.blob_store import BlobStore
+from storage.io.files import DirectoryFiles, DirectoryLock
+from storage.io.journal_file import JournalFile, create_journal, open_journal
+from storage.io.rocks import RocksKeyValue
+from storage.io.tile_store import TileStore
+from storage.journal import JournalState
+from storage.keys import own_key, pack_u64, unpack_u64
+from storage.kv import Batch, KeyValue
+from storage.ledger import Ledger
+
+_SCAN_ROWS = 4096
+
+
+class DeltaRow(Message, frozen=True):
+    """A delta as a row: what the rules know of it."""
+
+    tile: TileField
+    base: VersionField
+    round: RoundField
+    learner: PeerField
+    digest: DigestField
+    tokens: int
+
+    @classmethod
+    def of(cls, delta: Delta) -> DeltaRow:
+        return cls(delta.tile, delta.base, delta.round, delta.learner, delta.digest, delta.tokens)
+
+    def delta(self) -> Delta:
+        return Delta(self.tile, self.base, self.round, self.learner, self.digest, self.tokens)
+
+
+class LearnerRecord(Message, frozen=True):
+    """The learner's journal entry: one row, so that deltas, residuals and optimiser state are valid together or not at all.
+
+    ``state_file`` is the name of a file in the learner's folder, written and synced before this row.
+    """
+
+    round: RoundField
+    state_file: str
+    outstanding: tuple[DeltaRow, ...]
+    tokens_total: int
+
+
+@dataclass(slots=True)
+class Ground:
+    """An opened data directory. ``close`` gives everything back."""
+
+    settings: Settings
+    lock: DirectoryLock
+    keys: NodeKeys
+    genesis: Genesis
+    genesis_bytes: bytes
+    network: NetworkId
+    roster: Roster
+    index: KeyValue
+    blobs: BlobStore
+    tiles: TileStore
+    work: TileWork
+    ledger: Ledger
+    votes: JournalFile | None  # None: damaged or lost, so that nothing may be signed
+    vote_records: tuple[bytes, ...]
+    vote_state: VoteJournalState
+    proposals: JournalFile
+    proposed: tuple[Head, ...]
+    genesis_roots: dict[TileId, Digest]
+
+    @property
+    def peer(self) -> PeerId:
+        return PeerId(self.keys.node.public)
+
+    def close(self) -> None:
+        """Close journals, database and lock."""
+        if self.votes is not None:
+            self.votes.close()
+        self.proposals.close()
+        self.index.close()
+        self.lock.close()
+
+    # -- restored state -------------------------------------------------------------------------------------------------
+
+    def head_rules(self) -> HeadRules:
+        return HeadRules.of(self.roster, self.genesis.learning, self.genesis.model)
+
+    def head_state(self) -> HeadState:
+        """The decided state as of the ledger's tip."""
+        tiles = {tile: TileHead(Version(0), root) for tile, root in self.genesis_roots.items()}
+        for _, value in _scan(self.index, own_key("head")):
+            head = decode(Head, value, limit_bytes=BODY_BYTES_MAX)
+            tiles[head.tile] = TileHead(head.version, head.root, head)
+        return HeadState(tiles)
+
+    def anchor(self) -> Anchor:
+        """The last finalized block, or genesis."""
+        tip = self.ledger.tip()
+        if tip is None:
+            state_root = HeadState.genesis(self.genesis_roots.items()).root()
+            return Anchor.genesis(state_root, self.genesis.created_ms)
+        block = self.ledger.get(tip)
+        header = decode(Header, block.header, limit_bytes=4 * KIB)
+        certificate = decode(Certificate, block.certificate, limit_bytes=64 * KIB) if block.certificate else None
+        return Anchor.of(header, certificate)
+
+    def restored_finality(self) -> Restored:
+        """Blocks and certificates above the tip."""
+        blocks, certificates = [], []
+        for key, value in _scan(self.index, own_key("open")):
+            if key[len(own_key("open")) + 8]:
+                certificates.append(decode(Certificate, value, limit_bytes=64 * KIB))
+            else:
+                blocks.append(decode(StoredBlock, value, limit_bytes=FRAME_BYTES_MAX))
+        return Restored(tuple(blocks), tuple(certificates))
+
+    def store_finality(self, blocks: Iterable[StoredBlock], certificates: Iterable[Certificate]) -> None:
+        """Keep unfinalized blocks and certificates across a restart; durable on return."""
+        batch = Batch()
+        for block in blocks:
+            header = block.proposal.header
+            key = own_key("open", pack_u64(header.view) + b"\x00" + header.digest())
+            batch.put(key, encode(block))
+        for certificate in certificates:
+            name = bytes([certificate.kind]) + certificate.block
+            batch.put(own_key("open", pack_u64(certificate.view) + b"\x01" + name), encode(certificate))
+        if batch:
+            self.index.write(batch)
+
+    def forget_finality(self, batch: Batch, view: int) -> None:
+        """Add to ``batch`` the removal of what ``store_finality`` kept up to a final view."""
+        prefix = own_key("open")
+        for key, _ in _scan(self.index, prefix):
+            if unpack_u64(key[len(prefix) : len(prefix) + 8]) <= view:
+                batch.delete(key)
+
+    def candidates(self) -> tuple[Delta, ...]:
+        """Deltas that others gave to this node and that may still be merged."""
+        return tuple(
+            decode(DeltaRow, value, limit_bytes=KIB).delta() for _, value in _scan(self.index, own_key("delta"))
+        )
+
+    def store_candidates(self, batch: Batch, deltas: Iterable[Delta]) -> None:
+        """Add rows for deltas to ``batch``."""
+        for delta in deltas:
+            batch.put(_delta_key(delta.tile, delta.base, delta.learner), encode(DeltaRow.of(delta)))
+
+    def forget_candidates(self, batch: Batch, slot: Slot) -> None:
+        """Add to ``batch`` the removal of deltas too old to be merged after ``slot``."""
+        for key, value in _scan(self.index, own_key("delta", slot.tile.encode() + b"\x00")):
+            if decode(DeltaRow, value, limit_bytes=KIB).base < slot.version - 1:
+                batch.delete(key)
+
+    def learner_record(self) -> LearnerRecord:
+        """The learner's journal entry; an empty one before its first round."""
+        value = self.index.get(own_key("learner"))
+        if value is None:
+            return LearnerRecord(Round(0), "", (), 0)
+        return decode(LearnerRecord, value, limit_bytes=FRAME_BYTES_MAX)
+
+    def store_learner(self, record: LearnerRecord) -> None:
+        """Write the learner's journal entry; durable on return."""
+        batch = Batch()
+        batch.put(own_key("learner"), encode(record))
+        self.index.write(batch)
+
+    def sequence_reserved(self) -> int:
+        """Envelope numbers below this may have been used."""
+        value = self.index.get(own_key("sequence"))
+        return 0 if value is None else unpack_u64(value)
+
+    def reserve_sequences(self, until: int) -> None:
+        """Reserve envelope numbers; durable on return."""
+        batch = Batch()
+        batch.put(own_key("sequence"), pack_u64(until))
+        self.index.write(batch)
+
+
+def open_ground(settings: Settings) -> Ground:
+    """Open a data directory. Raises ``Rejected``, ``OSError`` and its kin, each with a sentence and the remedy."""
+    places = settings.places
+    if not places.root.is_dir():
+        raise Rejected(
+            Reason.BAD_DATA_DIRECTORY, f"there is no {places.root}; make it with `nocknode init --new` or `init --join`"
+        )
+    lock = DirectoryLock(places.root)
+    try:
+        expected = NetworkId(parse_hex32(settings.network.id, "network.id")) if settings.network.id else None
+        genesis = read_genesis(places.genesis, expected)
+        keys = load_keys(places.keys)
+        index = RocksKeyValue(places.database)
+        files = DirectoryFiles(places.root)
+        files.sweep()
+        blobs, tiles = BlobStore(files, index), TileStore(files, index)
+        work = TileWork(genesis, tiles)
+        roots = work.ensure_genesis()
+        places.journal.mkdir(exist_ok=True)
+        places.learner.mkdir(exist_ok=True)
+        ledger = Ledger(index)
+        votes, vote_records, vote_state = _open_votes(places.journal / "votes.journal", index)
+        opened = open_journal(places.journal / "proposals.journal")
+        proposals = opened.journal or create_journal(places.journal / "proposals.journal")
+        proposed = tuple(decode(Head, record, limit_bytes=BODY_BYTES_MAX) for record in opened.records)
+    except BaseException:
+        lock.close()
+        raise
+    return Ground(
+        settings=settings,
+        lock=lock,
+        keys=keys,
+        genesis=genesis,
+        genesis_bytes=encode(genesis),
+        network=genesis.network_id(),
+        roster=genesis_roster(genesis),
+        index=index,
+        blobs=blobs,
+        tiles=tiles,
+        work=work,
+        ledger=ledger,
+        votes=votes,
+        vote_records=vote_records,
+        vote_state=vote_state,
+        proposals=proposals,
+        proposed=proposed,
+        genesis_roots=roots,
+    )
+
+
+def _open_votes(path: Path, index: KeyValue) -> tuple[JournalFile | None, tuple[bytes, ...], VoteJournalState]:
+    """The vote journal (chain.md S6). A directory that has voted and lost its journal never gets a new one by itself."""
+    opened = open_journal(path)
+    if opened.state is JournalState.MISSING and index.get(own_key("voted")) is None:
+        journal = create_journal(path)
+        batch = Batch()
+        batch.put(own_key("voted"), b"1")
+        index.write(batch)
+        return journal, (), VoteJournalState.CLEAN
+    return opened.journal, opened.records, _VOTE_STATES[opened.state]
+
+
+_VOTE_STATES = {
+    JournalState.CLEAN: VoteJournalState.CLEAN,
+    JournalState.TORN_TAIL: VoteJournalState.TORN,
+    JournalState.MISSING: VoteJournalState.MISSING,
+    JournalState.DAMAGED: VoteJournalState.DAMAGED,
+}
+
+
+def _delta_key(tile: TileId, base: Version, learner: PeerId) -> bytes:
+    return own_key("delta", tile.encode() + b"\x00" + pack_u64(base) + learner)
+
+
+def _scan(index: KeyValue, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Every row under a prefix, in order."""
+    start = b""
+    while rows := index.scan(prefix, start=start, limit=_SCAN_ROWS):
+        yield from rows
+        start = rows[-1][0] + b"\x00"

@@ -1,0 +1,75 @@
+"""Bytes from a peer become events, or a ``Rejected`` with its blame. The only way in for what peers say.
+
+    gossip       bytes -> envelope -> payload   -> event
+    validators   bytes -> ValidatorMessage      -> event   (signed inside; the stream says which member it is)
+
+The host has already checked size and rate (p2p/admission.py). What is refused is counted by reason, and whoever is to blame
+is reported; nothing here is trusted because of where it came from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from consensus.engine import Event
+from consensus.events import HeadsSeen, RoundAnnounced, TipSeen
+from consensus.finality.events import MessageReceived
+from p2p.transport import GossipReceived
+from protocol.codec import decode
+from protocol.envelope import SequenceWindows, open_envelope
+from protocol.finality import ValidatorMessage
+from protocol.ids import NetworkId, PeerId
+from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
+from protocol.limits import FRAME_BYTES_MAX
+from protocol.messages import decode_payload
+from protocol.rejection import Reason, Rejected
+from protocol.roster import Roster
+
+
+class Inbound:
+    """Decodes for one network. ``rejected`` counts refusals by the code of their reason."""
+
+    def __init__(self, network: NetworkId, roster: Roster) -> None:
+        self._network = network
+        self._roster = roster
+        self._windows = SequenceWindows()
+        self.rejected: Counter[str] = Counter()
+        self.adverts: dict[PeerId, Advert] = {}  # newest by author; bounded by ADVERTS_MAX
+
+    def refuse(self, refusal: Rejected) -> None:
+        """Count a refusal."""
+        self.rejected[refusal.reason.code] += 1
+
+    def gossip(self, message: GossipReceived, now_ms: int) -> Event | None:
+        """The event of a gossip message; None for soft state, which is kept here. Raises ``Rejected``."""
+        envelope = open_envelope(message.data, self._network, now_ms, self._windows)
+        payload = decode_payload(envelope)
+        match payload:
+            case HeadProposals():
+                return HeadsSeen(payload.heads, envelope.sender)
+            case RoundAnnouncement():
+                return RoundAnnounced(envelope.sender, payload.round)
+            case FinalizedTip():
+                return TipSeen(payload.header, payload.certificate)
+            case Advert():
+                self.adverts.pop(envelope.sender, None)
+                self.adverts[envelope.sender] = payload
+                if len(self.adverts) > ADVERTS_MAX:
+                    del self.adverts[next(iter(self.adverts))]
+                return None
+            case _:
+                raise Rejected(Reason.UNKNOWN_KIND, f"kind {envelope.kind}")
+
+    def validator(self, peer: PeerId, data: bytes) -> MessageReceived:
+        """The event of a message on a validator stream; raises ``Rejected``."""
+        member = self._roster.find_index(peer)
+        if member is None:
+            raise Rejected(Reason.NOT_A_MEMBER, "a validator message from outside the roster")
+        return MessageReceived(member, _decode_validator(data))
+
+
+ADVERTS_MAX = 4096  # peers whose adverts are kept: about 1 KiB each
+
+
+def _decode_validator(data: bytes) -> ValidatorMessage:
+    return decode(ValidatorMessage, data, limit_bytes=FRAME_BYTES_MAX)  # type: ignore[arg-type]  # a union

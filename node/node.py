@@ -1,0 +1,554 @@
+"""The composition root: cores, shells, channels, one nursery. Everything is wired by constructor arguments, here and only here.
+
+boot     1 ground   directory, lock, keys, genesis, stores, journals           (node/ground.py)
+         2 host     sockets; peers of another genesis are refused
+         3 worker   the device is measured while we connect
+         4 engine   restored from ledger and journals
+         5 services, API
+         6 sync     blocks and tiles that we missed
+         7 rounds   once the roster is connected
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import structlog
+import trio
+from msgspec.structs import replace
+
+from consensus.engine import Engine
+from consensus.events import (
+    Announce,
+    Blamed,
+    Decide,
+    DeliverDeltas,
+    DeltasArrived,
+    HeadsSeen,
+    Lagging,
+    PeerConnected,
+    PeerLost,
+    Propose,
+    Republish,
+    RoundClosed,
+    RoundOpened,
+    RoundTimer,
+    SetRoundTimer,
+    Stalled,
+    StartLearning,
+    StartMerge,
+    VerifyHeads,
+)
+from consensus.execution import Execution
+from consensus.finality import events as finality
+from consensus.finality.core import FinalityCore, check_chain
+from consensus.finality.signer import VoteSigner
+from consensus.rounds import RoundMachine
+from node import log as node_log
+from node.clock import Clock
+from node.config import Settings
+from node.faults import CrashPoints
+from node.ground import Ground, open_ground
+from node.inbound import Inbound
+from node.reactor import Reactor
+from node.records import Records
+from node.services.exchange import Exchange
+from node.services.gossip import Gossip
+from node.services.learning import LearningService
+from node.services.presence import Presence
+from node.services.tiles import TileService
+from node.timers import Timers
+from node.view import View
+from p2p import transport as wire
+from p2p.io.libp2p_host import open_libp2p_host
+from p2p.requests import VOTE
+from p2p.transport import RequestFailed, Transport
+from protocol.codec import decode, encode
+from protocol.finality import Body, ChainId
+from protocol.ids import Height, PeerId, TileId, Version, peer_text, short
+from protocol.learning import FinalizedTip
+from protocol.limits import BODY_BYTES_MAX
+from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
+from protocol.roster import Decided, sign_head
+from storage.keys import own_key
+from storage.kv import Batch
+from storage.ledger import FinalizedBlock as StoredFinal
+
+log = structlog.get_logger()
+
+ROSTER_PATIENCE_SECONDS = 10.0  # rounds begin without the members that are not there by then, if a quorum is
+SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed
+CLOCK_SHARE = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
+
+
+class Node:
+    """One running node. Made by :func:`run`; everything else looks at it through ``View``."""
+
+    def __init__(self, ground: Ground, transport: Transport, clock: Clock) -> None:
+        settings, genesis = ground.settings, ground.genesis
+        self.ground = ground
+        self.transport = transport
+        self.clock = clock
+        self.started_ms = clock.monotonic_ms()
+        self.stop_requested = trio.Event()
+        self.records = Records()
+        self.inbound = Inbound(ground.network, ground.roster)
+        self.crash_points = CrashPoints(settings.run.crash_at)
+        self.blamed: Counter[PeerId] = Counter()
+        self.verified_ms: int | None = None
+        self.phase = "booting"
+        self.lagging: tuple[Lagging, ...] = ()
+        self.me = ground.roster.find_index(ground.peer)
+        self.chain = ChainId.of(ground.network)
+        self.reactor = Reactor(self._restore_engine(), clock, self._performers())
+        self.tiles = TileService(ground, lambda: self.exchange, self.reactor.post)
+        self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report)
+        self.gossip = Gossip(ground, transport, clock)
+        self.presence = Presence(self)
+        self.learning = LearningService(
+            ground,
+            transport,
+            self.exchange,
+            self.tiles,
+            self.records,
+            self.crash_points,
+            clock,
+            self.reactor.post,
+            self.engine.rounds.find_refusal,
+            self.report,
+            self.presence.find_providers,
+        )
+        self.timers = Timers(clock, self._on_timer)
+        self._background: trio.Nursery | None = None
+        self._syncing = trio.CapacityLimiter(1)
+        self._learning_rule = genesis.learning
+
+    @property
+    def engine(self) -> Engine:
+        return self.reactor.engine
+
+    def _restore_engine(self) -> Engine:
+        """The engine as it was when the process ended, from what the disk remembers."""
+        ground = self.ground
+        state, anchor = ground.head_state(), ground.anchor()
+        rules = ground.head_rules()
+        signer = None
+        if self.me is not None:
+            signer = VoteSigner(ground.keys.vote, self.chain, ground.roster, ground.vote_records, ground.vote_state)
+            if signer.refusal is not None:
+                log.error("this node will not vote", why=signer.refusal)
+        learner = ground.learner_record()
+        learning = ground.genesis.learning
+        if ground.settings.run.round_ms is not None:
+            learning = replace(learning, round_ms=ground.settings.run.round_ms)
+        self.round_ms = learning.round_ms
+        rounds = RoundMachine(
+            ground.peer,
+            rules,
+            learning,
+            state,
+            learns=ground.settings.compute.learn,
+            applied={
+                tile: min(ground.tiles.newest(tile) or Version(0), at.version) for tile, at in state.tiles.items()
+            },
+            proposed=[h for h in ground.proposed if h.version == state.tiles[h.tile].version + 1],
+            outstanding=[row.delta() for row in learner.outstanding],
+            learned_round=learner.round if learner.state_file else -1,
+            rounds_max=ground.settings.run.rounds,
+        )
+        core = FinalityCore(
+            ground.roster,
+            self.chain,
+            signer,
+            self.me,
+            ground.genesis.chain,
+            anchor,
+            restored=ground.restored_finality(),
+        )
+        return Engine(ground.peer, core, Execution(rules, state, anchor.block), rounds)
+
+    def owner(self, tile: TileId) -> PeerId:
+        """The tile's primary."""
+        rules = self.engine.execution.rules
+        return rules.roster.members[rules.order(tile)[0]].node
+
+    # -- running --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until a stop is requested."""
+        async with trio.open_nursery() as nursery:
+            self._background = nursery
+            nursery.start_soon(self.tiles.run)
+            nursery.start_soon(self.timers.run)
+            nursery.start_soon(self.reactor.run)
+            nursery.start_soon(self._listen)
+            for topic in self.gossip.topics():
+                await self.transport.subscribe(topic)
+            for peer in self.transport.connected_peers():
+                await self.reactor.post(PeerConnected(peer))
+            if self.ground.settings.compute.learn:
+                await nursery.start(self.learning.worker.run)
+            nursery.start_soon(self._boot)
+            nursery.start_soon(self.presence.run)
+            await self.stop_requested.wait()
+            self.phase = "stopping"
+            log.info("stopping")
+            nursery.cancel_scope.cancel()
+
+    async def _boot(self) -> None:
+        """Steps 6 and 7: catch up, then open the first round."""
+        self.phase = "syncing"
+        self.tiles.apply(self._decided_but_not_applied())
+        await self.reactor.post(DeltasArrived(self.ground.candidates()))
+        await self.reactor.post(finality.Started())
+        self._start(self._poll_blocks)
+        if self.ground.settings.compute.learn:
+            device = await self.learning.wait_greeted()
+            log.info("device", device=device.device, name=device.name, tier=device.tier)
+            await self.learning.ensure_dataset()
+        await self._wait_for_roster()
+        await self._sync()
+        heads = [h for h in self.ground.proposed if h.version == self.engine.execution.state.tiles[h.tile].version + 1]
+        if heads:
+            await self.reactor.post(HeadsSeen(tuple(heads), self.ground.peer))
+        self.phase = "running"
+        await self.reactor.post_call(self.engine.start_rounds)
+        await self.presence.provide()
+
+    def _decided_but_not_applied(self) -> list[Decided]:
+        """Heads that were final before the process ended and whose tiles are not on disk yet."""
+        behind = {
+            tile: self.ground.tiles.newest(tile) or 0
+            for tile, at in self.engine.execution.state.tiles.items()
+            if (self.ground.tiles.newest(tile) or 0) < at.version
+        }
+        if not behind:
+            return []
+        decided: list[Decided] = []
+        height = self.ground.ledger.tip() or Height(0)
+        missing = sum(self.engine.execution.state.tiles[tile].version - version for tile, version in behind.items())
+        while height > 0 and missing > 0:
+            block = self.ground.ledger.find(height)
+            if block is None:
+                break
+            for head in reversed(decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads):
+                if head.tile in behind and head.version > behind[head.tile]:
+                    decided.append(Decided(head.slot, head, height))
+                    missing -= 1
+            height = Height(height - 1)
+        return decided[::-1]
+
+    async def _wait_for_roster(self) -> None:
+        """Round 0 starts when the roster is connected, or when a quorum of it has been for a while."""
+        roster = self.ground.roster
+        others = {member.node for member in roster.members} - {self.ground.peer}
+        deadline = trio.current_time() + ROSTER_PATIENCE_SECONDS
+        while True:
+            here = others & set(self.transport.connected_peers())
+            if here == others:
+                return
+            weight = sum(
+                weight
+                for member, weight in zip(roster.members, roster.weights, strict=True)
+                if member.node in here or member.node == self.ground.peer
+            )
+            if trio.current_time() > deadline and (roster.is_quorum(weight) or self.me is None or not others):
+                return
+            await trio.sleep(0.05)
+
+    def _start(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Start something in the background of the node."""
+        assert self._background is not None
+        self._background.start_soon(work, *arguments)
+
+    # -- what the network says ------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Everything inbound, in order."""
+        async for event in self.transport.events:
+            match event:
+                case wire.GossipReceived():
+                    try:
+                        taken = self.inbound.gossip(event, self.clock.now_ms())
+                    except Rejected as refusal:
+                        self.report(event.forwarder, refusal)
+                        continue
+                    if taken is not None:
+                        await self.reactor.post(taken)
+                case wire.MessageReceived():
+                    try:
+                        await self.reactor.post(self.inbound.validator(event.peer, event.data))
+                    except Rejected as refusal:
+                        self.report(event.peer, refusal)
+                case wire.PeerConnected():
+                    log.info("peer connected", peer=short(event.peer))
+                    await self.reactor.post(PeerConnected(event.peer))
+                    self.presence.greet()
+                case wire.PeerLost():
+                    log.info("peer lost", peer=short(event.peer), why=event.reason)
+                    await self.reactor.post(PeerLost(event.peer))
+                case wire.PeerRefused():
+                    log.warning("peer refused", peer=short(event.peer), why=event.reason_sentence)
+                    self.inbound.rejected["peer_refused"] += 1
+
+    def report(self, peer: PeerId, refusal: Rejected) -> None:
+        """Count a refusal; a peer that is to blame too often is disconnected."""
+        self.inbound.refuse(refusal)
+        if refusal.reason.blame in (Blame.SENDER, Blame.AUTHOR):
+            self.blamed[peer] += 1
+            log.info("rejected", peer=short(peer), reason=refusal.reason.code, detail=refusal.detail)
+
+    async def _on_timer(self, token: Any) -> None:
+        await self.reactor.post(token if isinstance(token, RoundTimer) else finality.TimerFired(token))
+
+    # -- catching up ----------------------------------------------------------------------------------------------------
+
+    async def _poll_blocks(self) -> None:
+        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask from time to time."""
+        while True:
+            await trio.sleep(SYNC_POLL_SECONDS)
+            if self.me is None:
+                await self._sync()
+
+    async def _sync(self) -> None:
+        """Fetch, check and take in finalized blocks until no peer has more."""
+        async with self._syncing:
+            while True:
+                first = Height((self.ground.ledger.tip() or 0) + 1)
+                answer = await self.exchange.fetch_blocks(first)
+                if answer is None:
+                    return
+                blocks, peer = answer
+                try:
+                    checked = check_chain(blocks.blocks, self.ground.roster, self.chain)
+                except Rejected as refusal:
+                    self.report(peer, refusal)
+                    return
+                await self.reactor.post(finality.Synced(checked))
+                last = checked[-1].header.height
+                with trio.move_on_after(5.0):
+                    while (self.ground.ledger.tip() or 0) < last:
+                        await trio.sleep(0.01)
+                if (self.ground.ledger.tip() or 0) < last:
+                    return
+
+    # -- what the engine wants done -------------------------------------------------------------------------------------
+
+    def _performers(self) -> dict[type, Callable[[Any], Awaitable[None]]]:
+        """One row an effect."""
+        return {
+            finality.Persist: self._persist_votes,
+            finality.StoreBlocks: self._store_blocks,
+            finality.Send: self._send,
+            finality.SetTimer: self._set_timer,
+            finality.Finalized: self._store_finalized,
+            finality.FetchBlocks: self._fetch_blocks,
+            finality.Score: self._score,
+            finality.Evidence: self._evidence,
+            finality.Halt: self._halt,
+            Blamed: self._blame,
+            VerifyHeads: self._verify_heads,
+            Decide: self._decide,
+            SetRoundTimer: self._set_round_timer,
+            RoundOpened: self._round_opened,
+            RoundClosed: self._round_closed,
+            Announce: self._announce,
+            StartLearning: self._start_learning,
+            DeliverDeltas: self._deliver,
+            StartMerge: self._start_merge,
+            Propose: self._propose,
+            Republish: self._republish,
+            Lagging: self._lag,
+            Stalled: self._stall,
+        }
+
+    @property
+    def _round(self) -> int:
+        return self.engine.rounds.statistics().round
+
+    async def _persist_votes(self, effect: finality.Persist) -> None:
+        if self.ground.votes is None:
+            raise InvariantBroken("a vote was signed although there is no journal for it")
+        self.ground.votes.append(*effect.records)
+        self.crash_points.reach("vote-journaled", self._round)
+
+    async def _store_blocks(self, effect: finality.StoreBlocks) -> None:
+        self.ground.store_finality(effect.blocks, effect.certificates)
+
+    async def _send(self, effect: finality.Send) -> None:
+        data = encode(effect.message)
+        members = self.ground.roster.members
+        to = [members[effect.to]] if effect.to is not None else members
+        for member in to:
+            if member.node != self.ground.peer:
+                try:
+                    await self.transport.send(member.node, VOTE.protocol, data)
+                except RequestFailed:
+                    continue  # R8 says everything again
+
+    async def _set_timer(self, effect: finality.SetTimer) -> None:
+        self.timers.set(effect.timer, effect.at_ms)
+
+    async def _set_round_timer(self, effect: SetRoundTimer) -> None:
+        self.timers.set(RoundTimer(), effect.at_ms)
+
+    async def _store_finalized(self, effect: finality.Finalized) -> None:
+        """Each block with everything that becomes true with it, in one batch."""
+        last = effect.blocks[-1]
+        for block in effect.blocks:
+            extra = Batch()
+            for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
+                extra.put(own_key("head", head.tile.encode()), encode(head))
+                self.ground.forget_candidates(extra, head.slot)
+            self.ground.forget_finality(extra, block.header.view)
+            certificate = encode(block.certificate) if block.certificate is not None else b""
+            self.ground.ledger.append(
+                StoredFinal(block.header.height, encode(block.header), block.body, certificate), extra
+            )
+        self.verified_ms = self.clock.monotonic_ms()
+        self.crash_points.reach("head-decided", self._round)
+        if last.certificate is not None and last.header.proposer == self.me:
+            self._start(self.gossip.publish, FinalizedTip(last.header, last.certificate))
+
+    async def _fetch_blocks(self, effect: finality.FetchBlocks) -> None:
+        self._start(self._sync)
+
+    async def _score(self, effect: finality.Score) -> None:
+        self.report(self.ground.roster.members[effect.member].node, Rejected(effect.reason, "finality"))
+
+    async def _evidence(self, effect: finality.Evidence) -> None:
+        self.inbound.rejected[Reason.EQUIVOCATION.code] += 1
+        log.error("evidence", kind=effect.kind.name, what=effect.kind.value, member=effect.first.signer)
+
+    async def _halt(self, effect: finality.Halt) -> None:
+        raise InvariantBroken(effect.sentence)
+
+    async def _blame(self, effect: Blamed) -> None:
+        self.report(effect.peer, Rejected(effect.reason, effect.detail))
+
+    async def _verify_heads(self, effect: VerifyHeads) -> None:
+        self.tiles.verify(effect.heads)
+
+    async def _decide(self, effect: Decide) -> None:
+        for each in effect.decided:
+            self.records.decide(each)
+        self.tiles.apply(effect.decided)
+
+    async def _round_opened(self, effect: RoundOpened) -> None:
+        record = self.records.of(effect.round)
+        if record.opened_ms is None:
+            record.opened_ms = self.clock.now_ms()
+            record.bytes_sent_before = self.transport.statistics().bytes_sent_total
+        log.info("round opened", round=effect.round)
+
+    async def _round_closed(self, effect: RoundClosed) -> None:
+        record = self.records.of(effect.round)
+        record.closed_ms = self.clock.now_ms()
+        record.lagging = effect.lagging
+        record.bytes_sent_after = self.transport.statistics().bytes_sent_total
+        self.lagging = effect.lagging
+        for lagging in effect.lagging:
+            await self._lag(lagging)
+        log.info(
+            "round closed",
+            round=effect.round,
+            advanced=len(record.heads),
+            tiles=len(self.ground.genesis_roots),
+            lagging=len(effect.lagging),
+        )
+        if self.ground.settings.compute.learn:
+            self._start(self.learning.evaluate, effect.round)
+
+    async def _announce(self, effect: Announce) -> None:
+        self._start(self.presence.announce, effect.round)
+
+    async def _start_learning(self, effect: StartLearning) -> None:
+        self._start(self.learning.learn, effect)
+
+    async def _deliver(self, effect: DeliverDeltas) -> None:
+        self._start(self.learning.deliver, effect)
+
+    async def _start_merge(self, effect: StartMerge) -> None:
+        self.tiles.merge(effect)
+
+    async def _propose(self, effect: Propose) -> None:
+        heads = tuple(sign_head(head, self.ground.keys.node) for head in effect.heads)
+        self.ground.proposals.append(*(encode(head) for head in heads))
+        self.crash_points.reach("head-journaled", self._round)
+        self.reactor.put_next(self.engine.proposed_by_us(heads))
+        self._start(self.gossip.publish_heads, heads)
+
+    async def _republish(self, effect: Republish) -> None:
+        self._start(self.gossip.publish_heads, effect.heads)
+
+    async def _lag(self, effect: Lagging) -> None:
+        log.warning(
+            "tile lags", tile=effect.slot.tile, version=effect.slot.version, round=effect.round, why=effect.reason
+        )
+
+    async def _stall(self, effect: Stalled) -> None:
+        if effect.reason is None:
+            log.info("no longer stalled")
+        else:
+            log.warning("stalled", why=effect.reason)
+
+
+def run_node(settings: Settings) -> None:
+    """Run a node until it is told to stop. Raises ``Rejected``, ``OSError`` and their kin before anything is served."""
+    node_log.configure_logging(settings.log.level, settings.places.log, Clock())
+    ground = open_ground(settings)
+    try:
+        trio.run(_main, ground)
+    finally:
+        ground.close()
+
+
+async def _main(ground: Ground) -> None:
+    settings, clock = ground.settings, Clock()
+
+    def check_hello(peer: PeerId, hello: bytes) -> None:
+        if hello != ground.network:
+            raise Rejected(
+                Reason.FOREIGN_NETWORK, f"its network is {hello[:8].hex()}..., ours is {ground.network[:8].hex()}..."
+            )
+
+    async with open_libp2p_host(
+        ground.keys.node.seed,
+        listen=settings.network.listen,
+        hello=ground.network,
+        check_hello=check_hello,
+        bootstrap=settings.network.bootstrap,
+        generator=random.Random(secrets.randbits(64)),
+    ) as transport:
+        from node.api.server import serve_api
+
+        node = Node(ground, transport, clock)
+        log.info(
+            "listening", peer=short(ground.peer), addresses=list(transport.addresses), network=ground.network.hex()[:16]
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, node)
+            await nursery.start(
+                partial(
+                    serve_api,
+                    View(node),
+                    settings.places,
+                    settings.api.listen,
+                    peer_text(ground.peer),
+                    transport.addresses,
+                )
+            )
+            await node.run()
+            nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(node: Node) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            node.stop_requested.set()

@@ -1,0 +1,314 @@
+"""Bytes between peers: serving what we hold, fetching what we lack, every piece verified before it is kept.
+
+Whoever asks names bytes by digest, so it does not matter whom they come from: a peer that answers wrongly is reported and the
+next one is asked. Tiles are fetched by root: first the page digests, which must lead to the root, then the pages, each
+checked against its own digest, from several peers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import trio
+
+from node.ground import Ground
+from p2p.requests import BLOB, GENESIS, SYNC, RequestRule
+from p2p.transport import RequestFailed, Transport
+from protocol.codec import decode, encode
+from protocol.digest import blob_digest
+from protocol.finality import Certificate, FinalizedBlock, Header
+from protocol.ids import Digest, Height, PeerId, TileId
+from protocol.learning import (
+    BlobAnswer,
+    BlobRequest,
+    Blocks,
+    GetBlobs,
+    GetBlocks,
+    GetTileLeaves,
+    GetTilePages,
+)
+from protocol.limits import (
+    BLOB_RANGE_BYTES_MAX,
+    BLOBS_PER_REQUEST_MAX,
+    FRAME_BYTES_MAX,
+    KIB,
+    PAGE_BYTES,
+    SYNC_BLOCKS_PER_ANSWER_MAX,
+)
+from protocol.merkle import leaf_digest, merkle_root
+from protocol.rejection import Reason, Rejected
+from storage.tensor_block import check_block
+from storage.tile_format import CheckedTile, check_tile
+
+DIGEST_BYTES = 32
+PAGES_PER_REQUEST = 16  # 1 MiB: small enough that several peers share one tile
+PARALLEL_PAGES = 4  # requests for one tile at once
+SYNC_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
+
+Report = Callable[[PeerId, Rejected], None]
+
+
+class Exchange:
+    """One node's side of `blob`, `sync` and `genesis`."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        transport: Transport,
+        in_tile_thread: Callable[[Callable[[], CheckedTile]], Awaitable[CheckedTile]],
+        report: Report,
+    ) -> None:
+        self._ground = ground
+        self._transport = transport
+        self._in_tile_thread = in_tile_thread
+        self._report = report
+        transport.set_request_handler(GENESIS.protocol, self._serve_genesis)
+        transport.set_request_handler(BLOB.protocol, self._serve_blob)
+        transport.set_request_handler(SYNC.protocol, self._serve_sync)
+
+    # -- serving --------------------------------------------------------------------------------------------------------
+
+    async def _serve_genesis(self, peer: PeerId, data: bytes) -> bytes:
+        return self._ground.genesis_bytes
+
+    async def _serve_blob(self, peer: PeerId, data: bytes) -> bytes:
+        request: BlobRequest = decode(BlobRequest, data, limit_bytes=BLOB.request_bytes_max)  # type: ignore[arg-type]  # a union
+        match request:
+            case GetBlobs():
+                return encode(self._blobs(request.digests))
+            case GetTileLeaves():
+                tile = await self._open(TileId(request.tile), request.root)
+                leaves = check_block(tile.memory).leaves()
+                return encode(BlobAnswer((b"".join(leaves),), truncated=False))
+            case GetTilePages():
+                tile = await self._open(TileId(request.tile), request.root)
+                block = check_block(tile.memory)
+                last = min(request.first_page + min(request.page_count, PAGES_PER_REQUEST), block.shape.page_count)
+                pages = (bytes(block.page(index)) for index in range(request.first_page, last))
+                return encode(BlobAnswer(tuple(pages), truncated=False))
+        raise Rejected(Reason.UNKNOWN_KIND, "blob request")
+
+    def _blobs(self, digests: Sequence[Digest]) -> BlobAnswer:
+        parts: list[bytes | None] = []
+        room, truncated = BLOB_RANGE_BYTES_MAX, False
+        for name in digests:
+            size = self._ground.blobs.size(name)
+            if size is None:
+                parts.append(None)
+            elif size > room and parts:
+                parts.append(None)
+                truncated = True
+            else:
+                blob = self._find(name)
+                parts.append(None if blob is None else bytes(blob))
+                room -= size
+        return BlobAnswer(tuple(parts), truncated)
+
+    def _find(self, name: Digest) -> memoryview | None:
+        """A blob of ours; one that the disk changed is gone, and is fetched again by whoever needs it."""
+        try:
+            return self._ground.blobs.find(name)
+        except Rejected:
+            return None
+
+    async def _open(self, tile: TileId, root: Digest) -> CheckedTile:
+        """The held version of a tile with this root; raises ``Rejected(NOT_FOUND)``."""
+
+        def open_tile() -> CheckedTile:
+            for version in reversed(self._ground.tiles.versions(tile)):
+                held = self._ground.tiles.find(tile, version)
+                if held is not None and held.root == root:
+                    return self._ground.tiles.open(tile, version)
+            raise Rejected(Reason.NOT_FOUND, f"{tile} with root {root[:4].hex()}")
+
+        return await self._in_tile_thread(open_tile)
+
+    async def _serve_sync(self, peer: PeerId, data: bytes) -> bytes:
+        request = decode(GetBlocks, data, limit_bytes=SYNC.request_bytes_max)
+        tip = self._ground.ledger.tip() or Height(0)
+        blocks: list[FinalizedBlock] = []
+        size, certified = 0, 0
+        last = min(request.first_height + min(request.count, SYNC_BLOCKS_PER_ANSWER_MAX) - 1, tip)
+        height: int = request.first_height
+        while height <= last:
+            stored = self._ground.ledger.find(Height(height))
+            if stored is None:
+                break
+            size += len(stored.header) + len(stored.body) + len(stored.certificate) + 64
+            if size > SYNC_BYTES_MAX:
+                break
+            certificate = decode(Certificate, stored.certificate, limit_bytes=64 * KIB) if stored.certificate else None
+            blocks.append(FinalizedBlock(decode(Header, stored.header, limit_bytes=4 * KIB), stored.body, certificate))
+            if certificate is not None:
+                certified = len(blocks)
+            elif height == last and len(blocks) - certified < SYNC_BLOCKS_PER_ANSWER_MAX:
+                last = min(last + 1, tip)  # an answer ends with a certificate
+            height += 1
+        return encode(Blocks(tuple(blocks[:certified][:SYNC_BLOCKS_PER_ANSWER_MAX]), tip))
+
+    # -- fetching -------------------------------------------------------------------------------------------------------
+
+    async def _ask(self, peer: PeerId, rule: RequestRule, request: bytes) -> bytes | None:
+        """One question to one peer; None when it cannot or will not answer."""
+        try:
+            return await self._transport.request(
+                peer,
+                rule.protocol,
+                request,
+                timeout_seconds=rule.timeout_seconds,
+                response_bytes_max=rule.response_bytes_max,
+            )
+        except (RequestFailed, Rejected):
+            return None
+
+    def _sources(self, preferred: Iterable[PeerId]) -> list[PeerId]:
+        """Connected peers to ask, the preferred ones first, then the others beginning after our own id.
+
+        Beginning at a place of our own spreads the load of many askers over the peers.
+        """
+        connected = self._transport.connected_peers()
+        me = self._transport.peer_id
+        ring = [peer for peer in connected if peer > me] + [peer for peer in connected if peer < me]
+        first = [peer for peer in dict.fromkeys(preferred) if peer in connected and peer != me]
+        return [*first, *(peer for peer in ring if peer not in first)]
+
+    async def fetch_spread(self, names: Iterable[Digest], preferred: Iterable[PeerId] = ()) -> dict[Digest, bytes]:
+        """As ``fetch_blobs``, but from all peers at once, each asked for its share first: for a newcomer's downloads."""
+        wanted, sources = list(dict.fromkeys(names)), self._sources(preferred)
+        found: dict[Digest, bytes] = {}
+
+        async def fetch_share(number: int, peer: PeerId) -> None:
+            share = wanted[number :: len(sources)]
+            found.update(await self.fetch_blobs(share, [peer]))
+
+        async with trio.open_nursery() as nursery:
+            for number, peer in enumerate(sources):
+                nursery.start_soon(fetch_share, number, peer)
+        return found
+
+    async def fetch_blobs(self, names: Iterable[Digest], preferred: Iterable[PeerId] = ()) -> dict[Digest, bytes]:
+        """As many of the named blobs as any connected peer gives, each with the digest of its name. Stores nothing."""
+        missing = list(dict.fromkeys(names))
+        found: dict[Digest, bytes] = {}
+        for peer in self._sources(preferred):
+            while missing:
+                wanted = missing[:BLOBS_PER_REQUEST_MAX]
+                data = await self._ask(peer, BLOB, encode(GetBlobs(tuple(wanted))))
+                if data is None:
+                    break
+                try:
+                    answer = decode(BlobAnswer, data, limit_bytes=FRAME_BYTES_MAX)
+                    if len(answer.parts) != len(wanted):
+                        raise Rejected(Reason.MALFORMED, f"{len(answer.parts)} parts for {len(wanted)} digests")
+                    got = {name: part for name, part in zip(wanted, answer.parts, strict=True) if part is not None}
+                    for name, part in got.items():
+                        if blob_digest(part) != name:
+                            raise Rejected(Reason.WRONG_DIGEST, f"blob {name[:4].hex()}")
+                except Rejected as refusal:
+                    self._report(peer, refusal)
+                    break
+                found.update(got)
+                missing = [name for name in missing if name not in got]
+                if not got or not answer.truncated:
+                    break
+            if not missing:
+                break
+        return found
+
+    async def ensure_blobs(
+        self, names: Iterable[Digest], preferred: Iterable[PeerId] = (), *, spread: bool = False
+    ) -> set[Digest]:
+        """Fetch and durably store those blobs that we lack; returns those that could not be had."""
+        missing = [name for name in dict.fromkeys(names) if self._find(name) is None]
+        if not missing:
+            return set()
+        found = await (self.fetch_spread if spread else self.fetch_blobs)(missing, preferred)
+        self._ground.blobs.put_many(found.values())
+        return {name for name in missing if name not in found}
+
+    async def fetch_tile(self, tile: TileId, root: Digest, preferred: Iterable[PeerId] = ()) -> bytes | None:
+        """A tile's file by its root, verified page by page, from several peers; None when nobody has it all."""
+        sources = self._sources(preferred)
+        leaves = await self._fetch_leaves(tile, root, sources)
+        if leaves is None:
+            return None
+        pages: list[bytes | None] = [None] * len(leaves)
+        for attempt in range(len(sources)):
+            runs = [
+                first
+                for first in range(0, len(leaves), PAGES_PER_REQUEST)
+                if any(page is None for page in pages[first : first + PAGES_PER_REQUEST])
+            ]
+            if not runs:
+                break
+            limiter = trio.CapacityLimiter(PARALLEL_PAGES)
+            async with trio.open_nursery() as nursery:
+                for number, first in enumerate(runs):
+                    peer = sources[(number + attempt) % len(sources)]
+                    nursery.start_soon(self._fetch_pages, peer, tile, root, first, leaves, pages, limiter)
+        if any(page is None for page in pages):
+            return None
+        file = b"".join(page for page in pages if page is not None) + root + b"".join(leaves)
+        check_tile(tile, memoryview(file), root)
+        return file
+
+    async def _fetch_leaves(self, tile: TileId, root: Digest, sources: Iterable[PeerId]) -> list[Digest] | None:
+        for peer in sources:
+            data = await self._ask(peer, BLOB, encode(GetTileLeaves(tile, root)))
+            if data is None:
+                continue
+            try:
+                answer = decode(BlobAnswer, data, limit_bytes=FRAME_BYTES_MAX)
+                raw = answer.parts[0] if answer.parts else None
+                if not raw or len(raw) % DIGEST_BYTES:
+                    raise Rejected(Reason.BAD_PROOF, f"leaves of {tile}")
+                leaves = [Digest(raw[at : at + DIGEST_BYTES]) for at in range(0, len(raw), DIGEST_BYTES)]
+                if merkle_root(leaves) != root:
+                    raise Rejected(Reason.BAD_PROOF, f"leaves of {tile}")
+            except Rejected as refusal:
+                self._report(peer, refusal)
+                continue
+            return leaves
+        return None
+
+    async def _fetch_pages(
+        self,
+        peer: PeerId,
+        tile: TileId,
+        root: Digest,
+        first: int,
+        leaves: Sequence[Digest],
+        pages: list[bytes | None],
+        limiter: trio.CapacityLimiter,
+    ) -> None:
+        count = min(PAGES_PER_REQUEST, len(leaves) - first)
+        async with limiter:
+            data = await self._ask(peer, BLOB, encode(GetTilePages(tile, root, first, count)))
+        if data is None:
+            return
+        try:
+            answer = decode(BlobAnswer, data, limit_bytes=FRAME_BYTES_MAX)
+            for index, page in enumerate(answer.parts[:count], first):
+                if page is None or len(page) > PAGE_BYTES or leaf_digest(page) != leaves[index]:
+                    raise Rejected(Reason.WRONG_DIGEST, f"page {index} of {tile}")
+                pages[index] = page
+        except Rejected as refusal:
+            self._report(peer, refusal)
+
+    async def fetch_blocks(
+        self, first_height: Height, preferred: Iterable[PeerId] = ()
+    ) -> tuple[Blocks, PeerId] | None:
+        """Finalized blocks from a height upwards, unchecked, and who gave them; None when nobody has one."""
+        request = encode(GetBlocks(first_height, SYNC_BLOCKS_PER_ANSWER_MAX))
+        for peer in self._sources(preferred):
+            data = await self._ask(peer, SYNC, request)
+            if data is None:
+                continue
+            try:
+                answer = decode(Blocks, data, limit_bytes=FRAME_BYTES_MAX)
+            except Rejected as refusal:
+                self._report(peer, refusal)
+                continue
+            if answer.blocks:
+                return answer, peer
+        return None

@@ -1,0 +1,158 @@
+"""Being there: adverts, announcements, records in the distributed table, finding others, judging our own clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from consensus.events import ClockJudged
+from p2p.records import build_peer_record, peer_key, record_key
+from p2p.transport import PeerUnreachable, RequestFailed
+from protocol.ids import Height, PeerId, Round, peer_text, short
+from protocol.learning import Advert, RoundAnnouncement
+from protocol.rejection import Rejected
+
+if TYPE_CHECKING:
+    from node.node import Node
+
+log = structlog.get_logger()
+
+ADVERT_SECONDS = 30.0  # DESIGN 4
+GREETINGS_APART_SECONDS = 1.0  # adverts after new connections, at most
+RECORD_SECONDS = 12 * 3600.0  # libp2p.md 4: records are put again well before they die at 24 h
+LOOK_SECONDS = 2.0
+CONNECTIONS_WANTED = 32  # in a small network everybody knows everybody; gossip keeps large ones together
+ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
+FIND_SECONDS_MAX = 5.0
+
+
+class Presence:
+    """One node's standing in its network."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._greet = trio.Event()
+        self._clock_trusted = True
+        self._advert_ms = 0
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._advertise)
+            nursery.start_soon(self._look_around)
+            nursery.start_soon(self._keep_record)
+
+    def greet(self) -> None:
+        """Somebody new is there: tell them soon who we are."""
+        self._greet.set()
+
+    async def announce(self, number: Round) -> None:
+        """Tell owners that our learner takes part in a round."""
+        device = self._node.learning.device
+        await self._node.gossip.publish(RoundAnnouncement(number, device.device if device else "cpu"))
+
+    async def _advertise(self) -> None:
+        while True:
+            await self._node.gossip.publish(self._advert())
+            self._greet = trio.Event()
+            await trio.sleep(GREETINGS_APART_SECONDS)
+            with trio.move_on_after(ADVERT_SECONDS - GREETINGS_APART_SECONDS):
+                await self._greet.wait()
+
+    def _advert(self) -> Advert:
+        node = self._node
+        device = node.learning.device
+        statistics = node.engine.rounds.statistics()
+        learns = node.ground.settings.compute.learn
+        roles = (("member",) if node.me is not None else ()) + (("learner",) if learns else ())
+        return Advert(
+            addresses=node.transport.addresses[:8],
+            region=node.ground.settings.network.region,
+            roles=roles,
+            device=device.device if device else "",
+            tier=device.tier if device else 0,
+            memory_bytes=device.memory_bytes if device else 0,
+            flops_giga=device.float32_gigaflops if device else 0,
+            load_percent=100 if statistics.learning else 0,
+            tiles_held=len(node.ground.genesis_roots),
+            round=Round(statistics.round),
+            height=node.ground.ledger.tip() or Height(0),
+            time_ms=node.clock.now_ms(),
+        )
+
+    async def _look_around(self) -> None:
+        """Dial peers that adverts speak of, and judge our clock by theirs."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            connected = set(self._node.transport.connected_peers())
+            for peer, advert in list(self._node.inbound.adverts.items()):
+                if peer == self._node.ground.peer or peer in connected or len(connected) >= CONNECTIONS_WANTED:
+                    continue
+                if await self._dial(peer, advert.addresses):
+                    connected.add(peer)
+            await self._judge_clock()
+
+    async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
+        for address in addresses:
+            if not address.endswith(peer_text(peer)):
+                continue
+            try:
+                await self._node.transport.dial(address)
+                return True
+            except (PeerUnreachable, Rejected):
+                continue
+        self._node.inbound.adverts.pop(peer, None)  # not there any more; it will advertise again
+        return False
+
+    async def _judge_clock(self) -> None:
+        offset = self._node.transport.statistics().clock_offset_milliseconds
+        trusted = offset is None or abs(offset) * ROUND_SHARE_OF_CLOCK <= self._node.round_ms
+        if trusted != self._clock_trusted:
+            self._clock_trusted = trusted
+            if not trusted:
+                log.warning("our clock is off; we do not propose", offset_ms=offset, remedy="set the system's clock")
+            await self._node.reactor.post(ClockJudged(trusted, offset or 0))
+
+    async def _keep_record(self) -> None:
+        """Our peer record in the distributed table: put again long before it dies, with a raised sequence."""
+        node = self._node
+        while True:
+            while not node.transport.connected_peers():
+                await trio.sleep(1.0)
+            value = build_peer_record(node.ground.keys.node, node.clock.now_ms(), node.transport.addresses)
+            try:
+                await node.transport.put_record(peer_key(node.ground.peer), value)
+            except (RequestFailed, Rejected) as failure:
+                log.info("our peer record was not stored", why=str(failure))
+                await trio.sleep(ADVERT_SECONDS)
+                continue
+            await trio.sleep(RECORD_SECONDS)
+
+    async def provide(self) -> None:
+        """Say in the distributed table that we hold the data set and the model."""
+        network = self._node.ground.network
+        keys = [record_key("dataset", self._node.ground.genesis.datasets[0].root()), record_key("model", network)]
+        for key in keys:
+            with trio.move_on_after(FIND_SECONDS_MAX):
+                await self._node.transport.provide(key)
+
+    async def find_providers(self, key: str) -> tuple[PeerId, ...]:
+        """Peers that say they provide ``key``, connected to where possible."""
+        node = self._node
+        providers: tuple[PeerId, ...] = ()
+        if not node.transport.connected_peers():
+            return providers
+        with trio.move_on_after(FIND_SECONDS_MAX):
+            providers = await node.transport.find_providers(key)
+        for peer in providers:
+            if peer not in node.transport.connected_peers():
+                for address in node.transport.known_addresses(peer):
+                    try:
+                        await node.transport.dial(address)
+                        break
+                    except (PeerUnreachable, Rejected):
+                        continue
+        log.info("providers", key=key[-8:], peers=[short(peer) for peer in providers])
+        return providers

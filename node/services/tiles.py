@@ -1,0 +1,259 @@
+"""Merging, verifying and applying: the jobs that execution and rounds ask for, done in the tile thread.
+
+    VerifyHeads   fetch updates -> store them durably -> recompute roots -> HeadsVerified
+    StartMerge    collect payloads -> merge -> store the update durably -> MergesDone
+    Decide        fetch what is missing -> write the tile's next file -> TilesApplied
+    repair        a damaged tile file -> fetch the same version from peers, or derive it again
+
+Jobs of one kind that wait together are done together: one request for many blobs, one pass of the thread. Each kind has
+its own task, because an application must never wait for a verification whose update cannot be fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import structlog
+import trio
+
+from consensus.events import HeadsVerified, Merged, MergesDone, StartMerge, TilesApplied
+from node.ground import Ground
+from node.services.exchange import Exchange
+from node.tile_work import MergeJob
+from protocol.codec import decode
+from protocol.ids import Digest, TileId, Version
+from protocol.learning import SignedDelta
+from protocol.limits import FRAME_BYTES_MAX
+from protocol.rejection import Reason, Rejected
+from protocol.roster import Decided, Head
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+PostEvent = Callable[[HeadsVerified | MergesDone | TilesApplied], Awaitable[None]]
+UPDATES_BEFORE_TILE = (
+    8  # further behind than this, the tile itself costs less than its updates (each 10 to 16 times smaller)
+)
+RETRY_SECONDS = 1.0
+PARENT_PATIENCE_SECONDS = 10.0
+WAITING_MAX = 1024  # jobs of one kind; the engine asks for each head and slot once
+
+
+class TileService:
+    """Runs the tile thread of one node."""
+
+    def __init__(self, ground: Ground, exchange_of: Callable[[], Exchange], post: PostEvent) -> None:
+        self._ground = ground
+        self._exchange_of = exchange_of
+        self._post = post
+        self._thread = trio.CapacityLimiter(1)
+        self._verify_in, self._verify_out = trio.open_memory_channel[Head](WAITING_MAX * 64)
+        self._merge_in, self._merge_out = trio.open_memory_channel[StartMerge](WAITING_MAX * 64)
+        self._apply_in, self._apply_out = trio.open_memory_channel[Decided](WAITING_MAX * 64)
+        self._applied = trio.Condition()
+        self.fetched_tiles = 0
+        self.repaired_tiles = 0
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._verify_forever)
+            nursery.start_soon(self._merge_forever)
+            nursery.start_soon(self._apply_forever)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in the tile thread: the only place that may touch the tile store."""
+        return await trio.to_thread.run_sync(work, limiter=self._thread)
+
+    # -- what the reactor asks ------------------------------------------------------------------------------------------
+
+    def verify(self, heads: Iterable[Head]) -> None:
+        for head in heads:
+            self._verify_in.send_nowait(head)
+
+    def merge(self, request: StartMerge) -> None:
+        self._merge_in.send_nowait(request)
+
+    def apply(self, decided: Iterable[Decided]) -> None:
+        for each in decided:
+            self._apply_in.send_nowait(each)
+
+    # -- verifying ------------------------------------------------------------------------------------------------------
+
+    async def _verify_forever(self) -> None:
+        while True:
+            heads = await _take_all(self._verify_out)
+            parents = {head.tile: Version(head.version - 1) for head in heads}
+            with trio.move_on_after(PARENT_PATIENCE_SECONDS):
+                await self._wait_applied(parents)
+            missing = await self._exchange_of().ensure_blobs(
+                (head.update for head in heads), (head.proposer for head in heads)
+            )
+            ready = [(head, self._blob(head.update)) for head in heads if head.update not in missing]
+            jobs = [(head, update) for head, update in ready if update is not None]
+            verdicts = await self.in_thread(lambda: self._ground.work.verify(jobs))  # noqa: B023 - awaited here
+            unavailable = {head.digest() for head in heads} - {head.digest() for head, _ in jobs}
+            known = []
+            for (head, _), verdict in zip(jobs, verdicts, strict=True):
+                if verdict in (Reason.NOT_FOUND, Reason.TILE_CORRUPT):  # our own lack, not the head's fault
+                    unavailable.add(head.digest())
+                else:
+                    known.append((head.digest(), verdict))
+            await self._post(HeadsVerified(tuple(known), tuple(sorted(unavailable))))
+            for tile, version in parents.items():
+                await self._repair_if_damaged(tile, version)
+
+    async def _wait_applied(self, parents: dict[TileId, Version]) -> None:
+        """Wait until every parent is on disk: a head may be proposed while its parent is still being applied here."""
+        async with self._applied:
+            while any((self._ground.tiles.newest(tile) or 0) < version for tile, version in parents.items()):
+                await self._applied.wait()
+
+    def _blob(self, name: Digest) -> bytes | None:
+        try:
+            blob = self._ground.blobs.find(name)
+        except Rejected:
+            return None
+        return None if blob is None else bytes(blob)
+
+    # -- merging --------------------------------------------------------------------------------------------------------
+
+    async def _merge_forever(self) -> None:
+        while True:
+            requests = await _take_all(self._merge_out)
+            jobs, failed = [], []
+            for request in requests:
+                payloads = [(reference, self._payload(reference.delta)) for reference in request.deltas]
+                if any(payload is None for _, payload in payloads):
+                    failed.append((request.slot, "a delta that was given to us is no longer on our disk"))
+                    continue
+                jobs.append(MergeJob(request.slot, tuple((ref, data) for ref, data in payloads if data is not None)))
+            results = await self.in_thread(lambda: self._ground.work.merge(jobs))  # noqa: B023 - awaited here
+            merged = [result for result in results if not result.why]
+            names = self._ground.blobs.put_many(result.update for result in merged)
+            asked = {request.slot: request for request in requests}
+            await self._post(
+                MergesDone(
+                    merged=tuple(
+                        Merged(
+                            slot=result.slot,
+                            attempt=asked[result.slot].attempt,
+                            parent_root=asked[result.slot].parent_root,
+                            root=result.root,
+                            update=name,
+                            update_bytes=len(result.update),
+                            deltas=asked[result.slot].deltas,
+                        )
+                        for result, name in zip(merged, names, strict=True)
+                    ),
+                    failed=tuple(failed) + tuple((result.slot, result.why) for result in results if result.why),
+                    unusable=tuple(name for result in results for name in result.unusable),
+                )
+            )
+
+    def _payload(self, delta: Digest) -> bytes | None:
+        data = self._blob(delta)
+        return None if data is None else decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX).payload
+
+    # -- applying -------------------------------------------------------------------------------------------------------
+
+    async def _apply_forever(self) -> None:
+        while True:
+            decided = await _take_all(self._apply_out)
+            by_tile: dict[TileId, list[Decided]] = {}
+            for each in decided:
+                by_tile.setdefault(each.slot.tile, []).append(each)
+            quick = [chain for chain in by_tile.values() if len(chain) <= UPDATES_BEFORE_TILE]
+            await self._exchange_of().ensure_blobs(
+                (each.head.update for chain in quick for each in chain),
+                (each.head.proposer for chain in quick for each in chain),
+            )
+            await self._apply_updates(quick)
+            for tile, chain in by_tile.items():
+                while not await self._bring_up(tile, chain):
+                    log.warning(
+                        "tile is behind", tile=tile, version=chain[-1].slot.version, why="nobody gives its bytes"
+                    )
+                    await trio.sleep(RETRY_SECONDS)
+            async with self._applied:
+                self._applied.notify_all()
+            await self._post(TilesApplied(tuple(each.slot for each in decided)))
+
+    async def _apply_updates(self, chains: Iterable[Sequence[Decided]]) -> None:
+        """Apply, in one pass of the thread, every chain of updates that is complete here."""
+        jobs: list[tuple[Head, bytes]] = []
+        for chain in chains:
+            held = self._ground.tiles.newest(chain[0].slot.tile)
+            ahead = [each.head for each in chain if held is None or each.slot.version > held]
+            updates = [(head, data) for head in ahead if (data := self._blob(head.update)) is not None]
+            if updates and len(updates) == len(ahead) and held == ahead[0].version - 1:
+                jobs += updates
+        if not jobs:
+            return
+        try:
+            await self.in_thread(lambda: self._ground.work.apply(jobs))
+        except Rejected as refusal:  # a parent's file is damaged: those tiles are fetched whole
+            log.warning("a tile file is damaged", why=str(refusal))
+
+    async def _bring_up(self, tile: TileId, chain: Sequence[Decided]) -> bool:
+        """Get a tile to the last head of ``chain``, if its updates did not: by fetching its file."""
+        held = self._ground.tiles.newest(tile)
+        return (held is not None and held >= chain[-1].slot.version) or await self._adopt(tile, chain[-1].head)
+
+    async def _adopt(self, tile: TileId, head: Head) -> bool:
+        file = await self._exchange_of().fetch_tile(tile, head.root, [head.proposer])
+        if file is None:
+            return False
+        await self.in_thread(lambda: self._ground.work.adopt(tile, head.version, file, head.root))
+        self.fetched_tiles += 1
+        return True
+
+    # -- repairing ------------------------------------------------------------------------------------------------------
+
+    async def _repair_if_damaged(self, tile: TileId, version: Version) -> None:
+        """A version that should be held but is not, or no longer verifies, is fetched again."""
+
+        def is_whole() -> bool:
+            try:
+                self._ground.tiles.open(tile, version).verify()
+            except (LookupError, Rejected):
+                return False
+            return True
+
+        if (self._ground.tiles.newest(tile) or Version(0)) > version or await self.in_thread(is_whole):
+            return
+        await self.repair(tile)
+
+    async def repair(self, tile: TileId) -> bool:
+        """Make the decided version of a tile whole again; nothing else of the node stops meanwhile."""
+        at = self._ground.head_state().tiles[tile]
+
+        def is_whole() -> bool:
+            try:
+                self._ground.tiles.open(tile, at.version).verify()
+            except (LookupError, Rejected):
+                return False
+            return True
+
+        if await self.in_thread(is_whole):
+            return True
+        if at.head is None:
+            await self.in_thread(self._ground.work.ensure_genesis)
+        elif not await self._adopt(tile, at.head):
+            return False
+        self.repaired_tiles += 1
+        log.warning("tile repaired", tile=tile, version=at.version)
+        async with self._applied:
+            self._applied.notify_all()
+        return True
+
+
+async def _take_all(channel: trio.MemoryReceiveChannel[Any]) -> list[Any]:
+    """The next thing, and whatever else waits behind it."""
+    things = [await channel.receive()]
+    while True:
+        try:
+            things.append(channel.receive_nowait())
+        except trio.WouldBlock:
+            return things

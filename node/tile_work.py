@@ -1,0 +1,204 @@
+"""Tile arithmetic: merge deltas, verify heads, apply updates. Where `compute` and `storage` meet.
+
+One thread does all of it, one job after another, and it alone touches the tile store; blobs are handed in and out by the
+event loop. So neither store needs a lock, and the loop stays free to answer peers.
+
+    merge    deltas -> pseudo-gradient -> published update -> next state -> root
+    verify   parent state + update     -> next state -> root == head.root ?
+    apply    next state                -> the tile's next file, durable
+
+A state that was computed for a merge or a verification is remembered until it is applied, so that each update is applied
+once. What is remembered is bounded in bytes; what was forgotten is computed again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compute.delta.codec import decode, encode
+from compute.delta.decoded import DecodedDelta
+from compute.merge import MergeRule, merge
+from compute.model.genesis import genesis_tile
+from compute.model.tiling import Tile, TileMap
+from compute.outer import OuterRule, apply_update, initial_state
+from protocol.genesis import MILLION, Genesis, LearningRule
+from protocol.ids import Digest, TileId, Version
+from protocol.limits import MIB, TILE_VERSIONS_KEPT
+from protocol.rejection import InvariantBroken, Reason, Rejected
+from protocol.roster import DeltaRef, Head, Slot
+from storage.io.tile_store import TileStore
+from storage.tile_format import tile_block
+
+REMEMBERED_BYTES_MAX = 512 * MIB  # states between verification and application; the devnet's whole model is 10 MiB
+
+
+def outer_rule(rule: LearningRule) -> OuterRule:
+    """The outer optimiser that a genesis names."""
+    return OuterRule(
+        name=rule.outer_rule,
+        rate=Fraction(rule.outer_rate_micro, MILLION),
+        momentum=Fraction(rule.outer_momentum_micro, MILLION),
+    )
+
+
+def merge_rule(rule: LearningRule) -> MergeRule:
+    """The merge that a genesis names."""
+    return MergeRule(name=rule.merge_rule, clip_multiple=Fraction(rule.clip_multiple_micro, MILLION))
+
+
+def matrices_of(tile: Tile) -> tuple[tuple[int, int], ...]:
+    """The shapes of the matrices that lie in a tile, in order: the codec codes their rows and columns by density.
+
+    Whoever makes an update again must pass the same, or its bytes differ; decoding needs nothing.
+    """
+    return tuple((segment.rows, segment.columns) for segment in tile.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeJob:
+    """The deltas of one slot, with their payloads."""
+
+    slot: Slot
+    deltas: tuple[tuple[DeltaRef, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """The update to publish and the root after applying it; or why there is none and which deltas are to blame."""
+
+    slot: Slot
+    update: bytes
+    root: Digest
+    why: str = ""
+    unusable: tuple[Digest, ...] = ()
+
+
+class TileWork:
+    """The thread's side. Every method is synchronous and is called from one thread at a time."""
+
+    def __init__(self, genesis: Genesis, store: TileStore) -> None:
+        self._genesis = genesis
+        self._store = store
+        self._rule = genesis.learning
+        self._outer = outer_rule(genesis.learning)
+        self._merge_rule = merge_rule(genesis.learning)
+        self.tile_map = TileMap.from_shape(genesis.model, genesis.tile_bytes)
+        self._remembered: OrderedDict[tuple[TileId, Digest], bytes] = OrderedDict()
+        self._remembered_bytes = 0
+
+    def ensure_genesis(self) -> dict[TileId, Digest]:
+        """Version 0 of every tile for which nothing is held; returns the genesis root of every tile."""
+        roots = {}
+        for tile_id in self.tile_map.ids:
+            weights = genesis_tile(self._genesis.model, self.tile_map, self._genesis.model_seed, tile_id)
+            block, root = self._block(tile_id, initial_state(weights, self._outer))
+            roots[tile_id] = root
+            if self._store.newest(tile_id) is None:
+                self._store.put(tile_id, Version(0), block, root)
+        return roots
+
+    def check_payload(self, tile_id: TileId, payload: bytes) -> None:
+        """Check that a delta's payload decodes for its tile; raises ``Rejected``."""
+        decode(payload, self.tile_map.tile(tile_id).values)
+
+    def merge(self, jobs: Iterable[MergeJob]) -> list[MergeResult]:
+        """Merge each slot's deltas and compute the next state."""
+        return [self._merge(job) for job in jobs]
+
+    def _merge(self, job: MergeJob) -> MergeResult:
+        tile_id, version = job.slot
+        values = self.tile_map.tile(tile_id).values
+        contributions: list[tuple[bytes, int, DecodedDelta]] = []
+        unusable = []
+        for reference, payload in job.deltas:
+            try:
+                contributions.append((reference.learner, reference.weight, decode(payload, values)))
+            except Rejected:
+                unusable.append(reference.delta)
+        try:
+            if unusable:
+                raise Rejected(Reason.BAD_DELTA, f"{len(unusable)} of {len(job.deltas)} deltas do not decode")
+            gradient = merge(contributions, self._merge_rule).gradient_N
+            update = encode(gradient, self._rule.update_pipeline, matrices_of(self.tile_map.tile(tile_id)))
+            root = self._next(tile_id, Version(version - 1), update)
+        except (Rejected, LookupError) as refusal:
+            return MergeResult(job.slot, b"", Digest(bytes(32)), str(refusal), tuple(unusable))
+        return MergeResult(job.slot, update, root)
+
+    def verify(self, heads: Sequence[tuple[Head, bytes]]) -> list[Reason | None]:
+        """For each head and its update: None when applying the update to the parent gives the head's root."""
+        verdicts: list[Reason | None] = []
+        for head, update in heads:
+            try:
+                root = self._next(head.tile, Version(head.version - 1), update, parent_root=head.parent_root)
+                verdicts.append(None if root == head.root else Reason.WRONG_ROOT)
+            except Rejected as refusal:
+                verdicts.append(refusal.reason)
+        return verdicts
+
+    def apply(self, heads: Sequence[tuple[Head, bytes]]) -> None:
+        """Make the next version of each head's tile durable. The heads are final.
+
+        Raises ``InvariantBroken`` when a final head's update gives another root: the roster agreed on something that we
+        cannot reproduce, and going on would spread it.
+        """
+        wave: dict[TileId, Head] = {}  # one version a tile: written together, with few syncs
+        for head, update in heads:
+            if head.tile in wave:
+                self._put(wave)
+            if (head.tile, head.root) not in self._remembered:
+                root = self._next(head.tile, Version(head.version - 1), update, parent_root=head.parent_root)
+                if root != head.root:
+                    raise InvariantBroken(f"the final head of {head.slot} gives another root here")
+            wave[head.tile] = head
+        self._put(wave)
+
+    def _put(self, wave: dict[TileId, Head]) -> None:
+        self._store.put_many(
+            (head.tile, head.version, self._forget(head.tile, head.root), head.root) for head in wave.values()
+        )
+        for tile_id in wave:
+            self._store.prune(tile_id, TILE_VERSIONS_KEPT)
+        wave.clear()
+
+    def adopt(self, tile_id: TileId, version: Version, file: bytes, root: Digest) -> None:
+        """Keep a tile's file that was fetched and verified against a final root."""
+        self._store.put(tile_id, version, file, root)
+        self._store.prune(tile_id, TILE_VERSIONS_KEPT)
+
+    def _next(self, tile_id: TileId, parent: Version, update: bytes, parent_root: Digest | None = None) -> Digest:
+        """Apply an update to a held version; remember the result; return its root."""
+        try:
+            tile = self._store.open(tile_id, parent)
+        except LookupError:
+            raise Rejected(Reason.NOT_FOUND, f"{tile_id}@{parent} is not held here") from None
+        if parent_root is not None and tile.root != parent_root:
+            raise Rejected(Reason.WRONG_PARENT, f"{tile_id}@{parent}")
+        state = np.frombuffer(tile.state, np.float32).reshape(tile.planes, tile.values)
+        following = apply_update(state, update, self._outer, Version(parent + 1))
+        block, root = self._block(tile_id, following)
+        self._remember(tile_id, root, block)
+        return root
+
+    def _block(self, tile_id: TileId, state: NDArray[np.float32]) -> tuple[bytes, Digest]:
+        return tile_block(tile_id, np.ascontiguousarray(state).data.cast("B"), *state.shape)
+
+    def _remember(self, tile_id: TileId, root: Digest, block: bytes) -> None:
+        if (tile_id, root) in self._remembered:
+            return
+        self._remembered[tile_id, root] = block
+        self._remembered_bytes += len(block)
+        while self._remembered_bytes > REMEMBERED_BYTES_MAX and len(self._remembered) > 1:
+            _, dropped = self._remembered.popitem(last=False)
+            self._remembered_bytes -= len(dropped)
+
+    def _forget(self, tile_id: TileId, root: Digest) -> bytes:
+        block = self._remembered.pop((tile_id, root))
+        self._remembered_bytes -= len(block)
+        return block

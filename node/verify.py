@@ -1,0 +1,191 @@
+"""``nocknode tiles verify``: derive everything again from genesis, and compare.
+
+    genesis weights  -> root of version 0
+    each final head, in order of the ledger:
+        certificate and chain of headers            (check_chain)
+        body on the state before it                 (HeadRules.apply_body: signatures, owners, exactly-once deltas)
+        deltas, where this node holds them all      merge again: the same update bytes
+        update                                      apply again: the head's root
+    every tile file on disk                         all pages against the root of its version
+
+A newcomer holds the newest tiles but not every old update. For a tile whose update is missing, derivation goes on from the next
+version whose file is held: that file's root is certified by a final block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compute.delta.codec import decode as decode_delta
+from compute.delta.codec import encode as encode_delta
+from compute.merge import merge
+from compute.model.genesis import genesis_tile
+from compute.outer import apply_update, initial_state
+from consensus.finality.core import check_chain
+from consensus.heads import HeadRules, HeadState
+from node.config import load_settings
+from node.ground import Ground, open_ground
+from node.tile_work import matrices_of, merge_rule, outer_rule
+from protocol.codec import decode
+from protocol.finality import Body, Certificate, ChainId, FinalizedBlock, Header
+from protocol.ids import Height, TileId, Version
+from protocol.learning import SignedDelta
+from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
+from protocol.rejection import Rejected
+from protocol.roster import Head
+from storage.tile_format import tile_root
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What was derived and compared. ``problems`` are sentences; empty when everything holds."""
+
+    blocks: int = 0
+    heads: int = 0
+    roots_derived: int = 0  # by applying an update to the state before it
+    roots_not_derivable: int = 0  # their update is not held here
+    merges_derived: int = 0  # from all their deltas, to the same update bytes
+    merges_not_derivable: int = 0  # some delta is not held here
+    files_verified: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify_tiles(data_dir: Path, progress: Progress) -> VerifyReport:
+    """Verify the data directory of a node that is not running. Raises as ``open_ground`` does."""
+    ground = open_ground(load_settings(data_dir))
+    try:
+        return _Verification(ground, progress).run()
+    finally:
+        ground.close()
+
+
+class _Verification:
+    def __init__(self, ground: Ground, progress: Progress) -> None:
+        self._ground = ground
+        self._progress = progress
+        self._report = VerifyReport()
+        rule = ground.genesis.learning
+        self._outer, self._merge_rule, self._update_pipeline = outer_rule(rule), merge_rule(rule), rule.update_pipeline
+        self._map = ground.work.tile_map
+        self._states: dict[TileId, NDArray[np.float32] | None] = {}
+
+    def run(self) -> VerifyReport:
+        self._derive_genesis()
+        self._derive_chain()
+        self._verify_files()
+        return self._report
+
+    def _problem(self, sentence: str) -> None:
+        self._report.problems.append(sentence)
+
+    def _derive_genesis(self) -> None:
+        genesis = self._ground.genesis
+        for tile in self._map.ids:
+            weights = genesis_tile(genesis.model, self._map, genesis.model_seed, tile)
+            self._states[tile] = initial_state(weights, self._outer)
+            if self._root(tile) != self._ground.genesis_roots[tile]:
+                self._problem(f"{tile}: its genesis weights give another root than at the last start")
+
+    def _root(self, tile: TileId) -> bytes | None:
+        state = self._states[tile]
+        return None if state is None else tile_root(tile, np.ascontiguousarray(state).data.cast("B"), *state.shape)
+
+    def _derive_chain(self) -> None:
+        ground = self._ground
+        tip = ground.ledger.tip() or Height(0)
+        chain, rules = ChainId.of(ground.network), ground.head_rules()
+        state = HeadState.genesis(ground.genesis_roots.items())
+        run: list[FinalizedBlock] = []
+        for height in range(1, tip + 1):
+            self._progress(height, tip, f"block {height}")
+            stored = ground.ledger.find(Height(height))
+            if stored is None:
+                self._problem(f"block {height} is not in the ledger")
+                return
+            certificate = decode(Certificate, stored.certificate, limit_bytes=64 * KIB) if stored.certificate else None
+            run.append(FinalizedBlock(decode(Header, stored.header, limit_bytes=4 * KIB), stored.body, certificate))
+            if certificate is None:
+                continue
+            try:
+                for block in check_chain(run, ground.roster, chain):
+                    state = self._derive_block(rules, state, block)
+            except Rejected as refusal:
+                self._problem(f"block {height}: {refusal}")
+                return
+            run.clear()
+
+    def _derive_block(self, rules: HeadRules, state: HeadState, block: FinalizedBlock) -> HeadState:
+        body = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX)
+        following = rules.apply_body(state, body)
+        if following.root() != block.header.state_root:
+            self._problem(f"block {block.header.height} gives another state root than its header says")
+        self._report.blocks += 1
+        for head in body.heads:
+            self._report.heads += 1
+            self._derive_merge(head)
+            self._derive_root(head)
+        return following
+
+    def _find(self, name: bytes) -> bytes | None:
+        try:
+            blob = self._ground.blobs.find(name)  # type: ignore[arg-type]  # a digest
+        except Rejected as refusal:
+            self._problem(str(refusal))
+            return None
+        return None if blob is None else bytes(blob)
+
+    def _derive_merge(self, head: Head) -> None:
+        contributions = []
+        tile = self._map.tile(head.tile)
+        for reference in head.deltas:
+            data = self._find(reference.delta)
+            if data is None:
+                self._report.merges_not_derivable += 1
+                return
+            signed = decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX)
+            contributions.append((reference.learner, reference.weight, decode_delta(signed.payload, tile.values)))
+        gradient = merge(contributions, self._merge_rule).gradient_N
+        if encode_delta(gradient, self._update_pipeline, matrices_of(tile)) != self._find(head.update):
+            self._problem(f"{head.slot}: merging its deltas gives another update than its owner published")
+        self._report.merges_derived += 1
+
+    def _derive_root(self, head: Head) -> None:
+        update = self._find(head.update)
+        state = self._states[head.tile]
+        if update is not None and state is not None:
+            self._states[head.tile] = apply_update(state, update, self._outer, Version(head.version))
+            self._report.roots_derived += 1
+            if self._root(head.tile) != head.root:
+                self._problem(f"{head.slot}: applying its update gives another root than was decided")
+            return
+        self._report.roots_not_derivable += 1
+        self._states[head.tile] = None
+        held = self._ground.tiles.find(head.tile, head.version)
+        if held is not None and held.root == head.root:
+            tile = self._ground.tiles.open(head.tile, head.version)
+            self._states[head.tile] = np.frombuffer(tile.state, np.float32).reshape(tile.planes, tile.values).copy()
+
+    def _verify_files(self) -> None:
+        decided = self._ground.head_state().tiles
+        held = self._ground.tiles.held()
+        for number, each in enumerate(held, 1):
+            self._progress(number, len(held), f"file of {each.tile_id}")
+            try:
+                self._ground.tiles.open(each.tile_id, each.version).verify()
+            except (Rejected, LookupError) as error:
+                self._problem(str(error))
+                continue
+            at = decided[each.tile_id]
+            if each.version == at.version and each.root != at.root:
+                self._problem(f"{each.tile_id}@{each.version}: its file has another root than was decided")
+            self._report.files_verified += 1
+        for tile, at in decided.items():
+            if self._ground.tiles.find(tile, at.version) is None:
+                self._problem(f"{tile}@{at.version} was decided, but its file is not here")

@@ -1,0 +1,209 @@
+"""What the outside may see of a running node: projections of state and statistics, made when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.core import Metric
+
+from compute import tokenizer
+from compute.jobs import Token
+from node.api.view import Facts
+from node.metrics import node_metrics
+from node.records import lagging_json
+from protocol.ids import peer_text, short
+from protocol.rejection import Reason, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from node.node import Node
+
+VERIFIED_SECONDS_MAX = 60.0  # health: something was verified in the last minute (a guess: thirty idle blocks)
+
+
+class View:
+    """The API's side of a node (``node.api.view.NodeView``)."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def status(self) -> Facts:
+        node = self._node
+        ground, roster = node.ground, node.ground.roster
+        rounds = node.engine.rounds.statistics()
+        finality = node.engine.finality.statistics()
+        wire = node.transport.statistics()
+        connected = node.transport.connected_peers()
+        device = node.learning.device
+        reachable = sum(member.node == ground.peer or member.node in connected for member in roster.members)
+        state, detail = self._state()
+        return {
+            "peer": peer_text(ground.peer),
+            "short": short(ground.peer),
+            "network": ground.genesis.network_name,
+            "network_id": ground.network.hex(),
+            "state": state,
+            "detail": detail,
+            "member": node.me is not None,
+            "roster": len(roster.members),
+            "reachable": reachable,
+            "quorum": next(n for n in range(1, len(roster.members) + 1) if roster.is_quorum(n)),
+            "connected": len(connected),
+            "round": rounds.round,
+            "rounds": rounds.rounds_closed,
+            "height": ground.ledger.tip() or 0,
+            "view": finality.view,
+            "tokens": node.learning.record.tokens_total,
+            "tokens_per_second": round(node.learning.tokens_per_second, 1),
+            "val_loss": node.records.latest_loss(),
+            "tiles": len(ground.genesis_roots),
+            "tiles_owned": sum(node.owner(tile) == ground.peer for tile in ground.genesis_roots),
+            "lagging": [lagging_json(each) for each in node.lagging],
+            "takeovers": rounds.takeovers,
+            "rejected": dict(sorted(node.inbound.rejected.items())),
+            "bytes_sent": wire.bytes_sent_total,
+            "bytes_received": wire.bytes_received_total,
+            "device": device.device if device else "",
+            "tier": device.tier if device else 0,
+            "uptime_seconds": (node.clock.monotonic_ms() - node.started_ms) / 1000,
+            "verified_seconds_ago": self._verified_seconds_ago(),
+            "storage_bytes": ground.tiles.bytes_used + ground.blobs.bytes_used,
+            "version": version("nocknode"),
+        }
+
+    def _state(self) -> tuple[str, str]:
+        node = self._node
+        rounds = node.engine.rounds.statistics()
+        if node.phase != "running":
+            return node.phase, {"syncing": "connecting and catching up"}.get(node.phase, node.phase)
+        if rounds.stalled:
+            return "stalled", rounds.stalled
+        if rounds.done:
+            return "done", f"{rounds.rounds_closed} rounds are over; still serving"
+        if rounds.learning:
+            step, steps = node.learning.step or (0, 0)
+            return "learning", f"round {rounds.round}, step {step} of {steps}"
+        if rounds.candidate_deltas:
+            return "merging", f"round {rounds.round}: {len(rounds.undecided)} tiles are undecided"
+        return "waiting", f"round {rounds.round}: {len(rounds.undecided)} tiles are undecided"
+
+    def _verified_seconds_ago(self) -> float | None:
+        node = self._node
+        return None if node.verified_ms is None else (node.clock.monotonic_ms() - node.verified_ms) / 1000
+
+    def rounds(self) -> Sequence[Facts]:
+        node = self._node
+        sent = node.transport.statistics().bytes_sent_total
+        return [record.as_json(len(node.ground.genesis_roots), sent) for record in node.records.all()]
+
+    def round_slots(self, round: int) -> Facts | None:
+        node = self._node
+        record = node.records.find(round)
+        if record is None:
+            return None
+        slots = {}
+        for tile, decided in sorted(record.heads.items()):
+            held = node.ground.tiles.find(tile, decided.slot.version)
+            root = held.root if held is not None else record.applied.get(tile, (None, b""))[1]
+            slots[tile] = [decided.slot.version, root.hex()]
+        return {"round": round, "slots": slots}
+
+    def tiles(self) -> Sequence[Facts]:
+        node = self._node
+        rows = []
+        for tile, at in sorted(node.engine.execution.state.tiles.items()):
+            rows.append(
+                {
+                    "tile": tile,
+                    "version": at.version,
+                    "root": at.root.hex(),
+                    "owner": short(node.owner(tile)),
+                    "attempt": at.head.attempt if at.head else 0,
+                    "round": at.head.round if at.head else 0,
+                    "values": node.ground.work.tile_map.tile(tile).values,
+                    "deltas": len(at.head.deltas) if at.head else 0,
+                    "tokens": at.head.tokens if at.head else 0,
+                }
+            )
+        return rows
+
+    def peers(self) -> Sequence[Facts]:
+        node = self._node
+        connected = set(node.transport.connected_peers())
+        wire = node.transport.statistics()
+        now = node.clock.now_ms()
+        known = connected | set(node.inbound.adverts) | {member.node for member in node.ground.roster.members}
+        rows = []
+        for peer in sorted(known - {node.ground.peer}):
+            advert = node.inbound.adverts.get(peer)
+            rows.append(
+                {
+                    "peer": peer_text(peer),
+                    "short": short(peer),
+                    "addresses": list(advert.addresses if advert else node.transport.known_addresses(peer)),
+                    "connected": peer in connected,
+                    "member": node.ground.roster.find_index(peer) is not None,
+                    "rtt_ms": wire.round_trip_milliseconds.get(peer),
+                    "clock_offset_ms": wire.clock_offset_milliseconds,
+                    "score": -node.blamed[peer],
+                    "region": advert.region if advert else "",
+                    "device": advert.device if advert else "",
+                    "round": advert.round if advert else None,
+                    "height": advert.height if advert else None,
+                    "advert_age_ms": now - advert.time_ms if advert else None,
+                }
+            )
+        return rows
+
+    def health(self) -> tuple[bool, Sequence[str]]:
+        state, detail = self._state()
+        reasons = []
+        if state in ("booting", "syncing", "stalled", "stopping"):
+            reasons.append(f"{state}: {detail}")
+        ago = self._verified_seconds_ago()
+        if ago is None:
+            reasons.append("nothing was verified since the start")
+        elif ago > VERIFIED_SECONDS_MAX:
+            reasons.append(f"nothing was verified for {ago:.0f} s")
+        return not reasons, reasons
+
+    def metrics(self) -> Iterable[Metric]:
+        return self._metrics()
+
+    def _metrics(self) -> Iterator[Metric]:
+        node = self._node
+        parts = {
+            "rounds": node.engine.rounds.statistics(),
+            "finality": node.engine.finality.statistics(),
+            "execution": node.engine.execution.statistics(),
+            "tiles": node.ground.tiles.statistics(),
+            "blobs": node.ground.blobs.statistics(),
+            "worker": node.learning.worker.statistics(),
+        }
+        yield from node_metrics(self.status(), parts)
+
+    @asynccontextmanager
+    async def generate(
+        self, prompt: str, tokens_max: int, temperature: float, seed: int
+    ) -> AsyncIterator[AsyncIterator[str]]:
+        node = self._node
+        if node.learning.device is None:
+            raise Rejected(Reason.BUSY, "this node has no worker to generate with; start it without --no-learn")
+        async with node.learning.generate(tokenizer.encode(prompt), tokens_max, temperature, seed) as replies:
+            yield _texts(replies)
+
+    def request_stop(self) -> None:
+        self._node.stop_requested.set()
+
+
+async def _texts(replies: Any) -> AsyncIterator[str]:
+    """Pieces of text from a worker's replies, one a token."""
+    decoder = tokenizer.StreamDecoder()
+    async for reply in replies:
+        if isinstance(reply, Token):
+            yield decoder.push(reply.token)
+    yield decoder.finish()

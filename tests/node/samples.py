@@ -1,0 +1,135 @@
+"""A node that says the same things every time: what the API and the commands are tested with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+from prometheus_client.core import Metric
+
+from node.metrics import node_metrics
+from protocol.rejection import Reason, Rejected
+
+STATUS: dict[str, Any] = {
+    "peer": "12D3KooWCJFazMChEnEkaVixnUhjUskW9yLqgtynekEF13VJ28wW",
+    "short": "VJ28wW",
+    "network": "testnet",
+    "network_id": "ab" * 32,
+    "state": "learning",
+    "detail": "Takes step 12 of 30.",
+    "member": True,
+    "roster": 4,
+    "reachable": 3,
+    "quorum": 3,
+    "connected": 3,
+    "round": 7,
+    "rounds": 6,
+    "height": 31,
+    "view": 40,
+    "tokens": 123_456,
+    "tokens_per_second": 812.5,
+    "val_loss": 2.561,
+    "tiles": 38,
+    "tiles_owned": 9,
+    "lagging": [{"tile": "trunk/0", "version": 6, "round": 6, "reason": "no delta came"}],
+    "takeovers": 2,
+    "rejected": {"stale_base": 3},
+    "bytes_sent": 1_000_000,
+    "bytes_received": 2_000_000,
+    "device": "cpu",
+    "tier": 0,
+    "uptime_seconds": 61.5,
+    "verified_seconds_ago": 1.25,
+    "storage_bytes": 5_000_000,
+    "version": "0.1.0",
+}
+TILE = {
+    "tile": "trunk/0",
+    "version": 6,
+    "root": "cd" * 32,
+    "owner": "VJ28wW",
+    "attempt": 0,
+    "round": 6,
+    "values": 65_536,
+    "deltas": 4,
+    "tokens": 8_192,
+}
+PEER = {
+    "peer": STATUS["peer"],
+    "short": "VJ28wW",
+    "addresses": ["/ip4/127.0.0.1/tcp/4001/p2p/" + STATUS["peer"]],
+    "connected": True,
+    "member": True,
+    "rtt_ms": 0.8,
+    "clock_offset_ms": -3,
+    "score": 12,
+    "region": "local",
+    "device": "cpu",
+    "round": 7,
+    "height": 31,
+}
+ROUND = {"round": 6, "opened_ms": 1000, "closed_ms": 9000, "tiles_advanced": 37, "tiles": 38}
+
+
+@dataclass(frozen=True, slots=True)
+class PartStatistics:
+    """As a part of the node would tell them."""
+
+    jobs_done: int = 5
+    name: str = "not a number"
+
+
+class FakeNode:
+    """Implements `node.api.view.NodeView`. It generates the prompt's words back, then counts who left early."""
+
+    def __init__(self) -> None:
+        self.is_healthy = True
+        self.is_busy = False
+        self.is_stopping = False
+        self.generations_open = 0
+        self.waits_for_ever = False
+
+    def status(self) -> dict[str, Any]:
+        return STATUS
+
+    def rounds(self) -> list[dict[str, Any]]:
+        return [ROUND]
+
+    def round_slots(self, round: int) -> dict[str, Any] | None:
+        return {"round": round, "slots": {"trunk/0": [6, "cd" * 32]}} if round == 6 else None
+
+    def tiles(self) -> list[dict[str, Any]]:
+        return [TILE]
+
+    def peers(self) -> list[dict[str, Any]]:
+        return [PEER]
+
+    def health(self) -> tuple[bool, list[str]]:
+        return self.is_healthy, [] if self.is_healthy else ["Fewer than a quorum of the roster answer."]
+
+    def metrics(self) -> Iterable[Metric]:
+        return node_metrics(STATUS, {"worker": PartStatistics()})
+
+    @asynccontextmanager
+    async def generate(
+        self, prompt: str, tokens_max: int, temperature: float, seed: int
+    ) -> AsyncIterator[AsyncIterator[str]]:
+        if self.is_busy:
+            raise Rejected(Reason.BUSY, "four texts are being written; try again")
+        self.generations_open += 1
+        try:
+            yield self._pieces(prompt.split()[:tokens_max])
+        finally:
+            self.generations_open -= 1
+
+    async def _pieces(self, words: list[str]) -> AsyncIterator[str]:
+        for word in words:
+            yield word + " "
+        if self.waits_for_ever:
+            await trio.sleep_forever()
+
+    def request_stop(self) -> None:
+        self.is_stopping = True

@@ -1,0 +1,277 @@
+"""The API over real sockets: what it tells, whom it refuses, and that it ends what nobody waits for."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from node.api.handlers import BODY_BYTES_MAX
+from node.api.server import ApiAddress, serve_api
+from node.data_directory import DataDirectory
+from tests.node.samples import PEER, ROUND, STATUS, TILE, FakeNode
+
+PROMPT = {"prompt": "to be or not", "tokens_max": 3, "temperature": 0.5, "seed": 1}
+
+
+@dataclass
+class Served:
+    """A running API: its node, address, and clients."""
+
+    node: FakeNode
+    places: DataDirectory
+    address: ApiAddress
+    tcp: httpx.AsyncClient  # no token
+    unix: httpx.AsyncClient
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.places.api_token.read_text().strip()}"}
+
+
+def serve(root: Path, conversation: Callable[[Served], Awaitable[None]]) -> None:
+    """Run the API on a port of the system's choice for one conversation."""
+
+    async def main() -> None:
+        node, places = FakeNode(), DataDirectory(root)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                address: ApiAddress = await nursery.start(
+                    serve_api, node, places, "127.0.0.1:0", STATUS["peer"], PEER["addresses"]
+                )
+                over_unix = httpx.AsyncHTTPTransport(uds=str(address.socket))
+                async with (
+                    httpx.AsyncClient(base_url=address.url, trust_env=False) as tcp,
+                    httpx.AsyncClient(base_url="http://node", transport=over_unix) as unix,
+                ):
+                    await conversation(Served(node, places, address, tcp, unix))
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_reads_answer_with_facts(tmp_path):
+    """Every read is JSON of what the node says, the same over loopback and the unix socket."""
+
+    async def conversation(served: Served) -> None:
+        for client in (served.tcp, served.unix):
+            assert (await client.get("/status")).json() == STATUS
+            assert (await client.get("/rounds")).json() == [ROUND]
+            assert (await client.get("/rounds/6")).json() == {"round": 6, "slots": {"trunk/0": [6, "cd" * 32]}}
+            assert (await client.get("/tiles")).json() == [TILE]
+            assert (await client.get("/peers")).json() == [PEER]
+            assert (await client.get("/health")).json() == {"healthy": True, "reasons": []}
+
+    serve(tmp_path, conversation)
+
+
+def test_what_is_not_there_is_404_with_a_sentence(tmp_path):
+    """Unknown rounds, paths and methods are answered with what there is."""
+
+    async def conversation(served: Served) -> None:
+        answer = await served.tcp.get("/rounds/99")
+        assert answer.status_code == 404
+        assert answer.json()["error"]["code"] == "not_found"
+        assert "GET /status" in (await served.tcp.get("/nothing")).json()["error"]["message"]
+        assert (await served.tcp.post("/status")).status_code == 405
+
+    serve(tmp_path, conversation)
+
+
+def test_an_unhealthy_node_says_why_with_503(tmp_path):
+    """Health is for machines too: the status code tells it."""
+
+    async def conversation(served: Served) -> None:
+        served.node.is_healthy = False
+        answer = await served.tcp.get("/health")
+        assert answer.status_code == 503
+        assert answer.json()["reasons"] == ["Fewer than a quorum of the roster answer."]
+
+    serve(tmp_path, conversation)
+
+
+def test_metrics_are_prometheus_text(tmp_path):
+    """/metrics has the format's content type and our names."""
+
+    async def conversation(served: Served) -> None:
+        answer = await served.tcp.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert "nocknode_round 7.0" in answer.text
+
+    serve(tmp_path, conversation)
+
+
+def test_changes_need_the_token_or_the_unix_socket(tmp_path):
+    """Without token a change is refused; with it, or through the socket of mode 0600, it happens."""
+
+    async def conversation(served: Served) -> None:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer ü".encode()}):
+            assert (await served.tcp.post("/stop", headers=headers)).status_code == 403
+        assert not served.node.is_stopping
+        assert (await served.tcp.post("/stop", headers=served.bearer)).status_code == 202
+        assert served.node.is_stopping
+        served.node.is_stopping = False
+        assert (await served.unix.post("/stop")).status_code == 202
+        assert served.node.is_stopping
+        assert stat.S_IMODE(served.places.api_socket.stat().st_mode) == 0o600
+        assert stat.S_IMODE(served.places.api_token.stat().st_mode) == 0o600
+
+    serve(tmp_path, conversation)
+
+
+def test_pages_of_other_origins_are_refused(tmp_path):
+    """A browser that was led here by another name or page gets nothing, not even reads."""
+
+    async def conversation(served: Served) -> None:
+        own = served.address.url
+        refused = [
+            {"host": "attacker.example"},
+            {"host": "127.0.0.1.attacker.example:80"},
+            {"host": ""},
+            {"origin": "http://attacker.example"},
+            {"origin": "null"},
+            {"origin": "http://127.0.0.1:1"},
+        ]
+        for headers in refused:
+            assert (await served.tcp.get("/status", headers=headers)).status_code == 403, headers
+        for headers in ({"origin": own}, {"host": "localhost:5"}, {"host": "localhost"}):
+            assert (await served.tcp.get("/status", headers=headers)).status_code == 200, headers
+
+    serve(tmp_path, conversation)
+
+
+def events(text: str) -> list[dict[str, object]]:
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+
+
+def test_a_generation_is_streamed_to_its_end(tmp_path):
+    """Pieces come as events; the last one says how many tokens, and of which round's model."""
+
+    async def conversation(served: Served) -> None:
+        answer = await served.tcp.post("/generate", json=PROMPT, headers=served.bearer)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert events(answer.text) == [
+            {"text": "to "},
+            {"text": "be "},
+            {"text": "or "},
+            {"done": True, "tokens": 3, "round": 7},
+        ]
+        assert served.node.generations_open == 0
+
+    serve(tmp_path, conversation)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"prompt": 5}',
+        b'{"prompt": "a", "tokens_max": 0}',
+        b'{"prompt": "a", "temperature": -1}',
+        b'{"prompt": "a", "seed": -1}',
+        b'{"prompt": "a", "top": 1}',
+        b"\xff",
+    ],
+)
+def test_a_malformed_request_is_refused(tmp_path, body):
+    """What is no request for text is 400 with a sentence."""
+
+    async def conversation(served: Served) -> None:
+        answer = await served.unix.post("/generate", content=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "bad_argument"
+
+    serve(tmp_path, conversation)
+
+
+def test_a_body_over_the_bound_is_refused(tmp_path):
+    """No more than the bound is kept of a body."""
+
+    async def conversation(served: Served) -> None:
+        answer = await served.unix.post("/generate", content=b" " * (BODY_BYTES_MAX + 1))
+        assert answer.status_code == 413
+
+    serve(tmp_path, conversation)
+
+
+def test_a_busy_node_says_so_before_the_stream_begins(tmp_path):
+    """What is refused before the first piece is an answer with a status, not a broken stream."""
+
+    async def conversation(served: Served) -> None:
+        served.node.is_busy = True
+        answer = await served.unix.post("/generate", json=PROMPT)
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "busy"
+
+    serve(tmp_path, conversation)
+
+
+def test_a_caller_who_leaves_stops_the_generation(tmp_path):
+    """Nobody works for a caller who has gone."""
+
+    async def conversation(served: Served) -> None:
+        served.node.waits_for_ever = True
+        body = json.dumps(PROMPT).encode()
+        head = f"POST /generate HTTP/1.1\r\nhost: node\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        stream = await trio.open_unix_socket(str(served.address.socket))
+        await stream.send_all(head + body)
+        received = b""
+        while b'{"text":"or "}' not in received:
+            received += await stream.receive_some()
+        assert served.node.generations_open == 1
+        await stream.aclose()
+        while served.node.generations_open:
+            await trio.lowlevel.checkpoint()
+
+    serve(tmp_path, conversation)
+
+
+def test_the_address_is_written_while_the_api_is_up(tmp_path):
+    """api.json tells where; it and the socket are gone when the node has stopped. The token stays the same."""
+    tokens = []
+
+    async def conversation(served: Served) -> None:
+        facts = json.loads(served.places.api_file.read_text())
+        assert facts["url"] == served.address.url
+        assert facts["socket"] == str(served.places.api_socket)
+        assert facts["peer"] == STATUS["peer"]
+        assert facts["addresses"] == PEER["addresses"]
+        tokens.append(served.bearer)
+
+    serve(tmp_path, conversation)
+    assert not (tmp_path / "api.json").exists()
+    assert not (tmp_path / "api.sock").exists()
+    serve(tmp_path, conversation)
+    assert tokens[0] == tokens[1]
+
+
+def test_a_busy_port_is_a_sentence(tmp_path):
+    """A second server on the port is refused with the remedy."""
+
+    async def conversation(served: Served) -> None:
+        listen = served.address.url.removeprefix("http://")
+        with pytest.raises(OSError, match="choose another port with --api"):
+            await serve_api(FakeNode(), DataDirectory(tmp_path / "second"), listen, "", [])
+
+    serve(tmp_path, conversation)
+
+
+def test_a_long_path_has_no_unix_socket(tmp_path):
+    """Where the system has no room for the socket's name, the token remains."""
+    root = tmp_path / ("long" * 30)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(serve_api, FakeNode(), DataDirectory(root), "127.0.0.1:0", "", [])
+            assert address.socket is None
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)

@@ -1,0 +1,94 @@
+"""Commands that ask a running node, against an API that says the same things every time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from node.api.server import serve_api
+from node.data_directory import DataDirectory
+from tests.node.samples import PEER, STATUS, TILE, FakeNode
+
+Ask = Callable[..., Awaitable["subprocess.CompletedProcess[bytes]"]]
+
+
+def with_node(root: Path, conversation: Callable[[FakeNode, Ask], Awaitable[None]]) -> None:
+    """Serve a fake node from ``root`` while commands run."""
+
+    async def ask(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "node", *arguments, "--data-dir", str(root)]
+        return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+
+    async def main() -> None:
+        node = FakeNode()
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve_api, node, DataDirectory(root), "127.0.0.1:0", STATUS["peer"], [])
+                await conversation(node, ask)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_commands_tell_what_the_node_tells(tmp_path):
+    """With --json a command prints the node's facts; without, a text that holds them."""
+
+    async def conversation(node: FakeNode, ask: Ask) -> None:
+        expected = {"status": STATUS, "peers": {"peers": [PEER]}, "tiles": {"tiles": [TILE]}}
+        for command, facts in expected.items():
+            assert json.loads((await ask(command, "--json")).stdout) == facts
+        status = (await ask("status")).stdout.decode()
+        for words in (
+            "2.561 nats per byte",
+            "3 of 4 reachable",
+            "trunk/0@6 in round 6: no delta came",
+            "stale_base: 3",
+        ):
+            assert words in status
+        assert "/ip4/127.0.0.1/tcp/4001" in (await ask("peers")).stdout.decode()
+        assert "trunk/0" in (await ask("tiles")).stdout.decode()
+
+    with_node(tmp_path, conversation)
+
+
+def test_chat_streams_the_continuation(tmp_path):
+    """The prompt is followed by what the model says; --json gives both and the count."""
+
+    async def conversation(node: FakeNode, ask: Ask) -> None:
+        assert (await ask("chat", "to be or", "--tokens", "2")).stdout == b"to be orto be \n"
+        assert json.loads((await ask("chat", "to be or", "--tokens", "2", "--json")).stdout) == {
+            "prompt": "to be or",
+            "text": "to be ",
+            "tokens": 2,
+            "round": 7,
+        }
+
+    with_node(tmp_path, conversation)
+
+
+def test_a_refusal_of_the_node_is_a_sentence(tmp_path):
+    """A busy node's refusal is told, and exit code 2."""
+
+    async def conversation(node: FakeNode, ask: Ask) -> None:
+        node.is_busy = True
+        done = await ask("chat", "to be")
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert b"four texts are being written; try again" in done.stderr
+
+    with_node(tmp_path, conversation)
+
+
+def test_without_the_unix_socket_the_token_serves(tmp_path):
+    """A data directory whose path is too long for a socket is asked over loopback with its token."""
+
+    async def conversation(node: FakeNode, ask: Ask) -> None:
+        assert not (root / "api.sock").exists()
+        assert (await ask("chat", "to be")).stdout == b"to beto be \n"
+
+    root = tmp_path / ("long" * 30)
+    with_node(root, conversation)
