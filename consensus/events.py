@@ -192,10 +192,15 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class StartLearning:
-    """Learn a round from these versions. ``merged`` and ``lost`` settle earlier deltas: lost ones return to the residual."""
+    """Learn a round from these versions. ``merged`` and ``lost`` settle earlier deltas: lost ones return to the residual.
+
+    Of ``withheld`` tiles the change goes to the residual and no delta is made: there is one on this version already, or this
+    round has decided the tile.
+    """
 
     round: Round
     bases: tuple[tuple[TileId, Version], ...]
+    withheld: tuple[TileId, ...]
     merged: tuple[Digest, ...]
     lost: tuple[Digest, ...]
 

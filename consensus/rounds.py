@@ -21,7 +21,7 @@ A round at a node
 * **A proposer has one value for a slot, for ever**: once signed and journaled it is only ever published again.
 * **The fate of a delta** is sealed when a head lists it (merged), or when the version after next of its base is decided
   without it (lost: the learner returns it to its residual). A learner has one delta for a tile and base: while the
-  slot is open it resends the same bytes.
+  slot is open it resends the same bytes, and what it learns of the tile meanwhile waits in its residual.
 * **The round number** follows the chain: a decided head of a later round moves this node to that round.
 """
 
@@ -372,11 +372,19 @@ class RoundMachine:
             return []
         if any(tile.applied != tile.at.version for tile in self._tiles.values()):
             return []
+        spoken_for = {(own.delta.tile, own.delta.base) for own in self._own.values()}
+        withheld = tuple(
+            name
+            for name, tile in sorted(self._tiles.items())
+            if tile.decided_round >= self._round or (name, tile.at.version) in spoken_for
+        )
+        if len(withheld) == len(self._tiles):
+            return []
         self._learning = self._round
         merged, self._merged_own = tuple(self._merged_own), []
         lost, self._lost_own = tuple(self._lost_own), []
         bases = tuple((name, self._tiles[name].at.version) for name in sorted(self._tiles))
-        return [StartLearning(Round(self._round), bases, merged, lost)]
+        return [StartLearning(Round(self._round), bases, withheld, merged, lost)]
 
     def _on_learned(self, event: LearnDone, now: int) -> list[RoundEffect]:
         self._learning = None

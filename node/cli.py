@@ -88,9 +88,8 @@ def nocknode() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line and exit; the only place where errors become sentences (see `node.errors`)."""
     try:
-        nocknode.main(arguments, prog_name="nocknode", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        result = nocknode.main(arguments, prog_name="nocknode", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)  # without its standalone mode, click returns exit codes
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

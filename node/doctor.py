@@ -181,7 +181,7 @@ def check_genesis(patient: Patient) -> Iterator[Finding]:
         sentence = f"Network {name}: with {members} members, the loss of one stalls it."
         yield Finding("genesis", Grade.WARNING, sentence, "Found networks with one member, or with four or more.")
     else:
-        yield Finding("genesis", Grade.GOOD, f"Network {name}, {members} members.")
+        yield Finding("genesis", Grade.GOOD, f"Network {name}, {members} member{'' if members == 1 else 's'}.")
 
 
 def check_lock(patient: Patient) -> Iterator[Finding]:

@@ -38,6 +38,7 @@ _REMEDIES: Final = {
     errno.EIO: "the disk failed; check it, then restore the data directory or join again",
 }
 
+_OURS: Final = {"p2p", "storage", "compute", "node"}  # who raises an OSError of its own (locks, databases, ports)
 _CODES_WITH_REMEDY: Final = {"JobError"}  # carries a rejection's code from another process
 _SAID_BY_THEMSELVES: Final = {
     "PeerUnreachable",
@@ -87,8 +88,8 @@ def _explain_one(error: BaseException) -> Failure | None:
         case ModuleNotFoundError() if error.name == "torch":
             sentence = "torch is not installed; run: python -m pip install -c constraints.txt torch"
             return Failure(sentence, EXIT_MISTAKE)
-        case OSError() if error.errno is None and error.args:
-            return Failure(str(error), EXIT_MISTAKE)  # raised by us, with its sentence (locks, databases, ports)
+        case OSError() if type(error).__module__.partition(".")[0] in _OURS or (error.errno is None and error.args):
+            return Failure(error.strerror or str(error), EXIT_MISTAKE)  # raised by us, with its sentence
         case OSError() if error.errno in _REMEDIES:
             what = f"{error.filename}: " if error.filename is not None else ""
             return Failure(f"{what}{_REMEDIES[error.errno]}", EXIT_MISTAKE)

@@ -15,6 +15,7 @@ Own rows in the database (storage.keys.own_key):
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from consensus.finality.signer import JournalState as VoteJournalState
 from consensus.heads import HeadRules, HeadState, TileHead
 from node.config import Settings
 from node.genesis_file import read_genesis
-from node.keys import NodeKeys, load_keys
+from node.keys import AskPassphrase, NodeKeys, load_keys
 from node.tile_work import TileWork
 from protocol.codec import Message, decode, encode
 from protocol.finality import Certificate, Header
@@ -221,19 +222,24 @@ class Ground:
         self.index.write(batch)
 
 
-def open_ground(settings: Settings) -> Ground:
-    """Open a data directory. Raises ``Rejected``, ``OSError`` and its kin, each with a sentence and the remedy."""
+def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None) -> Ground:
+    """Open a data directory; ``ask_passphrase`` is for encrypted keys.
+
+    Raises ``Rejected``, ``OSError`` and its kin, each with a sentence and the remedy.
+    """
     places = settings.places
     if not places.root.is_dir():
         raise Rejected(
             Reason.BAD_DATA_DIRECTORY, f"there is no {places.root}; make it with `nocknode init --new` or `init --join`"
         )
-    lock = DirectoryLock(places.root)
-    try:
+    with contextlib.ExitStack() as opened:
+        lock = DirectoryLock(places.root)
+        opened.callback(lock.close)
         expected = NetworkId(parse_hex32(settings.network.id, "network.id")) if settings.network.id else None
         genesis = read_genesis(places.genesis, expected)
-        keys = load_keys(places.keys)
+        keys = load_keys(places.keys, ask_passphrase)
         index = RocksKeyValue(places.database)
+        opened.callback(index.close)
         files = DirectoryFiles(places.root)
         files.sweep()
         blobs, tiles = BlobStore(files, index), TileStore(files, index)
@@ -241,14 +247,12 @@ def open_ground(settings: Settings) -> Ground:
         roots = work.ensure_genesis()
         places.journal.mkdir(exist_ok=True)
         places.learner.mkdir(exist_ok=True)
-        ledger = Ledger(index)
         votes, vote_records, vote_state = _open_votes(places.journal / "votes.journal", index)
-        opened = open_journal(places.journal / "proposals.journal")
-        proposals = opened.journal or create_journal(places.journal / "proposals.journal")
-        proposed = tuple(decode(Head, record, limit_bytes=BODY_BYTES_MAX) for record in opened.records)
-    except BaseException:
-        lock.close()
-        raise
+        journal = open_journal(places.journal / "proposals.journal")
+        proposed = tuple(decode(Head, record, limit_bytes=BODY_BYTES_MAX) for record in journal.records)
+        proposals = journal.journal or create_journal(places.journal / "proposals.journal", journal.records)
+        ledger = Ledger(index)
+        opened.pop_all()
     return Ground(
         settings=settings,
         lock=lock,

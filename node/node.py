@@ -56,10 +56,12 @@ from node.config import Settings
 from node.faults import CrashPoints
 from node.ground import Ground, open_ground
 from node.inbound import Inbound
+from node.keys import AskPassphrase
 from node.reactor import Reactor
 from node.records import Records
 from node.services.exchange import Exchange
 from node.services.gossip import Gossip
+from node.services.housekeeping import Housekeeping
 from node.services.learning import LearningService
 from node.services.presence import Presence
 from node.services.tiles import TileService
@@ -83,15 +85,15 @@ from storage.ledger import FinalizedBlock as StoredFinal
 log = structlog.get_logger()
 
 ROSTER_PATIENCE_SECONDS = 10.0  # rounds begin without the members that are not there by then, if a quorum is
+ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
 SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed
-CLOCK_SHARE = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
 
 
 class Node:
     """One running node. Made by :func:`run`; everything else looks at it through ``View``."""
 
     def __init__(self, ground: Ground, transport: Transport, clock: Clock) -> None:
-        settings, genesis = ground.settings, ground.genesis
+        settings = ground.settings
         self.ground = ground
         self.transport = transport
         self.clock = clock
@@ -103,7 +105,7 @@ class Node:
         self.blamed: Counter[PeerId] = Counter()
         self.verified_ms: int | None = None
         self.phase = "booting"
-        self.lagging: tuple[Lagging, ...] = ()
+        self.lagging: dict[TileId, Lagging] = {}  # of the open round, or of the one that closed last
         self.me = ground.roster.find_index(ground.peer)
         self.chain = ChainId.of(ground.network)
         self.reactor = Reactor(self._restore_engine(), clock, self._performers())
@@ -111,6 +113,7 @@ class Node:
         self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report)
         self.gossip = Gossip(ground, transport, clock)
         self.presence = Presence(self)
+        self.housekeeping = Housekeeping(ground)
         self.learning = LearningService(
             ground,
             transport,
@@ -122,12 +125,12 @@ class Node:
             self.reactor.post,
             self.engine.rounds.find_refusal,
             self.report,
+            lambda: self.housekeeping.refusal,
             self.presence.find_providers,
         )
         self.timers = Timers(clock, self._on_timer)
         self._background: trio.Nursery | None = None
         self._syncing = trio.CapacityLimiter(1)
-        self._learning_rule = genesis.learning
 
     @property
     def engine(self) -> Engine:
@@ -204,6 +207,8 @@ class Node:
     async def _boot(self) -> None:
         """Steps 6 and 7: catch up, then open the first round."""
         self.phase = "syncing"
+        self._recall_rounds()
+        self.housekeeping.prepare(0)
         self.tiles.apply(self._decided_but_not_applied())
         await self.reactor.post(DeltasArrived(self.ground.candidates()))
         await self.reactor.post(finality.Started())
@@ -220,6 +225,22 @@ class Node:
         self.phase = "running"
         await self.reactor.post_call(self.engine.start_rounds)
         await self.presence.provide()
+
+    def _recall_rounds(self) -> None:
+        """What the ledger knows of rounds before this start, for whoever asks."""
+        height = self.ground.ledger.tip() or Height(0)
+        rounds: set[int] = set()
+        decided: list[Decided] = []
+        while height > 0 and len(rounds) < ROUNDS_RECALLED:
+            block = self.ground.ledger.find(height)
+            if block is None:
+                break
+            for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
+                rounds.add(head.round)
+                decided.append(Decided(head.slot, head, height))
+            height = Height(height - 1)
+        for each in reversed(decided):
+            self.records.decide(each)
 
     def _decided_but_not_applied(self) -> list[Decided]:
         """Heads that were final before the process ended and whose tiles are not on disk yet."""
@@ -264,7 +285,8 @@ class Node:
 
     def _start(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
         """Start something in the background of the node."""
-        assert self._background is not None
+        if self._background is None:
+            raise RuntimeError("the node is not running")
         self._background.start_soon(work, *arguments)
 
     # -- what the network says ------------------------------------------------------------------------------------------
@@ -438,6 +460,7 @@ class Node:
     async def _decide(self, effect: Decide) -> None:
         for each in effect.decided:
             self.records.decide(each)
+            self.lagging.pop(each.slot.tile, None)
         self.tiles.apply(effect.decided)
 
     async def _round_opened(self, effect: RoundOpened) -> None:
@@ -450,11 +473,12 @@ class Node:
     async def _round_closed(self, effect: RoundClosed) -> None:
         record = self.records.of(effect.round)
         record.closed_ms = self.clock.now_ms()
-        record.lagging = effect.lagging
         record.bytes_sent_after = self.transport.statistics().bytes_sent_total
-        self.lagging = effect.lagging
+        self.lagging = {}
         for lagging in effect.lagging:
             await self._lag(lagging)
+        record.lagging = effect.lagging
+        self.housekeeping.prepare(effect.round + 1)
         log.info(
             "round closed",
             round=effect.round,
@@ -488,6 +512,8 @@ class Node:
         self._start(self.gossip.publish_heads, effect.heads)
 
     async def _lag(self, effect: Lagging) -> None:
+        self.lagging[effect.slot.tile] = effect
+        self.records.of(effect.round).lagging = tuple(self.lagging.values())
         log.warning(
             "tile lags", tile=effect.slot.tile, version=effect.slot.version, round=effect.round, why=effect.reason
         )
@@ -499,10 +525,10 @@ class Node:
             log.warning("stalled", why=effect.reason)
 
 
-def run_node(settings: Settings) -> None:
+def run_node(settings: Settings, ask_passphrase: AskPassphrase | None = None) -> None:
     """Run a node until it is told to stop. Raises ``Rejected``, ``OSError`` and their kin before anything is served."""
+    ground = open_ground(settings, ask_passphrase)
     node_log.configure_logging(settings.log.level, settings.places.log, Clock())
-    ground = open_ground(settings)
     try:
         trio.run(_main, ground)
     finally:

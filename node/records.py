@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from consensus.events import Lagging
-from protocol.ids import TileId, Version, short
+from protocol.ids import TileId, short
 from protocol.roster import Decided
 
 ROUNDS_KEPT = 1024  # in memory; each is about 8 KiB with its slots
@@ -29,7 +29,6 @@ class RoundRecord:
     bytes_sent_after: int | None = None
     merged_deltas: int = 0
     heads: dict[TileId, Decided] = field(default_factory=dict)
-    applied: dict[TileId, tuple[Version, bytes]] = field(default_factory=dict)
 
     def as_json(self, tiles_total: int, bytes_sent_now: int) -> dict[str, object]:
         """The round's object in ``GET /rounds``."""

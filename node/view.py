@@ -14,8 +14,9 @@ from compute.jobs import Token
 from node.api.view import Facts
 from node.metrics import node_metrics
 from node.records import lagging_json
-from protocol.ids import peer_text, short
+from protocol.ids import TileId, peer_text, short
 from protocol.rejection import Reason, Rejected
+from protocol.roster import Decided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,7 @@ class View:
             "val_loss": node.records.latest_loss(),
             "tiles": len(ground.genesis_roots),
             "tiles_owned": sum(node.owner(tile) == ground.peer for tile in ground.genesis_roots),
-            "lagging": [lagging_json(each) for each in node.lagging],
+            "lagging": [lagging_json(each) for each in node.lagging.values()],
             "takeovers": rounds.takeovers,
             "rejected": dict(sorted(node.inbound.rejected.items())),
             "bytes_sent": wire.bytes_sent_total,
@@ -107,10 +108,17 @@ class View:
             return None
         slots = {}
         for tile, decided in sorted(record.heads.items()):
-            held = node.ground.tiles.find(tile, decided.slot.version)
-            root = held.root if held is not None else record.applied.get(tile, (None, b""))[1]
-            slots[tile] = [decided.slot.version, root.hex()]
+            slots[tile] = [decided.slot.version, self._held_root(tile, decided).hex()]
         return {"round": round, "slots": slots}
+
+    def _held_root(self, tile: TileId, decided: Decided) -> bytes:
+        """The root of a decided version as it lies, or lay, on our disk; nothing when it was never applied here."""
+        tiles = self._node.ground.tiles
+        held = tiles.find(tile, decided.slot.version)
+        if held is not None:
+            return held.root
+        # Older versions are pruned; each was applied before the next, and nothing is applied but to its head's root.
+        return decided.head.root if (tiles.newest(tile) or 0) > decided.slot.version else b""
 
     def tiles(self) -> Sequence[Facts]:
         node = self._node
@@ -120,7 +128,7 @@ class View:
                 {
                     "tile": tile,
                     "version": at.version,
-                    "root": at.root.hex(),
+                    "root": held.root.hex() if (held := node.ground.tiles.find(tile, at.version)) else "",
                     "owner": short(node.owner(tile)),
                     "attempt": at.head.attempt if at.head else 0,
                     "round": at.head.round if at.head else 0,
@@ -165,6 +173,8 @@ class View:
         if state in ("booting", "syncing", "stalled", "stopping"):
             reasons.append(f"{state}: {detail}")
         ago = self._verified_seconds_ago()
+        if self._node.housekeeping.refusal:
+            reasons.append(self._node.housekeeping.refusal)
         if ago is None:
             reasons.append("nothing was verified since the start")
         elif ago > VERIFIED_SECONDS_MAX:

@@ -76,7 +76,7 @@ class WorkerMain:
 
     def learn(self, job: Learn, desk: Desk) -> LearnDone:
         """One learner's part of a round: load, return lost deltas, step, compress, write the state."""
-        from compute.delta.feedback import add_back, compress_with_feedback, empty_residual
+        from compute.delta.feedback import add_back, compress_with_feedback, empty_residual, withhold
         from compute.model.tiling import TileMap
         from node.tile_work import matrices_of
 
@@ -99,12 +99,17 @@ class WorkerMain:
         except BaseException:
             self._learner = None  # half a round is in it
             raise
+        withheld = frozenset(job.withheld)
         bases = {tile.tile: tile.version for tile in job.tiles}
         payloads = []
         for tile, change in sorted(learner.deltas(tile_map).items()):
+            residual = self._residuals.get(tile, empty_residual(change.size))
+            if tile in withheld:
+                self._residuals[tile] = withhold(residual, change)
+                continue
             payload, self._residuals[tile] = compress_with_feedback(
                 change,
-                self._residuals.get(tile, empty_residual(change.size)),
+                residual,
                 rule.delta_pipeline,
                 Fraction(rule.residual_decay_micro, MILLION),
                 matrices_of(tile_map.tile(tile)),

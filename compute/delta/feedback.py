@@ -45,6 +45,12 @@ def add_back(residual_N: Float32, payload: bytes) -> Float32:
     return settle(residual_N + decode(payload, residual_N.size).dense())
 
 
+def withhold(residual_N: Float32, delta_N: Float32) -> Float32:
+    """The residual of a learner that sends nothing of a delta now: all of it waits."""
+    check_vector(residual_N, check_vector(delta_N).size)
+    return settle(residual_N + delta_N)
+
+
 def empty_residual(values: int) -> Float32:
     """The residual of a learner that has sent nothing."""
     return np.zeros(values, np.float32)

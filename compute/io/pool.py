@@ -5,7 +5,7 @@
     on_log(line) <---------- [logger] <-- child's stderr
 
 A child that ends, for whatever reason, fails every open call with JobLost and is started again after a pause that
-doubles from 0.1 s to 10 s and falls back once a call succeeds. A call that is given up (timed out, or its task
+doubles from 0.1 s to 10 s and falls back once a job succeeds. A call that is given up (timed out, or its task
 cancelled) is cancelled in the child; a child that does not end it within `grace_seconds` is killed: that is how a hung
 kernel is survived. No child outlives its parent: the child exits when its standard input ends
 (`compute.io.worker_loop`).
@@ -207,6 +207,10 @@ class Worker:
             call = self._open[number] = _OpenCall(send)
             try:
                 await self._send(Call(number, job))
+            except BaseException:  # not sent, so there is nothing to cancel in the child
+                self._open.pop(number, None)
+                raise
+            try:
                 yield Replies(receive)
             finally:
                 if number in self._open:
@@ -306,7 +310,7 @@ class Worker:
             del self._open[answer.number]
             call.ended.set()
             self._answered += 1
-            if not isinstance(answer.reply, JobFailed):
+            if not isinstance(answer.reply, Ready | JobFailed):
                 self._pause_seconds = RESTART_SECONDS_MIN
         if not call.given_up:
             try:

@@ -331,7 +331,7 @@ class FinalityCore:
         if self._signer is not None:
             self._signer.abstain_through(self._final.view)
             if self._signer.journal is JournalState.TORN:
-                self._signer.abstain_through(View(self._highest_certified() + 1))
+                self._signer.only_nullify_through(View(self._highest_certified() + 1))
 
     def _highest_certified(self) -> View:
         return max(self._certificates, default=self._final.view)
@@ -975,7 +975,7 @@ class FinalityCore:
         missing = self._wants or self._fetching or any(e.check is _Check.DEFERRED for e in self._entries.values())
         if missing and not self._repairing:
             self._repairing = True
-            at_ms = self._now_ms + self._schedule.retry_ms(self._schedule.delta_ms(0))
+            at_ms = self._now_ms + self._schedule.delta_ms(0)
             self._effects.append(SetTimer(Timer(TimerKind.REPAIR, View(0)), at_ms))
 
     def _repair(self) -> None:

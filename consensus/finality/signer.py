@@ -77,6 +77,7 @@ class VoteSigner:
         self.refusal: str | None = REFUSALS.get(journal)  # why it never votes, for people
         self._key, self._chain, self._epoch = key, chain, roster.epoch
         self._floor = View(0)
+        self._cautious_through = View(0)
         self._said: dict[View, dict[VoteKind, Vote]] = {}
         for data in records:
             record = decode(VoteRecord, data, limit_bytes=RECORD_BYTES_MAX)
@@ -97,10 +98,18 @@ class VoteSigner:
         return self._sign(notarization.view, VoteKind.FINALIZE, block)
 
     def abstain_through(self, view: View) -> None:
-        """Never sign again up to ``view``: it is finalized, or the journal was torn. Forgets what was said there."""
+        """Never sign again up to ``view``: it is finalized. Forgets what was said there."""
         if view > self._floor:
             self._floor = view
             self._said = {at: votes for at, votes in self._said.items() if at > view}
+
+    def only_nullify_through(self, view: View) -> None:
+        """After a torn journal, with ``view`` the one after the highest certificate: whatever the torn record was.
+
+        It can have been a NOTARIZE or NULLIFY of ``view``, or a FINALIZE below it: NULLIFY of ``view`` contradicts none of
+        them. A member that said nothing at all there could keep everybody in that view for ever.
+        """
+        self._cautious_through = max(self._cautious_through, view)
 
     def votes(self) -> list[Vote]:
         """What was signed above the floor, in ascending order of view and kind: to be said again (R8)."""
@@ -112,7 +121,8 @@ class VoteSigner:
         return tuple(encode(VoteRecord(self._chain, self._floor, vote)) for vote in votes)
 
     def _sign(self, view: View, kind: VoteKind, block: Digest) -> SignedVote | None:
-        if self.refusal is not None or view <= self._floor or self._contradicts(view, kind, block):
+        cautious = view <= self._cautious_through and kind is not VoteKind.NULLIFY
+        if self.refusal is not None or view <= self._floor or cautious or self._contradicts(view, kind, block):
             return None
         text = vote_text(self._chain, self._epoch, view, kind, block)
         vote = Vote(self._epoch, view, kind, block, self.member, self._key.sign(text))

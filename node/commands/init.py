@@ -64,9 +64,8 @@ def init(
     click.echo(f"network     {facts['network']}")
     click.echo(f"network id  {facts['network_id']}")
     click.echo(f"peer        {facts['peer']}")
-    click.echo(
-        f"roster      {facts['roster']} members{'' if facts['is_member'] else '; this node learns, but does not vote'}"
-    )
+    role = "a member" if facts["is_member"] else "a learner without a vote"
+    click.echo(f"roster      {facts['roster']}; this node is {role}")
     if "corpus_bytes" in facts:
         click.echo(f"corpus      {bytes_text(facts['corpus_bytes'])} in {facts['shards']} shards")
     click.echo(f"Start it with: nocknode start --data-dir {data_dir}", err=True)

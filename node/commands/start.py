@@ -59,6 +59,7 @@ def start(
         settings.places.genesis, NetworkId(bytes.fromhex(settings.network.id)) if settings.network.id else None
     )
 
+    from node.commands.keys import ask_passphrase
     from node.node import run_node
 
-    run_node(settings)
+    run_node(settings, ask_passphrase)

@@ -12,6 +12,8 @@ import click
 from node.commands.options import console, data_dir_option, json_option, number_text, print_json, table
 from node.errors import CommandFailed
 
+PROBLEMS_SHOWN = 20
+
 
 @click.group(invoke_without_command=True)
 @data_dir_option
@@ -60,12 +62,11 @@ def verify(data_dir: Path, as_json: bool) -> None:
             if name not in ("ok", "problems"):
                 click.echo(f"{name.replace('_', ' '):<20} {number_text(value)}")
     if report.problems:
-        for problem in report.problems[:20]:
+        first, *others = report.problems
+        for problem in others[:PROBLEMS_SHOWN]:
             click.echo(problem, err=True)
-        raise CommandFailed(
-            f"{len(report.problems)} of the roots or files in {data_dir} are wrong (the first: {report.problems[0]}); "
-            f"start the node, and it fetches them again from peers"
-        )
+        more = f" (and {len(others)} more)" if others else ""
+        raise CommandFailed(f"{data_dir}: {first}{more}; start the node, and it fetches what is wrong again from peers")
     if not as_json:
         click.echo("Every root follows from genesis.")
 

@@ -60,13 +60,10 @@ class Gossip:
             await self._publish(topic, HeadProposals(tuple(bundle)))
 
     async def _publish(self, topic: str, message: Message) -> None:
-        number = self._numbers.take()
-        if number is None:
+        while (number := self._numbers.take()) is None:
             until = self._numbers.next_block()
             self._ground.reserve_sequences(until)
             self._numbers.reserve(until)
-            number = self._numbers.take()
-            assert number is not None
         data = seal(
             self._ground.keys.node,
             self._ground.network,

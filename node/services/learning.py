@@ -97,6 +97,7 @@ class LearningService:
         post: PostEvent,
         find_refusal: FindRefusal,
         report: Report,
+        find_shortage: Callable[[], str | None],
         find_providers: Callable[[str], Awaitable[tuple[PeerId, ...]]],
     ) -> None:
         self._ground = ground
@@ -109,6 +110,7 @@ class LearningService:
         self._post = post
         self._find_refusal = find_refusal
         self._report = report
+        self._find_shortage = find_shortage
         self._find_providers = find_providers
         compute = ground.settings.compute
         self.worker = Worker(
@@ -158,8 +160,7 @@ class LearningService:
                 path = self._ground.settings.places.learner / f"shard-{shard.hex()}"
                 if not path.exists():
                     blob = self._ground.blobs.find(shard)
-                    assert blob is not None
-                    await trio.to_thread.run_sync(write_file, path, [blob])
+                    await trio.to_thread.run_sync(write_file, path, [blob] if blob is not None else [])
             paths.append(str(path))
         self._dataset = Dataset(manifest.root(), tuple(paths))
         return self._dataset
@@ -200,6 +201,7 @@ class LearningService:
         await self._post(LearnFailed(request.round, why))
 
     async def _learn(self, request: StartLearning) -> None:
+        self._check_room()
         dataset = await self.ensure_dataset()
         settled = {*request.merged, *request.lost}
         folder = self._ground.settings.places.learner
@@ -211,17 +213,11 @@ class LearningService:
             held=(),
             state_path=str(folder / self.record.state_file) if self.record.state_file else "",
             output_folder=str(folder),
+            withheld=request.withheld,
             lost=tuple(delta for name in request.lost if (delta := self._lost(name)) is not None),
         )
         started = self._clock.monotonic_ms()
-        done: WorkerLearnDone | None = None
-        async with self.worker.stream(job) as replies:
-            async for reply in replies:
-                if isinstance(reply, Progress):
-                    self.step = (reply.step, reply.steps)
-                elif isinstance(reply, WorkerLearnDone):
-                    done = reply
-        assert done is not None
+        done = await self._run_learn(job)
         deltas = self._sign(request.round, done)
         elapsed = max(1, self._clock.monotonic_ms() - started)
         self.tokens_per_second = 1000 * done.tokens / elapsed
@@ -242,6 +238,22 @@ class LearningService:
         if previous.state_file and previous.state_file != self.record.state_file:
             (folder / previous.state_file).unlink(missing_ok=True)
         await self._post(LearnDone(request.round, deltas))
+
+    async def _run_learn(self, job: Learn) -> WorkerLearnDone:
+        """The worker's final answer, its progress noted on the way."""
+        async with self.worker.stream(job) as replies:
+            async for reply in replies:
+                if isinstance(reply, Progress):
+                    self.step = (reply.step, reply.steps)
+                elif isinstance(reply, WorkerLearnDone):
+                    return reply
+        raise JobLost("the worker ended a round without an answer")
+
+    def _check_room(self) -> None:
+        """Refuse work that would write more than the disk allowance; raises ``Rejected(BUSY)``."""
+        shortage = self._find_shortage()
+        if shortage is not None:
+            raise Rejected(Reason.BUSY, shortage)
 
     def _lost(self, name: Digest) -> TileDelta | None:
         """One of our earlier deltas, as the worker needs it to return it to the residual."""
@@ -326,6 +338,7 @@ class LearningService:
 
     async def _take_deltas(self, peer: PeerId, data: bytes) -> bytes:
         """The owner's side: check, store durably, then acknowledge."""
+        self._check_room()
         bundle = decode(DeltaBundle, data, limit_bytes=FRAME_BYTES_MAX)
         outcomes: list[str] = []
         accepted: list[Delta] = []

@@ -77,7 +77,7 @@ class Presence:
             flops_giga=device.float32_gigaflops if device else 0,
             load_percent=100 if statistics.learning else 0,
             tiles_held=len(node.ground.genesis_roots),
-            round=Round(statistics.round),
+            round=Round(max(0, statistics.round)),
             height=node.ground.ledger.tip() or Height(0),
             time_ms=node.clock.now_ms(),
         )

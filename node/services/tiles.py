@@ -209,6 +209,17 @@ class TileService:
         self.fetched_tiles += 1
         return True
 
+    async def _derive(self, tile: TileId, head: Head) -> bool:
+        """A tile's version again from the version before and the update, if both are here and whole."""
+        update = self._blob(head.update)
+        if update is None or self._ground.tiles.newest(tile) != head.version - 1:
+            return False
+        try:
+            await self.in_thread(lambda: self._ground.work.apply([(head, update)]))
+        except Rejected:
+            return False
+        return True
+
     # -- repairing ------------------------------------------------------------------------------------------------------
 
     async def _repair_if_damaged(self, tile: TileId, version: Version) -> None:
@@ -240,7 +251,7 @@ class TileService:
             return True
         if at.head is None:
             await self.in_thread(self._ground.work.ensure_genesis)
-        elif not await self._adopt(tile, at.head):
+        elif not (await self._derive(tile, at.head) or await self._adopt(tile, at.head)):
             return False
         self.repaired_tiles += 1
         log.warning("tile repaired", tile=tile, version=at.version)

@@ -92,7 +92,8 @@ async def open_libp2p_host(
     """Open a host for as long as the body runs.
 
     `seed` is the 32-byte seed of the node key; `listen` are multiaddrs without a peer (`tcp/0` for a free port);
-    `bootstrap` are multiaddrs with one, dialled for ever.
+    `bootstrap` are multiaddrs with one, dialled for ever. A `generator` that is passed in must be another one for each life of a
+    peer: it names the session, by which others notice a restart.
     Raises `AddressInUse` when a port is taken, `Rejected(BAD_ADDRESS)` for a bad multiaddr.
     """
     host = Libp2pHost(

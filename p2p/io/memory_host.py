@@ -74,6 +74,13 @@ class MemoryNetwork:
             if {end.peer_id for end in connection.ends} == {one, other}:
                 await connection.close()
 
+    def cut_power(self, peer: PeerId) -> None:
+        """The machine of this host goes dark: its connections stay open for the others, who are not told."""
+        for connection in self._connections:
+            for end in connection.ends:
+                if end.peer_id == peer and connection in end._open_connections:
+                    end._open_connections.remove(connection)
+
     def _are_apart(self, one: PeerId, other: PeerId) -> bool:
         of_one = [one in island for island in self._islands]
         of_other = [other in island for island in self._islands]
@@ -151,7 +158,8 @@ class _Connection:
         for pipe in self.pipes:
             pipe.break_down()
         for end in self.ends:
-            await end._memory_closed(self)
+            if self in end._open_connections:
+                await end._memory_closed(self)
 
 
 @dataclass(eq=False)

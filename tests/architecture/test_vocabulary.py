@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from protocol import limits
+from protocol.digest import Domain
 from protocol.rejection import REASON_BY_CODE, Blame, Reason, Rejected
 from tests.architecture.source import PACKAGES, Broken, broken, check, dotted, sources
 
@@ -40,6 +41,23 @@ def test_every_reason_is_used() -> None:
     where = "protocol/rejection.py"
     remedy = "Use it where it belongs, or delete it"
     check(Broken(where, 1, f"nothing rejects for {name}", remedy) for name in Reason.__members__ if name not in used)
+
+
+def test_every_domain_word_is_used() -> None:
+    """A word that nothing is hashed under is one that somebody will take for another meaning."""
+    used = {
+        dotted(node)
+        for source in sources(*PACKAGES)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Attribute) and dotted(node).startswith("Domain.")
+    }
+    words = [name for name in vars(Domain) if name.isupper()]
+    remedy = "Delete it, and never use the word again"
+    check(
+        Broken("protocol/digest.py", 1, f"nothing uses {name}", remedy)
+        for name in words
+        if f"Domain.{name}" not in used
+    )
 
 
 def test_a_match_over_reason_or_blame_asks_for_every_new_case() -> None:

@@ -1,16 +1,20 @@
-"""The command line, as processes: sentences, exit codes, and JSON on the last line."""
+"""The command line: sentences, exit codes, and JSON on the last line."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from node.config import load_settings
+from node.cli import main
+from node.config import CONFIGS, load_settings
 from node.genesis_file import read_genesis
 from node.keys import load_keys, parse_card
 from protocol.ids import peer_text
@@ -21,10 +25,27 @@ from storage.io.rocks import RocksKeyValue
 PEER_ADDRESS = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWCJFazMChEnEkaVixnUhjUskW9yLqgtynekEF13VJ28wW"
 
 
-def nocknode(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def nocknode(*arguments: object) -> Done:
+    """Run one command line to its end, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def process(*arguments: object, **environment: str) -> Done:
+    """The same in a process of its own, with its own environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NOCKNODE_")}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "node", *map(str, arguments)],
         capture_output=True,
         text=True,
@@ -32,16 +53,22 @@ def nocknode(*arguments: object, **environment: str) -> subprocess.CompletedProc
         env=kept | environment,
         stdin=subprocess.DEVNULL,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
-def facts(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
+def facts(done: Done) -> dict[str, object]:
+    """The JSON of a command that succeeded."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def mistake(*arguments: object, **environment: str) -> str:
-    """The one sentence of a command that refuses; exit code 2, nothing on stdout, no traceback."""
-    done = nocknode(*arguments, **environment)
+def mistake(*arguments: object) -> str:
+    """The sentence of a command that refuses."""
+    return sentence(nocknode(*arguments))
+
+
+def sentence(done: Done) -> str:
+    """One sentence on stderr, exit code 2, nothing on stdout, no traceback."""
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     lines = done.stderr.splitlines()
@@ -85,15 +112,16 @@ def test_keys_are_made_once_and_shown(tmp_path):
     made = facts(nocknode("keys", "new", "--data-dir", tmp_path / "a", "--json"))
     card = parse_card(str(made["member"]))
     assert peer_text(card.node) == made["peer"]
-    assert facts(nocknode("keys", "show", "--json", NOCKNODE_DATA_DIR=str(tmp_path / "a"))) == made
+    assert facts(nocknode("keys", "show", "--data-dir", tmp_path / "a", "--json")) == made
     assert "not overwritten" in mistake("keys", "new", "--data-dir", tmp_path / "a")
 
 
-def test_encrypted_keys_need_their_passphrase(tmp_path):
-    """Keys made under a passphrase open with it and not without."""
-    made = facts(nocknode("keys", "new", "--data-dir", tmp_path, "--json", NOCKNODE_PASSPHRASE="word"))
-    assert facts(nocknode("keys", "show", "--data-dir", tmp_path, "--json", NOCKNODE_PASSPHRASE="word")) == made
-    assert "does not open" in mistake("keys", "show", "--data-dir", tmp_path, NOCKNODE_PASSPHRASE="other")
+def test_the_environment_names_directory_and_passphrase(tmp_path):
+    """Keys made under a passphrase open with it and not with another; exit codes reach the shell."""
+    place = {"NOCKNODE_DATA_DIR": str(tmp_path)}
+    made = facts(process("keys", "new", "--json", NOCKNODE_PASSPHRASE="word", **place))
+    assert facts(process("keys", "show", "--json", NOCKNODE_PASSPHRASE="word", **place)) == made
+    assert "does not open" in sentence(process("keys", "show", NOCKNODE_PASSPHRASE="other", **place))
 
 
 def test_a_founded_directory_holds_everything(founded, corpus):
@@ -119,7 +147,7 @@ def test_members_of_a_network_are_its_roster(tmp_path, corpus):
     own = facts(nocknode("keys", "new", "--data-dir", tmp_path / "a", "--json"))
     told = facts(
         nocknode(
-            *("init", "--new", "--network", "devnet", "--model", "configs/model/nano.toml", "--corpus", corpus),
+            *("init", "--new", "--network", "devnet", "--model", CONFIGS / "model" / "nano.toml", "--corpus", corpus),
             *("--round-seconds", 2.5, "--data-dir", tmp_path / "a", "--json", *words),
         )
     )
@@ -177,8 +205,7 @@ def test_a_directory_belongs_to_one_network(founded, corpus):
     new = ("init", "--new", "--network", "test", "--corpus", corpus, "--data-dir")
     assert "belongs to a network already" in mistake(*new, founded)
     with DirectoryLock(founded.parent / "held"):
-        sentence = mistake(*new, founded.parent / "held")
-    assert f"in use by process {os.getpid()}" in sentence
+        assert f"in use by process {os.getpid()}" in mistake(*new, founded.parent / "held")
 
 
 @pytest.mark.parametrize("command", [("status",), ("peers",), ("tiles",), ("chat", "to be")])

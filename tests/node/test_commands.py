@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import trio
+from click.testing import CliRunner, Result
 
 from node.api.server import serve_api
+from node.cli import nocknode
 from node.data_directory import DataDirectory
+from node.errors import CommandFailed
 from tests.node.samples import PEER, STATUS, TILE, FakeNode
 
-Ask = Callable[..., Awaitable["subprocess.CompletedProcess[bytes]"]]
+Ask = Callable[..., Awaitable[Result]]
 
 
 def with_node(root: Path, conversation: Callable[[FakeNode, Ask], Awaitable[None]]) -> None:
-    """Serve a fake node from ``root`` while commands run."""
+    """Serve a fake node from ``root`` while commands run in a thread."""
 
-    async def ask(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "node", *arguments, "--data-dir", str(root)]
-        return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    async def ask(*arguments: str) -> Result:
+        line = [*arguments, "--data-dir", str(root)]
+        return await trio.to_thread.run_sync(partial(CliRunner().invoke, nocknode, line))
 
     async def main() -> None:
         node = FakeNode()
@@ -42,7 +44,7 @@ def test_commands_tell_what_the_node_tells(tmp_path):
         expected = {"status": STATUS, "peers": {"peers": [PEER]}, "tiles": {"tiles": [TILE]}}
         for command, facts in expected.items():
             assert json.loads((await ask(command, "--json")).stdout) == facts
-        status = (await ask("status")).stdout.decode()
+        status = (await ask("status")).stdout
         for words in (
             "2.561 nats per byte",
             "3 of 4 reachable",
@@ -50,8 +52,8 @@ def test_commands_tell_what_the_node_tells(tmp_path):
             "stale_base: 3",
         ):
             assert words in status
-        assert "/ip4/127.0.0.1/tcp/4001" in (await ask("peers")).stdout.decode()
-        assert "trunk/0" in (await ask("tiles")).stdout.decode()
+        assert "/ip4/127.0.0.1/tcp/4001" in (await ask("peers")).stdout
+        assert "trunk/0" in (await ask("tiles")).stdout
 
     with_node(tmp_path, conversation)
 
@@ -60,7 +62,7 @@ def test_chat_streams_the_continuation(tmp_path):
     """The prompt is followed by what the model says; --json gives both and the count."""
 
     async def conversation(node: FakeNode, ask: Ask) -> None:
-        assert (await ask("chat", "to be or", "--tokens", "2")).stdout == b"to be orto be \n"
+        assert (await ask("chat", "to be or", "--tokens", "2")).stdout == "to be orto be \n"
         assert json.loads((await ask("chat", "to be or", "--tokens", "2", "--json")).stdout) == {
             "prompt": "to be or",
             "text": "to be ",
@@ -72,13 +74,14 @@ def test_chat_streams_the_continuation(tmp_path):
 
 
 def test_a_refusal_of_the_node_is_a_sentence(tmp_path):
-    """A busy node's refusal is told, and exit code 2."""
+    """A busy node's refusal reaches the person who asked, with its reason."""
 
     async def conversation(node: FakeNode, ask: Ask) -> None:
         node.is_busy = True
         done = await ask("chat", "to be")
-        assert (done.returncode, done.stdout) == (2, b"")
-        assert b"four texts are being written; try again" in done.stderr
+        assert isinstance(done.exception, CommandFailed)
+        assert "four texts are being written; try again" in str(done.exception)
+        assert done.stdout == ""
 
     with_node(tmp_path, conversation)
 
@@ -88,7 +91,7 @@ def test_without_the_unix_socket_the_token_serves(tmp_path):
 
     async def conversation(node: FakeNode, ask: Ask) -> None:
         assert not (root / "api.sock").exists()
-        assert (await ask("chat", "to be")).stdout == b"to beto be \n"
+        assert (await ask("chat", "to be")).stdout == "to beto be \n"
 
     root = tmp_path / ("long" * 30)
     with_node(root, conversation)

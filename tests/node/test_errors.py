@@ -10,6 +10,7 @@ import pytest
 from node.errors import CommandFailed, explain
 from p2p.transport import PeerUnreachable
 from protocol.rejection import InvariantBroken, Reason, Rejected
+from storage.budget import StorageFull
 from storage.io.files import DirectoryBusy
 from storage.kv import DatabaseCorrupt
 
@@ -30,6 +31,7 @@ def test_every_rejection_is_a_sentence_with_its_detail(reason):
         (DirectoryBusy("The data directory is in use."), "in use"),
         (DatabaseCorrupt("The database is damaged."), "damaged"),
         (PeerUnreachable("Nobody answers at that address."), "Nobody answers"),
+        (StorageFull(5, 6, 10), "storage"),
         (OSError(errno.EADDRINUSE, "Address already in use"), "choose another address"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), "x: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "y"), "y: permission denied"),

@@ -89,7 +89,7 @@ class World:
             "hello": hello,
             "check_hello": check_hello,
             "bootstrap": [address for other in bootstrap for address in other.transport.addresses],
-            "generator": random.Random(name),
+            "generator": random.Random(f"{name} {len(self.hosts)}"),  # another for each life: it names the session
         }
 
         async def live(task_status) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -25,54 +27,73 @@ from p2p.io.libp2p_guards import (
 ROOT = Path(__file__).parents[2]
 
 
-def demonstrate(scenario: str, kind: str) -> tuple[int, object, str]:
-    """Exit code, what was printed, and the errors of a process that ran one scenario."""
-    command = [sys.executable, "-m", "tests.p2p.guard_demonstration", scenario, kind]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    lines = done.stdout.strip().splitlines()
-    return done.returncode, json.loads(lines[-1]) if lines else None, done.stderr
+LOSSES = ("burst", "steady", "open_streams", "same_port")
+CRASHES = ("garbage_frame", "junk_key", "raising_handler")
+
+
+@functools.cache
+def demonstrate(kind: str, *scenarios: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, outcome of each scenario that printed one, and the errors of a process that ran them."""
+    command = [sys.executable, "-m", "tests.p2p.guard_demonstration", kind, *scenarios]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    outcomes: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        outcomes.update(json.loads(line))
+    return done.returncode, outcomes, done.stderr
+
+
+def bare(scenario: str) -> Any:
+    """What a pair of bare hosts shows in a scenario that they survive."""
+    _, outcomes, errors = demonstrate("bare", *LOSSES)
+    assert scenario in outcomes, errors
+    return outcomes[scenario]
+
+
+def guarded(scenario: str) -> Any:
+    """What a pair of ours shows."""
+    code, outcomes, errors = demonstrate("guarded", *CRASHES, *LOSSES)
+    assert code == 0, errors
+    return outcomes[scenario]
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("guards")
 @pytest.mark.parametrize(
     ("scenario", "error"),
     [("garbage_frame", "DecodeError"), ("junk_key", "DecodeError"), ("raising_handler", "KeyError")],
 )
 def test_a_bare_host_dies_and_ours_does_not(scenario, error):
     """A malformed frame of a stranger, a message with a junk key or a bug in a handler ends a bare process; ours talks on."""
-    code, printed, errors = demonstrate(scenario, "bare")
+    code, outcomes, errors = demonstrate("bare", scenario)
     assert code != 0
-    assert printed is None
+    assert outcomes == {}
     assert error in errors
-    code, printed, errors = demonstrate(scenario, "guarded")
-    assert (code, printed) == (0, True), errors
+    assert guarded(scenario) is True
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("guards")
 @pytest.mark.parametrize(("scenario", "said_count"), [("burst", 200), ("steady", 40)])
 def test_a_bare_host_loses_gossip_and_ours_does_not(scenario, said_count):
     """Of 200 messages at once, or of 20 a second, bare hosts lose some without a word; between ours all arrive."""
-    code, printed, errors = demonstrate(scenario, "bare")
-    assert code == 0, errors
-    assert printed < said_count
-    code, printed, errors = demonstrate(scenario, "guarded")
-    assert (code, printed) == (0, said_count), errors
+    assert bare(scenario) < said_count
+    assert guarded(scenario) == said_count
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("guards")
 def test_a_bare_host_hangs_at_256_streams_and_ours_says_why():
     """The 257th stream of a bare connection waits for ever; ours fails in its time with a reason."""
-    assert demonstrate("open_streams", "bare")[:2] == (0, "silence")
-    assert demonstrate("open_streams", "guarded")[:2] == (0, "too many requests were open the whole time")
+    assert bare("open_streams") == "silence"
+    assert guarded("open_streams") == "too many requests were open the whole time"
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("guards")
 def test_two_bare_hosts_share_a_port_and_ours_refuse():
     """A second bare host listens on the port of the first; ours says that it is taken."""
-    assert demonstrate("same_port", "bare")[:2] == (0, "both listen")
-    code, printed, _ = demonstrate("same_port", "guarded")
-    assert code == 0
-    assert "in use by another process" in printed
+    assert bare("same_port") == "both listen"
+    assert "in use by another process" in guarded("same_port")
 
 
 def test_another_version_of_libp2p_is_refused():

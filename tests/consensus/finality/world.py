@@ -68,6 +68,7 @@ DELTA_MS = 1_000
 HEAL_MS = 25_000
 LIVE_MS = 60 * DELTA_MS
 FINALIZATIONS_MIN = 10
+HEIGHTS_APART_MAX = 8  # a villain may keep one member a repair or two behind
 GENESIS_MS = 1_000_000
 CHAIN = ChainId(b"test", 0)
 RULE = ChainRule(view_delta_ms=DELTA_MS, block_interval_ms_min=300, idle_interval_ms=600, tile_shards=1)
@@ -178,7 +179,7 @@ RIGHT = Mutant()
 
 
 class World:
-    """``run`` to the end, then ``check_liveness``. Raises ``Broken`` as soon as a rule is broken."""
+    """``run`` it. Raises ``Broken`` as soon as a rule is broken."""
 
     def __init__(
         self,
@@ -207,6 +208,8 @@ class World:
         self.events = 0
         self.log = hashlib.sha256()
         self.partition: list[int] = [0] * count
+        self.settled = False
+        self.torn = 0
         self.oracle = Oracle(self)
         villains = self.faulty_max if self.options.villain else 0
         self.villains = [Villain(self, MemberIndex(index)) for index in range(count - villains, count)]
@@ -225,12 +228,21 @@ class World:
         self.sequence += 1
         heapq.heappush(self.heap, (self.now_ms + max(0, delay_ms), self.sequence, (call, arguments)))
 
-    def run(self, until_ms: int | None = None) -> World:
-        end_ms = until_ms if until_ms is not None else self.heal_ms + LIVE_MS
-        while self.heap and self.heap[0][0] <= end_ms:
+    def run(self) -> World:
+        """Run through the faults and until every member is live again, 60 Delta at the most; raises ``Broken``."""
+        end_ms = self.heal_ms + LIVE_MS
+        while self.heap and self.heap[0][0] <= end_ms and not self.settled:
             self.now_ms, _, (call, arguments) = heapq.heappop(self.heap)
             call(*arguments)
+        self.check_liveness()
         return self
+
+    def _look(self) -> None:
+        """Once a Delta after the heal: are we there?"""
+        heights = [len(node.disk.ledger) for node in self.nodes]
+        gained = [len(node.disk.ledger) - node.height_at_heal for node in self.nodes]
+        self.settled = min(gained) >= FINALIZATIONS_MIN and max(heights) - min(heights) <= HEIGHTS_APART_MAX
+        self.later(DELTA_MS, self._look)
 
     def note(self, *words: object) -> None:
         self.events += 1
@@ -259,6 +271,7 @@ class World:
             node.height_at_heal = len(node.disk.ledger)
             if node.core is None:
                 node.start()
+        self.later(DELTA_MS, self._look)
 
     # -- network ------------------------------------------------------------------------------------------------------
 
@@ -291,13 +304,12 @@ class World:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def check_liveness(self) -> None:
-        voting = [node for node in self.nodes if node.disk.state is not JournalState.MISSING]
         for node in self.nodes:
             gained = len(node.disk.ledger) - node.height_at_heal
             if gained < FINALIZATIONS_MIN:
                 raise Broken(f"not live: member {node.me} finalized {gained} blocks after the heal; {self.options}")
-        heights = [len(node.disk.ledger) for node in voting]
-        if max(heights) - min(heights) > 3:
+        heights = [len(node.disk.ledger) for node in self.nodes]
+        if max(heights) - min(heights) > HEIGHTS_APART_MAX:
             raise Broken(f"not live: heights {heights} are apart")
         for node in self.nodes:
             if node.core is not None:
@@ -371,6 +383,7 @@ class Node:
         if position < len(effects):
             self._perform(effects[:position])
             if isinstance(effects[position], Persist) and random_.random() < 0.5:
+                self.world.torn += 1
                 self.disk.state = JournalState.TORN  # half of the record was written; the shell cut it off
             self.crash()
         else:
@@ -441,7 +454,9 @@ class Node:
             self.roots[block.header.digest()] = block.header.state_root
         self.disk.ledger.extend(blocks)
         view = blocks[-1].header.view
-        self.disk.blocks = {name: stored for name, stored in self.disk.blocks.items() if stored.proposal.header.view > view}
+        self.disk.blocks = {
+            name: stored for name, stored in self.disk.blocks.items() if stored.proposal.header.view > view
+        }
         self.disk.certificates = {at: held for at, held in self.disk.certificates.items() if at[0] > view}
 
     def _sync(self, life: int, from_height: Height, target: Certificate) -> None:
