@@ -49,8 +49,8 @@ check: $(INSTALLED) ## lint, format, types, imports and the rules of the house: 
 	$(BIN)/python -m pytest -q -n 0 tests/architecture
 
 bench: $(INSTALLED) ## every program in benchmarks/, its short form; one that fails does not hide the others
-	@failed=; for program in benchmarks/[a-z]*.py; do \
-	  echo "== $$program"; $(BIN)/python $$program --quick $(ARGS) || failed="$$failed $$program"; \
+	@failed=; for program in $(basename $(notdir $(wildcard benchmarks/[a-z]*.py))); do \
+	  echo "== $$program"; $(BIN)/python -m benchmarks.$$program --quick $(ARGS) || failed="$$failed $$program"; \
 	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 docs: $(INSTALLED) ## the reference of every package, in site/

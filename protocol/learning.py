@@ -29,7 +29,7 @@ from protocol.ids import (
 from protocol.keys import KeyPair, verify
 from protocol.limits import (
     BLOBS_PER_REQUEST_MAX,
-    FRAME_BYTES_MAX,
+    HEADS_PER_BODY_MAX,
     SYNC_BLOCKS_PER_ANSWER_MAX,
     TEXT_BYTES_MAX,
     TILE_BYTES_MAX,
@@ -102,7 +102,7 @@ class RoundAnnouncement(Message, frozen=True):
 class HeadProposals(Message, frozen=True):
     """An owner's heads of one shard in one message."""
 
-    heads: tuple[Head, ...]
+    heads: Annotated[tuple[Head, ...], Meta(max_length=HEADS_PER_BODY_MAX)]
 
 
 class FinalizedTip(Message, frozen=True):
@@ -171,6 +171,3 @@ class Blocks(Message, frozen=True):
 
     blocks: Annotated[tuple[FinalizedBlock, ...], Meta(max_length=SYNC_BLOCKS_PER_ANSWER_MAX)]
     tip_height: HeightField
-
-
-LEARNING_FRAME_BYTES_MAX = FRAME_BYTES_MAX

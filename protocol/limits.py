@@ -36,7 +36,6 @@ SYNC_BLOCKS_PER_ANSWER_MAX = 64  # a block of heads is about 20 KiB: stays below
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
 TILE_BYTES_MAX = 4 * MIB  # DESIGN 6: float32 bytes of one tile's weights
-TILE_PLANES_MAX = 3  # weights, and two moments of an outer AdamW
 TILES_MAX = 65_536  # a model of 256 GiB of float32 weights
 TILE_ID_CHARACTERS_MAX = 64
 PAGE_BYTES = 64 * KIB  # learning.md 1: Merkle leaves of a tile
@@ -60,9 +59,9 @@ VIEW_TIMEOUT_MS_MAX = 8_000  # chain.md 2.5: Delta is capped, or recovery after 
 
 # -- data sets --------------------------------------------------------------------------------------------------------
 DATASET_SHARD_BYTES_MAX = 1 * MIB  # one range request each
-DATASET_SHARDS_MAX = 65_536  # 64 GiB of text
+DATASET_SHARDS_MAX = 8_192  # 8 GiB of text in one manifest, which is a part of genesis
 DATASETS_PER_GENESIS_MAX = 16
-GENESIS_BYTES_MAX = 256 * KIB  # 100 members of 400 bytes, and room
+GENESIS_BYTES_MAX = 512 * KIB  # one full manifest (40 bytes a shard), 100 members of 400 bytes, and room
 
 check_invariant(ENVELOPE_OVERHEAD_BYTES_MAX < GOSSIP_MESSAGE_BYTES_MAX, "an envelope fits in a gossip message")
 check_invariant(BLOB_RANGE_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a blob range fits in a frame")
@@ -74,6 +73,10 @@ check_invariant(
 )
 check_invariant(TILE_BYTES_MAX % PAGE_BYTES == 0, "tiles are whole pages")
 check_invariant(BLOBS_PER_REQUEST_MAX * 34 + 64 <= FRAME_BYTES_MAX, "a request for many blobs fits in a frame")
+check_invariant(
+    40 * DATASET_SHARDS_MAX + 400 * ROSTER_MEMBERS_MAX + 4 * KIB <= GENESIS_BYTES_MAX,
+    "manifest and roster fit in genesis",
+)
 check_invariant(GENESIS_BYTES_MAX <= FRAME_BYTES_MAX, "genesis fits in a frame")
 check_invariant(UNREGISTERED_DELTAS_PER_SLOT_MAX < DELTAS_PER_SLOT_MAX, "strangers never crowd the roster out")
 check_invariant(DATASET_SHARD_BYTES_MAX <= BLOB_RANGE_BYTES_MAX, "a shard is one range")

@@ -92,7 +92,6 @@ class Reason(enum.Enum):
     # Finality
     WRONG_CHAIN = ("wrong_chain", Blame.SENDER, "The vote, certificate or header names another chain or fork.")
     WRONG_EPOCH = ("wrong_epoch", Blame.NOBODY, "The message belongs to another epoch.")
-    FAR_VIEW = ("far_view", Blame.SENDER, "The view is too far ahead to be tracked.")
     NO_QUORUM = ("no_quorum", Blame.SENDER, "The certificate's signers do not hold more than two thirds of the weight.")
     WRONG_LEADER = ("wrong_leader", Blame.AUTHOR, "The proposer does not lead this view.")
     WRONG_ANCESTRY = ("wrong_ancestry", Blame.AUTHOR, "The proposal's parent or skip list does not hold.")

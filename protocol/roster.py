@@ -6,8 +6,9 @@ both come out of the finality machine with the genesis roster; stakes and epochs
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from msgspec import Meta
 from msgspec.structs import replace
 
 from protocol.codec import Message, encode
@@ -32,6 +33,7 @@ from protocol.ids import (
     VoteKeyField,
 )
 from protocol.keys import KeyPair, verify
+from protocol.limits import DELTAS_PER_SLOT_MAX
 from protocol.rejection import Reason, Rejected
 
 
@@ -148,7 +150,7 @@ class Head(Message, frozen=True):
     root: DigestField
     update: DigestField
     update_bytes: Natural
-    deltas: tuple[DeltaRef, ...]
+    deltas: Annotated[tuple[DeltaRef, ...], Meta(max_length=DELTAS_PER_SLOT_MAX)]
     proposer: PeerField
     signature: SignatureField
 
