@@ -93,6 +93,7 @@ class Engine:
             self._take(self.execution.add_heads(event.heads, event.sender, own=own))
             self._nudge()
         elif isinstance(event, HeadsVerified):
+            self.rounds.hear(self.execution.verified(event))
             self._take(self.execution.take_verdicts(event))
             self._nudge()
         elif isinstance(event, TipSeen):

@@ -35,6 +35,7 @@ class _Pooled:
     sender: PeerId
     verdict: Reason | Literal[True] | None = None  # True: durable and right; a reason: refused; None: not known yet
     asked: bool = False
+    checked: bool = False  # against the decided state that it continues
 
 
 @dataclass(slots=True)
@@ -107,27 +108,46 @@ class Execution:
             raise Rejected(Reason.UNKNOWN_TILE, head.tile)
         if head.version <= at.version or head.version > at.version + VERSIONS_AHEAD_MAX:
             raise Rejected(Reason.SLOT_DECIDED, str(head.slot))
-        self.rules.check_proposer(head)
-        if head.version == at.version + 1:
+        current = self._is_current(head)
+        if current:
             self.rules.check_head(self.state, head)
-        else:
+        else:  # the whole rule is for when it has become current
+            self.rules.check_proposer(head)
             check_head_signature(head)
         values = self._slots.setdefault(head.slot, {}).setdefault(head.proposer, [])
         if len(values) >= values_max:
             raise Rejected(Reason.SECOND_VALUE, f"{head.slot} by {head.proposer[:4].hex()}")
         values.append(name)
         # Our own heads were merged from bytes that we hold: the merge stored the update and computed the root.
-        self._pool[name] = _Pooled(head, sender, verdict=True if own else None)
+        self._pool[name] = _Pooled(head, sender, verdict=True if own and current else None, checked=current)
+
+    def _is_current(self, head: Head) -> bool:
+        """Whether a head continues the decided state, in a round that may follow it."""
+        version = self.state.tiles[head.tile].version + 1
+        return head.version == version and head.round <= self.state.newest_round + 1
 
     def _ask(self) -> list[VerifyHeads | Blamed]:
         """Ask the shell to verify every pooled head whose parent is the decided version."""
+        refused: list[VerifyHeads | Blamed] = []
         wanted = []
         for pooled in self._pool.values():
-            at = self.state.tiles[pooled.head.tile]
-            if pooled.verdict is None and not pooled.asked and pooled.head.version == at.version + 1:
-                pooled.asked = True
-                wanted.append(pooled.head)
-        return [VerifyHeads(tuple(wanted))] if wanted else []
+            if pooled.verdict is not None or pooled.asked or not self._is_current(pooled.head):
+                continue
+            try:
+                if not pooled.checked:
+                    self.rules.check_head(self.state, pooled.head)
+            except Rejected as refusal:  # it came too early to be seen through
+                pooled.verdict = refusal.reason
+                refused.append(Blamed(pooled.head.proposer, refusal.reason, refusal.detail))
+                continue
+            pooled.asked = pooled.checked = True
+            wanted.append(pooled.head)
+        return [*refused, VerifyHeads(tuple(wanted))] if wanted else refused
+
+    def verified(self, event: HeadsVerified) -> list[Head]:
+        """The pooled heads that an event declares good."""
+        good = [name for name, reason in event.verdicts if reason is None]
+        return [self._pool[name].head for name in good if name in self._pool]
 
     def take_verdicts(self, event: HeadsVerified) -> list[Verdict | Blamed]:
         """Verdicts of the shell; returns what this settles."""
@@ -199,10 +219,13 @@ class Execution:
             decoded = decode(Body, body, limit_bytes=BODY_BYTES_MAX)
         except Rejected as refusal:
             return [self._conclude(Verdict(block, False, refusal=refusal))]
-        if len(self._checks) >= STATES_MAX:
-            self._checks.pop(next(iter(self._checks)))
+        evicted: list[Verdict | VerifyHeads | Blamed] = []
+        if block not in self._checks and len(self._checks) >= STATES_MAX:
+            oldest = next(iter(self._checks))
+            del self._checks[oldest]
+            evicted.append(Verdict(oldest, None))  # every question is answered: it may be asked again
         self._checks[block] = check = _Check(block, header, decoded, sender)
-        return [*self._pool_body(check), *self._settle()]
+        return [*evicted, *self._pool_body(check), *self._settle()]
 
     def _pool_body(self, check: _Check) -> list[VerifyHeads | Blamed]:
         """Verify a body's heads too, second values of a proposer among them: which one counts, finality decides."""
@@ -277,6 +300,7 @@ class Execution:
             raise InvariantBroken(f"finalized block at height {header.height} gives another state root than its header")
         self.state, self.anchor = state, block
         self._states = {name: kept for name, kept in self._states.items() if kept[0] > header.height}
+        self._checks = {name: check for name, check in self._checks.items() if check.header.height > header.height}
         self._prune()
         return tuple(Decided(head.slot, head, header.height) for head in decoded.heads)
 

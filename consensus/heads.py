@@ -6,7 +6,8 @@ A validator checks that with the bytes in its hand, durably stored, before it vo
 
 Invariants
 ----------
-H1  A tile's version rises by exactly one a head; the first finalized head of a slot is the slot's head for ever.
+H1  A tile's version rises by exactly one a head; the first finalized head of a slot is the slot's head for ever. Its round is
+    later than its parent's, and at most one later than the newest decided round of any tile: nobody can run ahead of all.
 H2  A delta counts once: its base is the parent or the grandparent of the version that takes it, and it is in neither that
     version's own list twice nor in the list of the version before. Older lists need no look: their deltas' bases are too
     old to be taken again.
@@ -42,6 +43,11 @@ class HeadState:
     """Every tile's decided head after some block. Immutable: a block makes a new one (37 tiles on the devnet: a copy)."""
 
     tiles: Mapping[TileId, TileHead]
+    newest_round: int = field(init=False)  # of any decided head; -1 at genesis
+
+    def __post_init__(self) -> None:
+        newest = max((at.head.round for at in self.tiles.values() if at.head is not None), default=-1)
+        object.__setattr__(self, "newest_round", newest)
 
     @classmethod
     def genesis(cls, roots: Iterable[tuple[TileId, Digest]]) -> HeadState:
@@ -95,6 +101,8 @@ class HeadRules:
             raise Rejected(Reason.WRONG_PARENT, str(head.slot))
         if at.head is not None and head.round <= at.head.round:
             raise Rejected(Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, its parent of {at.head.round}")
+        if head.round > state.newest_round + 1:
+            raise Rejected(Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, the newest is {state.newest_round}")
         self.check_proposer(head)
         if not 0 < head.update_bytes <= 2 * TILE_BYTES_MAX:
             raise Rejected(Reason.BAD_DELTA, f"an update of {head.update_bytes} bytes")

@@ -63,6 +63,7 @@ from consensus.events import (
 from consensus.heads import HeadRules, HeadState, TileHead
 from protocol.genesis import LearningRule
 from protocol.ids import Digest, PeerId, Round, Signature, TileId, Version, short
+from protocol.limits import UNREGISTERED_DELTAS_PER_SLOT_MAX
 from protocol.rejection import Reason
 from protocol.roster import Decided, DeltaRef, Head, Slot
 
@@ -71,6 +72,9 @@ SILENCE = 300  # learning.md 2: an attempt is given 0.3 rounds
 STANDBY_COLLECTS = 150  # half of that for the standby to collect what is delivered again (a guess)
 ANNOUNCE_EARLY = 333  # a learner that announces itself later is not waited for (a guess)
 RETRY = 500  # how often a stalled node tries again
+AGAIN = 100  # after how long a failed delivery or merge is tried again: soon, but never at once (a guess)
+ANNOUNCERS_MAX = 4096  # learners whose announcement is remembered: anybody can make a key and announce
+STRANGERS_PER_TILE_MAX = 4 * UNREGISTERED_DELTAS_PER_SLOT_MAX  # their deltas kept for a tile: a few times their places
 
 _UNSIGNED = Signature(bytes(64))
 
@@ -86,6 +90,7 @@ class _Own:
     delta: Delta
     delivered: set[PeerId] = field(default_factory=set)
     under_way: set[PeerId] = field(default_factory=set)
+    again_at: dict[PeerId, int] = field(default_factory=dict)  # delivery failed: not before this time
 
 
 @dataclass(slots=True)
@@ -96,7 +101,9 @@ class _Tile:
     applied: Version  # on our disk
     candidates: dict[tuple[PeerId, Version], Delta] = field(default_factory=dict)
     merging: bool = False
+    again_at: int = 0  # a merge failed: not before this time
     trouble: str = ""  # why the last merge failed
+    heard: bool = False  # a head of the open slot was verified here: nobody is silent
 
     @property
     def decided_round(self) -> int:
@@ -105,6 +112,14 @@ class _Tile:
     @property
     def slot_version(self) -> Version:
         return Version(self.at.version + 1)
+
+    def counts(self, digest: Digest) -> bool:
+        """Whether the decided head lists a delta."""
+        return self.at.head is not None and any(reference.delta == digest for reference in self.at.head.deltas)
+
+    def is_usable(self, delta: Delta) -> bool:
+        """Whether the open slot, or a later one, may take a delta."""
+        return delta.base >= self.at.version - 1 and not self.counts(delta.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +142,8 @@ class RoundMachine:
     """The rounds of one node.
 
     ``state`` is the decided state to begin with, ``applied`` what is on disk, ``proposed`` the heads from the proposal
-    journal, ``outstanding`` our own deltas without a fate, ``learned_round`` the last round that our learner journaled.
+    journal, ``outstanding`` our own deltas without a fate, ``counted`` those of them that decided heads list, which the newest
+    heads alone do not tell, ``learned_round`` the last round that our learner journaled.
     ``learns`` is false for a node without a learner; ``rounds_max`` stops opening rounds after that many.
     """
 
@@ -142,6 +158,7 @@ class RoundMachine:
         applied: dict[TileId, Version] | None = None,
         proposed: Iterable[Head] = (),
         outstanding: Iterable[Delta] = (),
+        counted: Iterable[Digest] = (),
         learned_round: int = -1,
         rounds_max: int | None = None,
     ) -> None:
@@ -155,8 +172,9 @@ class RoundMachine:
         }
         self._proposed: dict[Slot, Head] = {head.slot: head for head in proposed}
         self._own: dict[Digest, _Own] = {delta.digest: _Own(delta) for delta in outstanding}
-        self._merged_own: list[Digest] = []  # fates that the learner has not been told
+        self._merged_own: list[Digest] = []  # fates that the learner has not journaled
         self._lost_own: list[Digest] = []
+        self._told: set[Digest] = set()  # those among them that it was told when it began
         self._connected: set[PeerId] = set()
         self._lost_at: dict[PeerId, int] = {}
         self._announced: dict[PeerId, int] = {}
@@ -188,7 +206,10 @@ class RoundMachine:
             RoundTimer: self._on_timer,
             ClockJudged: self._on_clock,
         }
-        for digest in [own.delta.digest for own in self._own.values()]:
+        for digest in counted:
+            if self._own.pop(digest, None) is not None:
+                self._merged_own.append(digest)
+        for digest in list(self._own):
             self._seal_fate(digest)
 
     # -- the door -------------------------------------------------------------------------------------------------------
@@ -215,25 +236,26 @@ class RoundMachine:
         for slot, head, _ in decided:
             tile = self._tiles[slot.tile]
             tile.at = TileHead(slot.version, head.root, head)
-            tile.trouble = ""
+            tile.again_at, tile.trouble, tile.heard = 0, "", False
             newest = max(newest, head.round)
             self._takeovers += head.attempt > 0
             self._proposed.pop(slot, None)
-            counted = {reference.delta for reference in head.deltas}
-            tile.candidates = {
-                key: delta
-                for key, delta in tile.candidates.items()
-                if delta.base >= slot.version - 1 and delta.digest not in counted
-            }
+            tile.candidates = {key: delta for key, delta in tile.candidates.items() if tile.is_usable(delta)}
             for digest in [own.delta.digest for own in self._own.values() if own.delta.tile == slot.tile]:
                 self._seal_fate(digest)
         effects: list[RoundEffect] = []
-        if self._started and newest > self._round:
+        if self._started and not self._done and newest > self._round:
             effects += self._close() + self._open(newest, now)
         if newest >= self._round and self._stalled is not None:
             self._stalled = None
             effects.append(Stalled(None))
         return effects + self._proceed(now)
+
+    def hear(self, heads: Iterable[Head]) -> None:
+        """Heads were verified here, by whomever they are: their slots need no takeover, only time."""
+        for head in heads:
+            tile = self._tiles[head.tile]
+            tile.heard = tile.heard or head.version == tile.slot_version
 
     def statistics(self) -> RoundStatistics:
         return RoundStatistics(
@@ -257,10 +279,11 @@ class RoundMachine:
 
     def _open(self, number: int, now: int) -> list[RoundEffect]:
         if self._rounds_max is not None and number >= self._rounds_max:
-            self._round, self._rounds_closed, self._done = number - 1, number, True
+            self._round, self._rounds_closed, self._done = self._rounds_max - 1, self._rounds_max, True
             return []
         self._round, self._opened_at, self._retry_at = number, now, 0
         self._rounds_closed = number
+        self._announced = {peer: at for peer, at in self._announced.items() if at >= number - 1}
         if self._learns:
             self._announced[self._me] = number
         return [RoundOpened(Round(number)), *self._announce()]
@@ -288,7 +311,7 @@ class RoundMachine:
         tile = self._tiles[name]
         quorum = self._why_no_quorum()
         slot = Slot(name, tile.slot_version)
-        if slot in self._proposed:
+        if slot in self._proposed or tile.heard:
             return quorum or "its head is proposed, but not finalized"
         if tile.trouble:
             return tile.trouble
@@ -347,7 +370,7 @@ class RoundMachine:
         if not undecided:
             return []
         if len(undecided) < len(self._tiles):
-            return [*self._close(), *self._open(self._round + 1, now)]
+            return [*self._close(), *self._open(self._round + 1, now), *self._republish()]
         effects: list[RoundEffect] = []
         why = self._why_no_quorum() or self._why(min(undecided))
         if why != self._stalled:
@@ -381,14 +404,16 @@ class RoundMachine:
         if len(withheld) == len(self._tiles):
             return []
         self._learning = self._round
-        merged, self._merged_own = tuple(self._merged_own), []
-        lost, self._lost_own = tuple(self._lost_own), []
+        merged, lost = tuple(self._merged_own), tuple(self._lost_own)
+        self._told = {*merged, *lost}
         bases = tuple((name, self._tiles[name].at.version) for name in sorted(self._tiles))
         return [StartLearning(Round(self._round), bases, withheld, merged, lost)]
 
     def _on_learned(self, event: LearnDone, now: int) -> list[RoundEffect]:
         self._learning = None
         self._learned = max(self._learned, event.round)
+        self._merged_own = [digest for digest in self._merged_own if digest not in self._told]
+        self._lost_own = [digest for digest in self._lost_own if digest not in self._told]
         for delta in event.deltas:
             self._own[delta.digest] = _Own(delta)
             self._seal_fate(delta.digest)
@@ -402,10 +427,10 @@ class RoundMachine:
     def _seal_fate(self, digest: Digest) -> None:
         """Settle one of our deltas if its fate is known."""
         delta = self._own[digest].delta
-        at = self._tiles[delta.tile].at
-        if at.head is not None and any(reference.delta == digest for reference in at.head.deltas):
+        tile = self._tiles[delta.tile]
+        if tile.counts(digest):
             self._merged_own.append(digest)
-        elif at.version >= delta.base + 2:
+        elif tile.at.version >= delta.base + 2:
             self._lost_own.append(digest)
         else:
             return
@@ -420,7 +445,7 @@ class RoundMachine:
             acting = self.acting_attempt(own.delta.tile, now)
             for index in self._rules.order(own.delta.tile)[: acting + 1]:
                 owner = self._rules.roster.members[index].node
-                if owner in own.delivered or owner in own.under_way:
+                if owner in own.delivered or owner in own.under_way or own.again_at.get(owner, now) > now:
                     continue
                 if owner == self._me:
                     own.delivered.add(owner)
@@ -438,11 +463,11 @@ class RoundMachine:
         return []
 
     def _on_delivery_failed(self, event: DeliveryFailed, now: int) -> list[RoundEffect]:
-        """Tried again at the next retry, or when the owner connects again; not at once, or we would spin."""
+        """Tried again soon, or when the owner connects again; not at once, or we would spin."""
         for digest in event.deltas:
             if digest in self._own:
                 self._own[digest].under_way.discard(event.owner)
-                self._own[digest].delivered.add(event.owner)
+                self._own[digest].again_at[event.owner] = now + self._share(AGAIN)
         return []
 
     # -- owning ---------------------------------------------------------------------------------------------------------
@@ -451,11 +476,11 @@ class RoundMachine:
         effects: list[RoundEffect] = []
         for delta in event.deltas:
             tile = self._tiles[delta.tile]
+            if not tile.is_usable(delta):
+                continue  # decided between its arrival and now, or while we were down
             first = tile.candidates.setdefault((delta.learner, delta.base), delta)
             if first.digest != delta.digest:
                 effects.append(Blamed(delta.learner, Reason.SECOND_DELTA, f"{delta.tile} on version {delta.base}"))
-            if delta.base < tile.at.version - 1:
-                del tile.candidates[delta.learner, delta.base]
         return effects
 
     def find_refusal(self, delta: Delta) -> Reason | None:
@@ -470,9 +495,16 @@ class RoundMachine:
         first = tile.candidates.get((delta.learner, delta.base))
         if first is not None and first.digest != delta.digest:
             return Reason.SECOND_DELTA
-        if tile.at.head is not None and any(reference.delta == delta.digest for reference in tile.at.head.deltas):
+        if tile.counts(delta.digest):
             return Reason.ALREADY_COUNTED
+        if first is None and self._is_stranger(delta.learner):
+            strangers = sum(self._is_stranger(learner) for learner, _ in tile.candidates)
+            if strangers >= STRANGERS_PER_TILE_MAX:
+                return Reason.BUSY
         return None
+
+    def _is_stranger(self, peer: PeerId) -> bool:
+        return self._rules.roster.find_index(peer) is None
 
     def _expected(self) -> set[PeerId]:
         """The learners that an owner waits for."""
@@ -492,7 +524,7 @@ class RoundMachine:
             slot = Slot(name, tile.slot_version)
             if tile.merging or tile.decided_round >= self._round or tile.applied != tile.at.version:
                 continue
-            if slot in self._proposed or not tile.candidates:
+            if slot in self._proposed or tile.heard or not tile.candidates or now < tile.again_at:
                 continue
             attempt = self._find_attempt(name)
             if attempt is None:
@@ -518,7 +550,7 @@ class RoundMachine:
         unusable = set(event.unusable)
         for slot, why in event.failed:
             tile = self._tiles[slot.tile]
-            tile.merging, tile.trouble = False, why
+            tile.merging, tile.trouble, tile.again_at = False, why, now + self._share(AGAIN)
             tile.candidates = {key: delta for key, delta in tile.candidates.items() if delta.digest not in unusable}
         heads = []
         for merged in event.merged:
@@ -563,17 +595,20 @@ class RoundMachine:
         self._lost_at.pop(event.peer, None)
         for own in self._own.values():
             own.delivered.discard(event.peer)  # it may have lost what it never acknowledged
+            own.again_at.pop(event.peer, None)
         return [*self._announce(), *self._republish()] if self._started else []
 
     def _on_lost(self, event: PeerLost, now: int) -> list[RoundEffect]:
         self._connected.discard(event.peer)
-        self._lost_at[event.peer] = now
+        if not self._is_stranger(event.peer):
+            self._lost_at[event.peer] = now
         return []
 
     def _on_announced(self, event: RoundAnnounced, now: int) -> list[RoundEffect]:
         late = event.round == self._round and now > self._opened_at + self._share(ANNOUNCE_EARLY)
         number = event.round - 2 if late else event.round  # a late one is waited for from the round after next
-        self._announced[event.learner] = max(number, self._announced.get(event.learner, number))
+        if event.learner in self._announced or len(self._announced) < ANNOUNCERS_MAX:
+            self._announced[event.learner] = max(number, self._announced.get(event.learner, number))
         return []
 
     def _on_timer(self, event: RoundTimer, now: int) -> list[RoundEffect]:
@@ -623,6 +658,9 @@ class RoundMachine:
             attempt = self._find_attempt(name)
             if attempt is not None:
                 moments.add(self._collects_until(attempt, times[attempt]))
+            moments.add(self._tiles[name].again_at)
+        for own in self._own.values():
+            moments.update(own.again_at.values())
         upcoming = min((moment for moment in moments if moment > now), default=None)
         if upcoming is None or upcoming == self._timer_at:
             return []

@@ -16,7 +16,7 @@ Own rows in the database (storage.keys.own_key):
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,8 @@ from storage.keys import own_key, pack_u64, unpack_u64
 from storage.kv import Batch, KeyValue
 from storage.ledger import Ledger
 
+VOTES_FILE = "votes.journal"
+PROPOSALS_FILE = "proposals.journal"
 _SCAN_ROWS = 4096
 
 
@@ -173,6 +175,12 @@ class Ground:
         if batch:
             self.index.write(batch)
 
+    def replace_votes(self, records: Sequence[bytes]) -> None:
+        """Begin the vote journal anew with the shortest records of the same memory; the old file or the new after a crash."""
+        if self.votes is not None:
+            self.votes.close()
+            self.votes = create_journal(self.settings.places.journal / VOTES_FILE, records)
+
     def forget_finality(self, batch: Batch, view: int) -> None:
         """Add to ``batch`` the removal of what ``store_finality`` kept up to a final view."""
         prefix = own_key("open")
@@ -247,10 +255,10 @@ def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None)
         roots = work.ensure_genesis()
         places.journal.mkdir(exist_ok=True)
         places.learner.mkdir(exist_ok=True)
-        votes, vote_records, vote_state = _open_votes(places.journal / "votes.journal", index)
-        journal = open_journal(places.journal / "proposals.journal")
+        votes, vote_records, vote_state = _open_votes(places.journal / VOTES_FILE, index)
+        journal = open_journal(places.journal / PROPOSALS_FILE)
         proposed = tuple(decode(Head, record, limit_bytes=BODY_BYTES_MAX) for record in journal.records)
-        proposals = journal.journal or create_journal(places.journal / "proposals.journal", journal.records)
+        proposals = journal.journal or create_journal(places.journal / PROPOSALS_FILE, journal.records)
         ledger = Ledger(index)
         opened.pop_all()
     return Ground(

@@ -15,7 +15,7 @@ import random
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,9 @@ from consensus.events import (
     DeliverDeltas,
     DeltasArrived,
     HeadsSeen,
+    HeadsVerified,
     Lagging,
+    MergesDone,
     PeerConnected,
     PeerLost,
     Propose,
@@ -43,6 +45,7 @@ from consensus.events import (
     Stalled,
     StartLearning,
     StartMerge,
+    TilesApplied,
     VerifyHeads,
 )
 from consensus.execution import Execution
@@ -62,7 +65,7 @@ from node.records import Records
 from node.services.exchange import Exchange
 from node.services.gossip import Gossip
 from node.services.housekeeping import Housekeeping
-from node.services.learning import LearningService
+from node.services.learning import WORKER_COMMAND, LearningService
 from node.services.presence import Presence
 from node.services.tiles import TileService
 from node.timers import Timers
@@ -85,6 +88,7 @@ from storage.ledger import FinalizedBlock as StoredFinal
 log = structlog.get_logger()
 
 ROSTER_PATIENCE_SECONDS = 10.0  # rounds begin without the members that are not there by then, if a quorum is
+VOTE_RECORDS_MAX = 100_000  # records of the vote journal, 15 MB, above which it is written anew at a start (a guess)
 ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
 SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed
 
@@ -92,7 +96,9 @@ SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have
 class Node:
     """One running node. Made by :func:`run`; everything else looks at it through ``View``."""
 
-    def __init__(self, ground: Ground, transport: Transport, clock: Clock) -> None:
+    def __init__(
+        self, ground: Ground, transport: Transport, clock: Clock, worker_command: Sequence[str] = WORKER_COMMAND
+    ) -> None:
         settings = ground.settings
         self.ground = ground
         self.transport = transport
@@ -109,7 +115,7 @@ class Node:
         self.me = ground.roster.find_index(ground.peer)
         self.chain = ChainId.of(ground.network)
         self.reactor = Reactor(self._restore_engine(), clock, self._performers())
-        self.tiles = TileService(ground, lambda: self.exchange, self.reactor.post)
+        self.tiles = TileService(ground, lambda: self.exchange, self._post_tiles)
         self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report)
         self.gossip = Gossip(ground, transport, clock)
         self.presence = Presence(self)
@@ -127,6 +133,7 @@ class Node:
             self.report,
             lambda: self.housekeeping.refusal,
             self.presence.find_providers,
+            worker_command,
         )
         self.timers = Timers(clock, self._on_timer)
         self._background: trio.Nursery | None = None
@@ -146,6 +153,8 @@ class Node:
             signer = VoteSigner(ground.keys.vote, self.chain, ground.roster, ground.vote_records, ground.vote_state)
             if signer.refusal is not None:
                 log.error("this node will not vote", why=signer.refusal)
+            elif len(ground.vote_records) > VOTE_RECORDS_MAX:
+                ground.replace_votes(signer.compacted())
         learner = ground.learner_record()
         learning = ground.genesis.learning
         if ground.settings.run.round_ms is not None:
@@ -180,6 +189,12 @@ class Node:
         """The tile's primary."""
         rules = self.engine.execution.rules
         return rules.roster.members[rules.order(tile)[0]].node
+
+    async def _post_tiles(self, event: HeadsVerified | MergesDone | TilesApplied) -> None:
+        """What the tile thread did. Verified heads have their updates stored and their roots computed."""
+        if isinstance(event, HeadsVerified) and event.verdicts:
+            self.crash_points.reach("update-stored", self._round)
+        await self.reactor.post(event)
 
     # -- running --------------------------------------------------------------------------------------------------------
 
@@ -525,17 +540,24 @@ class Node:
             log.warning("stalled", why=effect.reason)
 
 
-def run_node(settings: Settings, ask_passphrase: AskPassphrase | None = None) -> None:
-    """Run a node until it is told to stop. Raises ``Rejected``, ``OSError`` and their kin before anything is served."""
+def run_node(
+    settings: Settings,
+    ask_passphrase: AskPassphrase | None = None,
+    worker_command: Sequence[str] = WORKER_COMMAND,
+) -> None:
+    """Run a node until it is told to stop. Raises ``Rejected``, ``OSError`` and their kin before anything is served.
+
+    ``worker_command`` starts the learner's process: a benchmark of the network puts one there that need not learn.
+    """
     ground = open_ground(settings, ask_passphrase)
     node_log.configure_logging(settings.log.level, settings.places.log, Clock())
     try:
-        trio.run(_main, ground)
+        trio.run(_main, ground, worker_command)
     finally:
         ground.close()
 
 
-async def _main(ground: Ground) -> None:
+async def _main(ground: Ground, worker_command: Sequence[str]) -> None:
     settings, clock = ground.settings, Clock()
 
     def check_hello(peer: PeerId, hello: bytes) -> None:
@@ -554,7 +576,7 @@ async def _main(ground: Ground) -> None:
     ) as transport:
         from node.api.server import serve_api
 
-        node = Node(ground, transport, clock)
+        node = Node(ground, transport, clock, worker_command)
         log.info(
             "listening", peer=short(ground.peer), addresses=list(transport.addresses), network=ground.network.hex()[:16]
         )

@@ -60,6 +60,15 @@ def matrices_of(tile: Tile) -> tuple[tuple[int, int], ...]:
     return tuple((segment.rows, segment.columns) for segment in tile.segments)
 
 
+def contributor(reference: DeltaRef) -> bytes:
+    """The name under which a delta is merged, and its order: learner and base, as in the head.
+
+    The learner alone would not do: it may give two deltas of the same bytes, on the parent and on the grandparent (zeros, for
+    an expert that no token reached).
+    """
+    return reference.learner + reference.base.to_bytes(8, "big")
+
+
 @dataclass(frozen=True, slots=True)
 class MergeJob:
     """The deltas of one slot, with their payloads."""
@@ -118,7 +127,7 @@ class TileWork:
         unusable = []
         for reference, payload in job.deltas:
             try:
-                contributions.append((reference.learner, reference.weight, decode(payload, values)))
+                contributions.append((contributor(reference), reference.weight, decode(payload, values)))
             except Rejected:
                 unusable.append(reference.delta)
         try:

@@ -30,7 +30,7 @@ from consensus.finality.core import check_chain
 from consensus.heads import HeadRules, HeadState
 from node.config import load_settings
 from node.ground import Ground, open_ground
-from node.tile_work import matrices_of, merge_rule, outer_rule
+from node.tile_work import contributor, matrices_of, merge_rule, outer_rule
 from protocol.codec import decode
 from protocol.finality import Body, Certificate, ChainId, FinalizedBlock, Header
 from protocol.ids import Height, TileId, Version
@@ -150,7 +150,7 @@ class _Verification:
                 self._report.merges_not_derivable += 1
                 return
             signed = decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX)
-            contributions.append((reference.learner, reference.weight, decode_delta(signed.payload, tile.values)))
+            contributions.append((contributor(reference), reference.weight, decode_delta(signed.payload, tile.values)))
         gradient = merge(contributions, self._merge_rule).gradient_N
         if encode_delta(gradient, self._update_pipeline, matrices_of(tile)) != self._find(head.update):
             self._problem(f"{head.slot}: merging its deltas gives another update than its owner published")

@@ -9,10 +9,13 @@ Read in this order:
 2. `topics`      the table of gossip topics
 3. `requests`    the table of request protocols
 4. `records`     what may stand in the distributed table, and which of two records wins
-5. `framing`     bytes in, frames out
-6. `admission`   before any decoding: banned? too large? too often?
-7. `peerbook`    whom we know, whom we dial, whom we drop
-8. `io/libp2p_host`, `io/memory_host`  the two hosts; `io/libp2p_guards` is why the first one survives
+5. `addresses`   multiaddrs, as far as we use them
+6. `framing`     bytes in, frames out
+7. `greeting`    the first words of two peers, and their pings
+8. `admission`   before any decoding: banned? too large? too often?
+9. `peerbook`    whom we know, whom we dial, whom we drop
+10. `io/host`    a `Transport` made of connections, streams and gossip
+11. `io/libp2p_host`, `io/memory_host`  the two that have them; `io/libp2p_guards` is why the first one survives
 """
 
 from p2p.transport import (

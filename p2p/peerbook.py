@@ -4,11 +4,11 @@
       (unknown) ---------------------->  known, apart  ------------->  connected
                                           |    ^   ^                      |
                                   Dial    v    |   |   Lost               |  Ping every PING_SECONDS
-                                        dialling   +----------------------+  Drop after SILENCE_SECONDS without a sign of life
+                                        dialling   +----------------------+  Drop after SILENCE_SECONDS of silence
                                            |
-                                           +-- DialFailed: wait BACKOFF_FIRST * 2^failures, at most BACKOFF_MAX, and again,
-                                               for ever, with jitter so that two peers do not meet in the same instant
-                                               for ever
+                                           +-- DialFailed: wait BACKOFF_FIRST * 2^failures, at most BACKOFF_MAX, then
+                                               dial again, for ever, with jitter so that two peers do not dial each
+                                               other in the same instant for ever
 
 Rules:
 
@@ -39,7 +39,7 @@ BACKOFF_MAX_SECONDS: Final = 30.0
 BOOTSTRAP_BACKOFF_MAX_SECONDS: Final = 5.0  # a restarted bootstrap peer is how a split network finds itself again
 REFUSED_BACKOFF_SECONDS: Final = 60.0  # another genesis does not change by asking again soon
 BAN_SECONDS: Final = 3600.0
-SCORE_FLOOR: Final = -100.0
+SCORE_FLOOR: Final = -90.0  # five misbehaviours of 20 points within a minute and a half
 SCORE_HALF_LIFE_SECONDS: Final = 600.0  # a guess: an honest peer with a bad disk heals within the hour
 PEERS_MAX: Final = 1024
 CONNECTIONS_WANTED_MAX: Final = 64  # dialling stops here; inbound connections may exceed it

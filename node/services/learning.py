@@ -75,6 +75,7 @@ FindRefusal = Callable[[Delta], Reason | None]
 BUNDLE_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 LEARN_ATTEMPTS = 3
 GREETING_SECONDS_MAX = 120.0
+WORKER_COMMAND = (sys.executable, "-m", "node.worker")
 
 
 def dataset_key(root: Digest) -> str:
@@ -99,6 +100,7 @@ class LearningService:
         report: Report,
         find_shortage: Callable[[], str | None],
         find_providers: Callable[[str], Awaitable[tuple[PeerId, ...]]],
+        worker_command: Sequence[str],
     ) -> None:
         self._ground = ground
         self._transport = transport
@@ -114,7 +116,7 @@ class LearningService:
         self._find_providers = find_providers
         compute = ground.settings.compute
         self.worker = Worker(
-            [sys.executable, "-m", "node.worker"],
+            worker_command,
             on_log=lambda line: log.info("worker", line=line),
             environment=worker_environment(compute.threads),
             greeting=Hello(compute.device, compute.threads, ground.genesis_bytes),

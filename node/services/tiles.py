@@ -123,16 +123,25 @@ class TileService:
         while True:
             requests = await _take_all(self._merge_out)
             jobs, failed = [], []
+            gone: list[Digest] = []
             for request in requests:
                 payloads = [(reference, self._payload(reference.delta)) for reference in request.deltas]
-                if any(payload is None for _, payload in payloads):
+                if missing := [reference.delta for reference, payload in payloads if payload is None]:
                     failed.append((request.slot, "a delta that was given to us is no longer on our disk"))
+                    gone += missing
                     continue
                 jobs.append(MergeJob(request.slot, tuple((ref, data) for ref, data in payloads if data is not None)))
             results = await self.in_thread(lambda: self._ground.work.merge(jobs))  # noqa: B023 - awaited here
             merged = [result for result in results if not result.why]
             names = self._ground.blobs.put_many(result.update for result in merged)
             asked = {request.slot: request for request in requests}
+            # Not the deltas' fault but ours: the parent's file. The engine asks for the merge again as soon as it hears of it.
+            troubled = [result for result in results if result.why and not result.unusable]
+            for result in troubled:
+                log.warning("merge failed", slot=str(result.slot), why=result.why)
+                await self._repair_if_damaged(result.slot.tile, Version(result.slot.version - 1))
+            if troubled:
+                await trio.sleep(RETRY_SECONDS)
             await self._post(
                 MergesDone(
                     merged=tuple(
@@ -148,7 +157,7 @@ class TileService:
                         for result, name in zip(merged, names, strict=True)
                     ),
                     failed=tuple(failed) + tuple((result.slot, result.why) for result in results if result.why),
-                    unusable=tuple(name for result in results for name in result.unusable),
+                    unusable=(*gone, *(name for result in results for name in result.unusable)),
                 )
             )
 

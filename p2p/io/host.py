@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from logging import getLogger
-from typing import Final, NoReturn, Protocol, assert_never
+from typing import Any, Final, NoReturn, Protocol, assert_never
 
 import trio
 
@@ -85,7 +85,9 @@ READ_BYTES: Final = 256 * KIB  # libp2p.md 2: large reads, or frame handling dom
 GREETING_SECONDS_MAX: Final = 5.0
 CONNECT_SECONDS_MAX: Final = 5.0
 GOODBYE_SECONDS_MAX: Final = 1.0  # how long a refused peer may take to read why
-CLOSE_SECONDS_MAX: Final = 2.0  # a stopped peer's socket may be full: then it is dropped without ceremony
+CLOSE_SECONDS_MAX: Final = (
+    4.0  # for everything; a stopped peer's socket may be full: then it is dropped without ceremony
+)
 REOPEN_SECONDS: Final = 0.25  # pause before a broken one-way stream is opened again
 TICK_SECONDS: Final = 0.5
 MISBEHAVIOUR_POINTS: Final = 20.0  # five of them within minutes are a ban
@@ -709,9 +711,12 @@ class StreamHost(abc.ABC):
         except Rejected:
             self._decide(peerbook.Refused(decision.peer))
         else:
-            link = self._links.get(decision.peer)  # it may be lost again by now
-            is_here = link is not None and link.is_admitted
+            is_here = self._is_admitted(decision.peer)  # it may be lost again by now
             self._decide(peerbook.Admitted(decision.peer) if is_here else peerbook.DialFailed(decision.peer))
+
+    def _is_admitted(self, peer: PeerId) -> bool:
+        link = self._links.get(peer)
+        return link is not None and link.is_admitted
 
     def _misbehaved(self, peer: PeerId, what: str) -> None:
         _log.info("%s misbehaved: %s", short(peer), what)
@@ -765,7 +770,7 @@ class StreamHost(abc.ABC):
         if failure is not None:
             raise failure
 
-    async def _live(self, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _live(self, stop: trio.Event, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         try:
             async with self._link_layer():
                 try:
@@ -792,7 +797,15 @@ class StreamHost(abc.ABC):
     def _start(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
         """A task that lives at most as long as the host."""
         if self._nursery is not None and not self._nursery.cancel_scope.cancel_called:
-            self._nursery.start_soon(function, *arguments)
+            self._nursery.start_soon(self._contain, function, *arguments)
+
+    async def _contain(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """A bug of ours that one peer meets must not cost us the others; a broken invariant still stops the node."""
+        try:
+            await function(*arguments)
+        except Exception:
+            self._counters.dropped("task failed")
+            _log.exception("a task of the host failed; the host goes on")
 
     # -- what the link layer does -------------------------------------------------------------------------------------
     @abc.abstractmethod

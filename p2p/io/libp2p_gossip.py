@@ -30,7 +30,7 @@ from libp2p.pubsub.validators import signature_validator
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from p2p.io.libp2p_guards import RPC_QUEUE_MESSAGES_MAX, DigestsOfMessages
-from p2p.topics import TopicRule
+from p2p.topics import TopicRule, find_topic_rule
 from protocol.ids import PeerId, parse_peer, peer_text
 from protocol.limits import GOSSIP_MESSAGE_BYTES_MAX, KIB
 from protocol.rejection import Rejected, check_invariant
@@ -125,11 +125,13 @@ class Gossip(Pubsub):
         *,
         admit: Admit,
         deliver: Deliver,
+        is_admitted: Callable[[PeerId], bool],
         misbehaved: Callable[[PeerId, str], None],
     ) -> None:
         super().__init__(host, router, strict_signing=True, seen_ttl=SEEN_SECONDS, max_inbound_rpc_size=RPC_BYTES_MAX)
         self._admit = admit
         self._deliver = deliver
+        self._is_admitted = is_admitted
         self._misbehaved = misbehaved
         self._scorer = router.scorer
         # Messages are told apart by author and number. The original starts at seconds since the epoch, so a node that said
@@ -151,6 +153,8 @@ class Gossip(Pubsub):
         The packet is built before the write and the peer is registered after it (`pubsub.py:1010`), and `subscribe` announces
         to registered peers only.
         """
+        if not self._is_admitted(from_libp2p(peer_id)):
+            return
         announced = set(self.topic_ids)
         await super()._handle_new_peer(peer_id)
         queue = self.peer_queues.get(peer_id)
@@ -158,6 +162,23 @@ class Gossip(Pubsub):
             for topic in set(self.topic_ids) - announced:
                 packet, _ = self._build_announce_rpc(topic, subscribe=True)
                 queue.push(packet)
+
+    def _handle_dead_peer(self, peer_id: ID) -> None:
+        """A stream to the peer died. While the peer is here, its subscriptions still hold: it will not say them again.
+
+        They come on the peer's own stream, which may live on another connection; the original forgets them (`pubsub.py:1137`)
+        and never sends to this peer again.
+        """
+        kept: list[str] = []
+        if self._is_admitted(from_libp2p(peer_id)):
+            kept = [topic for topic, peers in self.peer_topics.items() if peer_id in peers]
+        super()._handle_dead_peer(peer_id)
+        for topic in kept:
+            self.handle_subscription(peer_id, rpc_pb2.RPC.SubOpts(subscribe=True, topicid=topic))
+
+    def _schedule_peer_stream_retry(self, peer_id: ID) -> None:
+        if self._is_admitted(from_libp2p(peer_id)):
+            super()._schedule_peer_stream_retry(peer_id)
 
     async def publish_when_possible(self, topic: str, data: bytes) -> None:
         """Wait a little while a queue is full; then its copy is dropped and counted: a stopped peer must not stop us."""
@@ -193,7 +214,8 @@ class Gossip(Pubsub):
             return
         if len(rpc.subscriptions) <= self.max_subscriptions_per_rpc:
             for subscription in rpc.subscriptions:
-                self.handle_subscription(peer, subscription)
+                if find_topic_rule(subscription.topicid) is not None:  # nobody makes us remember topics of their own
+                    self.handle_subscription(peer, subscription)
         for message in rpc.publish:
             if self._is_subscribed_to_msg(message):
                 await self.push_msg(peer, message)

@@ -49,8 +49,8 @@ from p2p import peerbook  # noqa: E402
 from p2p.addresses import parse_address  # noqa: E402
 from p2p.io.counters import Counters  # noqa: E402
 from p2p.io.host import (  # noqa: E402
-    CLOSE_SECONDS_MAX,
     CONNECT_SECONDS_MAX,
+    GOODBYE_SECONDS_MAX,
     BrokenStream,
     Stream,
     StreamHost,
@@ -92,8 +92,8 @@ async def open_libp2p_host(
     """Open a host for as long as the body runs.
 
     `seed` is the 32-byte seed of the node key; `listen` are multiaddrs without a peer (`tcp/0` for a free port);
-    `bootstrap` are multiaddrs with one, dialled for ever. A `generator` that is passed in must be another one for each life of a
-    peer: it names the session, by which others notice a restart.
+    `bootstrap` are multiaddrs with one, dialled for ever. A `generator` that is passed in must be another one for each
+    life of a peer: it names the session, by which others notice a restart.
     Raises `AddressInUse` when a port is taken, `Rejected(BAD_ADDRESS)` for a bad multiaddr.
     """
     host = Libp2pHost(
@@ -273,6 +273,7 @@ class Libp2pHost(StreamHost):
             self._router,
             admit=self._admit_gossip,
             deliver=self._gossip_arrived,
+            is_admitted=self._is_admitted,
             misbehaved=self._misbehaved,
         )
         self._dht = KadDHT(
@@ -311,13 +312,16 @@ class Libp2pHost(StreamHost):
             yield
 
     async def _close_all(self) -> None:
+        """In an order in which a stuck peer keeps no listener and no socket open. B4: libp2p closes no listener by itself."""
+        for listener in list(self._swarm.listeners.values()):
+            await listener.close()
         async with trio.open_nursery() as nursery:  # each close sleeps 0.1 s: side by side
             for connections in list(self._swarm.connections.values()):
                 for connection in list(connections):
                     nursery.start_soon(self._close_connection, connection)
-        await self._host.close()  # B4: the listeners too
         for stream in tuple(self._tcp.open_streams):
             await stream.close()
+        await self._host.close()
 
     def _check_listening(self) -> None:
         """libp2p's `listen` reports failure by a bool that `run` throws away."""
@@ -377,10 +381,10 @@ class Libp2pHost(StreamHost):
         await trio.lowlevel.checkpoint()
 
     async def _close_connection(self, connection: Any) -> None:
-        with trio.move_on_after(CLOSE_SECONDS_MAX) as patience:
+        with trio.move_on_after(GOODBYE_SECONDS_MAX) as patience:
             await connection.close()
         if patience.cancelled_caught:  # its goodbye found no room in the socket: close that alone
-            with trio.move_on_after(CLOSE_SECONDS_MAX):
+            with trio.move_on_after(GOODBYE_SECONDS_MAX):
                 await connection.muxed_conn.secured_conn.close()
             self._swarm.remove_conn(connection)
             await self._libp2p_disconnected(connection)

@@ -15,9 +15,10 @@ class SignerWithoutS2(VoteSigner):
 
     def _contradicts(self, view: View, kind: VoteKind, block: Digest) -> bool:
         said = self._said.get(view, {})
-        if kind is VoteKind.NOTARIZE:
+        if kind is VoteKind.NOTARIZE or kind in said:
             return super()._contradicts(view, kind, block)
-        return kind in said
+        notarized = said.get(VoteKind.NOTARIZE)
+        return kind is VoteKind.FINALIZE and notarized is not None and notarized.block != block
 
 
 class RosterWithSmallQuorum(Roster, frozen=True):

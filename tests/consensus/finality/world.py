@@ -376,6 +376,9 @@ class Node:
         position = len(effects)
         if effects and self.world.chaos and options.cut and random_.random() < options.cut * len(effects):
             position = random_.randrange(len(effects))
+            records = [index for index, effect in enumerate(effects) if isinstance(effect, Persist)]
+            if records and random_.random() < 0.5:
+                position = records[0]
         if effects and self.me == 0 and self.world.cut_at is not None:
             self.active += 1
             if self.active == self.world.cut_at[0]:
