@@ -146,15 +146,15 @@ class Execution:
 
     def verified(self, event: HeadsVerified) -> list[Head]:
         """The pooled heads that an event declares good."""
-        good = [name for name, reason in event.verdicts if reason is None]
-        return [self._pool[name].head for name in good if name in self._pool]
+        good = [self._pool[name] for name, reason in event.verdicts if reason is None and name in self._pool]
+        return [pooled.head for pooled in good if pooled.asked]
 
     def take_verdicts(self, event: HeadsVerified) -> list[Verdict | Blamed]:
         """Verdicts of the shell; returns what this settles."""
         settled: list[Verdict | Blamed] = []
         for name, reason in event.verdicts:
             pooled = self._pool.get(name)
-            if pooled is None:
+            if pooled is None or not pooled.asked:
                 continue
             pooled.verdict = True if reason is None else reason
             if reason is not None:

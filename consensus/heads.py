@@ -102,7 +102,9 @@ class HeadRules:
         if at.head is not None and head.round <= at.head.round:
             raise Rejected(Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, its parent of {at.head.round}")
         if head.round > state.newest_round + 1:
-            raise Rejected(Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, the newest is {state.newest_round}")
+            raise Rejected(
+                Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, the newest is {state.newest_round}"
+            )
         self.check_proposer(head)
         if not 0 < head.update_bytes <= 2 * TILE_BYTES_MAX:
             raise Rejected(Reason.BAD_DELTA, f"an update of {head.update_bytes} bytes")

@@ -14,10 +14,12 @@ A round at a node
     patience over, something decided --> close with the rest reported as lagging ----> open the next round
     patience over, nothing decided   --> stay, say why, deliver and publish again
 
-* **Expected learners** announced themselves for this round early in it, or for the round before, and are connected. At the
-  first round that a node sees, the connected members of the roster are expected.
-* **Attempts.** Attempt 0 is the primary's. Attempt k opens when the k-1 before it were silent: 0.3 rounds after the deadline
-  each, or 0.3 rounds after their connection was lost. Learners then deliver to the standby too.
+* **Expected learners** announced themselves for this round early in it, or for the round before, and are connected; those
+  outside the roster had a delta merged in one of the two rounds before. At the first round that a node sees, the connected
+  members of the roster are expected.
+* **Attempts.** Attempt 0 is the primary's. Attempt k opens when the k-1 before it were silent: 0.3 rounds each after the
+  deadline, or after there was a delta to merge where that was later; or 0.3 rounds after their connection was lost. Learners
+  then deliver to the standby too. A verified head is no silence.
 * **A proposer has one value for a slot, for ever**: once signed and journaled it is only ever published again.
 * **The fate of a delta** is sealed when a head lists it (merged), or when the version after next of its base is decided
   without it (lost: the learner returns it to its residual). A learner has one delta for a tile and base: while the
@@ -73,9 +75,10 @@ STANDBY_COLLECTS = 150  # half of that for the standby to collect what is delive
 ANNOUNCE_EARLY = 333  # a learner that announces itself later is not waited for (a guess)
 RETRY = 500  # how often a stalled node tries again
 AGAIN = 100  # after how long a failed delivery or merge is tried again: soon, but never at once (a guess)
-ANNOUNCERS_MAX = 4096  # learners whose announcement is remembered: anybody can make a key and announce
+ANNOUNCERS_MAX = 1024  # learners whose announcement is remembered: anybody can make a key and announce
 STRANGERS_PER_TILE_MAX = 4 * UNREGISTERED_DELTAS_PER_SLOT_MAX  # their deltas kept for a tile: a few times their places
 
+_NEVER = 1 << 62  # milliseconds
 _UNSIGNED = Signature(bytes(64))
 
 
@@ -104,6 +107,7 @@ class _Tile:
     again_at: int = 0  # a merge failed: not before this time
     trouble: str = ""  # why the last merge failed
     heard: bool = False  # a head of the open slot was verified here: nobody is silent
+    own_at: int | None = None  # when our own delta for the open slot was there
 
     @property
     def decided_round(self) -> int:
@@ -175,14 +179,17 @@ class RoundMachine:
         self._merged_own: list[Digest] = []  # fates that the learner has not journaled
         self._lost_own: list[Digest] = []
         self._told: set[Digest] = set()  # those among them that it was told when it began
+        self._members = {member.node for member in rules.roster.members}
         self._connected: set[PeerId] = set()
         self._lost_at: dict[PeerId, int] = {}
         self._announced: dict[PeerId, int] = {}
+        self._contributed: dict[PeerId, int] = {}  # strangers: the newest round whose heads list a delta of theirs
         self._first_seen_round = 0
         self._round = -1  # none is open
         self._rounds_closed = 0
         self._opened_at = 0
         self._retry_at = 0
+        self._progress_at = 0  # when this round last decided a tile, or our learner finished
         self._learning: int | None = None
         self._learned = learned_round
         self._failed = -1
@@ -206,6 +213,8 @@ class RoundMachine:
             RoundTimer: self._on_timer,
             ClockJudged: self._on_clock,
         }
+        for own in self._own.values():
+            self._tiles[own.delta.tile].own_at = 0
         for digest in counted:
             if self._own.pop(digest, None) is not None:
                 self._merged_own.append(digest)
@@ -236,9 +245,11 @@ class RoundMachine:
         for slot, head, _ in decided:
             tile = self._tiles[slot.tile]
             tile.at = TileHead(slot.version, head.root, head)
-            tile.again_at, tile.trouble, tile.heard = 0, "", False
+            tile.again_at, tile.trouble, tile.heard, tile.own_at = 0, "", False, None
+            self._progress_at = now
             newest = max(newest, head.round)
             self._takeovers += head.attempt > 0
+            self._contributed |= {ref.learner: head.round for ref in head.deltas if self._is_stranger(ref.learner)}
             self._proposed.pop(slot, None)
             tile.candidates = {key: delta for key, delta in tile.candidates.items() if tile.is_usable(delta)}
             for digest in [own.delta.digest for own in self._own.values() if own.delta.tile == slot.tile]:
@@ -284,6 +295,7 @@ class RoundMachine:
         self._round, self._opened_at, self._retry_at = number, now, 0
         self._rounds_closed = number
         self._announced = {peer: at for peer, at in self._announced.items() if at >= number - 1}
+        self._contributed = {peer: at for peer, at in self._contributed.items() if at >= number - 2}
         if self._learns:
             self._announced[self._me] = number
         return [RoundOpened(Round(number)), *self._announce()]
@@ -346,8 +358,9 @@ class RoundMachine:
         while not self._done and self._is_complete():
             effects += self._close() + self._open(self._round + 1, now)
         if not self._done:
+            effects += self._maybe_give_up(now)  # it may open a round, which is learned at once
+        if not self._done:
             effects += self._maybe_learn()
-            effects += self._maybe_give_up(now)
         effects += self._maybe_deliver(now)
         effects += self._maybe_merge(now)
         return effects + self._maybe_set_timer(now)
@@ -358,9 +371,12 @@ class RoundMachine:
         )
 
     def _patience_at(self) -> int:
-        """When a round with undecided slots is over: all attempts had their time, and once more the first one's."""
+        """When a round with undecided slots is over: all attempts had their time, and once more the first one's.
+
+        As long as something happens it is not: where learning takes longer than a round, everybody is late together.
+        """
         attempts = min(len(self._rules.roster.members), 4)
-        return self._deadline() + self._share(SILENCE) * (attempts + 1)
+        return max(self._deadline(), self._progress_at) + self._share(SILENCE) * (attempts + 1)
 
     def _maybe_give_up(self, now: int) -> list[RoundEffect]:
         if now < max(self._patience_at(), self._retry_at):
@@ -412,10 +428,12 @@ class RoundMachine:
     def _on_learned(self, event: LearnDone, now: int) -> list[RoundEffect]:
         self._learning = None
         self._learned = max(self._learned, event.round)
+        self._progress_at = now
         self._merged_own = [digest for digest in self._merged_own if digest not in self._told]
         self._lost_own = [digest for digest in self._lost_own if digest not in self._told]
         for delta in event.deltas:
             self._own[delta.digest] = _Own(delta)
+            self._tiles[delta.tile].own_at = now
             self._seal_fate(delta.digest)
         return []
 
@@ -504,12 +522,13 @@ class RoundMachine:
         return None
 
     def _is_stranger(self, peer: PeerId) -> bool:
-        return self._rules.roster.find_index(peer) is None
+        return peer not in self._members
 
     def _expected(self) -> set[PeerId]:
-        """The learners that an owner waits for."""
+        """The learners that an owner waits for; strangers once they have contributed: announcing alone costs nothing."""
         here = self._connected | ({self._me} if self._learns and self._failed < self._round else set())
-        expected = {peer for peer, number in self._announced.items() if number >= self._round - 1 and peer in here}
+        known = self._members | self._contributed.keys()
+        expected = {peer for peer, at in self._announced.items() if at >= self._round - 1} & here & known
         if self._round == self._first_seen_round:
             expected |= {member.node for member in self._rules.roster.members if member.node in self._connected}
         return expected
@@ -536,7 +555,7 @@ class RoundMachine:
             if not usable:
                 continue
             delivered = {delta.learner for delta in usable if delta.base == tile.at.version}
-            if not expected <= delivered and now < self._collects_until(attempt, opens_at):
+            if not expected <= delivered and now < self._collects_until(opens_at):
                 continue
             refs = self._rules.select_deltas(name, slot.version, map(self._reference, usable))
             tile.merging = True
@@ -625,17 +644,28 @@ class RoundMachine:
     def _deadline(self) -> int:
         return self._opened_at + self._rule.round_ms
 
-    def _collects_until(self, attempt: int, opens_at: int) -> int:
-        """Until when an attempt waits for expected learners."""
-        return self._deadline() if attempt == 0 else opens_at + self._share(STANDBY_COLLECTS)
+    def _collects_until(self, opens_at: int) -> int:
+        """Until when an attempt waits for expected learners: the deadline, also where only we lost the owner.
+
+        A standby whose link to a living owner broke would otherwise be first, with its own delta alone.
+        """
+        return max(self._deadline(), opens_at + self._share(STANDBY_COLLECTS))
 
     def _attempt_times(self, name: TileId) -> list[int]:
-        """When each attempt at the tile's open slot begins, by our clock and what we know of connections now."""
+        """When each attempt at the tile's open slot begins, by our clock and what we know of connections now.
+
+        An owner is silent when it could have merged and did not: not before the deadline, and not while we have no delta
+        for it ourselves, unless others, who have theirs, gave them to us.
+        """
+        tile = self._tiles[name]
         times = [self._opened_at]
+        due_at = max(self._deadline(), tile.own_at or 0)
+        if tile.own_at is None and self._learning is not None and not tile.candidates:
+            due_at = _NEVER
         for index in self._rules.order(name)[:-1]:
             lost_at = self._lost_at.get(self._rules.roster.members[index].node)
             if lost_at is None:
-                times.append(max(times[-1], self._deadline()) + self._share(SILENCE))
+                times.append(max(times[-1], due_at) + self._share(SILENCE))
             else:
                 times.append(max(times[-1], lost_at + self._share(SILENCE)))
         return times
@@ -657,11 +687,11 @@ class RoundMachine:
             moments.update(times)
             attempt = self._find_attempt(name)
             if attempt is not None:
-                moments.add(self._collects_until(attempt, times[attempt]))
+                moments.add(self._collects_until(times[attempt]))
             moments.add(self._tiles[name].again_at)
         for own in self._own.values():
             moments.update(own.again_at.values())
-        upcoming = min((moment for moment in moments if moment > now), default=None)
+        upcoming = min((moment for moment in moments if now < moment < _NEVER), default=None)
         if upcoming is None or upcoming == self._timer_at:
             return []
         self._timer_at = upcoming

@@ -29,11 +29,12 @@ from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
 from node.tile_work import TileWork
 from protocol.codec import Message, decode, encode
-from protocol.finality import Certificate, Header
+from protocol.finality import Body, Certificate, Header
 from protocol.genesis import Genesis, genesis_roster
 from protocol.ids import (
     Digest,
     DigestField,
+    Height,
     NetworkId,
     PeerField,
     PeerId,
@@ -217,6 +218,27 @@ class Ground:
         batch = Batch()
         batch.put(own_key("learner"), encode(record))
         self.index.write(batch)
+
+    def counted(self, deltas: Sequence[DeltaRow]) -> set[Digest]:
+        """Which of these deltas decided heads list: the newest head of a tile knows only its own (learning.md 1).
+
+        A head that takes a delta is one or two versions above its base, so that the walk down the ledger is short.
+        """
+        heads = self.head_state().tiles
+        lowest: dict[TileId, int] = {}
+        for row in deltas:
+            if heads[row.tile].version >= row.base + 2:
+                lowest[row.tile] = min(row.base, lowest.get(row.tile, row.base))
+        names = {row.digest for row in deltas}
+        found: set[Digest] = set()
+        height = self.ledger.tip() or Height(0)
+        while lowest and height > 0 and (block := self.ledger.find(height)) is not None:
+            for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
+                found |= names & {reference.delta for reference in head.deltas}
+                if head.version <= lowest.get(head.tile, -1) + 1:
+                    del lowest[head.tile]
+            height = Height(height - 1)
+        return found
 
     def sequence_reserved(self) -> int:
         """Envelope numbers below this may have been used."""

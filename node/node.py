@@ -171,6 +171,7 @@ class Node:
             },
             proposed=[h for h in ground.proposed if h.version == state.tiles[h.tile].version + 1],
             outstanding=[row.delta() for row in learner.outstanding],
+            counted=ground.counted(learner.outstanding),
             learned_round=learner.round if learner.state_file else -1,
             rounds_max=ground.settings.run.rounds,
         )
@@ -335,8 +336,9 @@ class Node:
                     self.inbound.rejected["peer_refused"] += 1
 
     def report(self, peer: PeerId, refusal: Rejected) -> None:
-        """Count a refusal; a peer that is to blame too often is disconnected."""
+        """Count a refusal; the host charges a peer that is to blame, and bans one that is too often."""
         self.inbound.refuse(refusal)
+        self.transport.report(peer, refusal)
         if refusal.reason.blame in (Blame.SENDER, Blame.AUTHOR):
             self.blamed[peer] += 1
             log.info("rejected", peer=short(peer), reason=refusal.reason.code, detail=refusal.detail)
@@ -354,7 +356,10 @@ class Node:
                 await self._sync()
 
     async def _sync(self) -> None:
-        """Fetch, check and take in finalized blocks until no peer has more."""
+        """Fetch, check and take in finalized blocks, up to the tip of whoever answered.
+
+        Not until no peer has more: on a busy machine a living chain adds blocks as fast as they are taken in.
+        """
         async with self._syncing:
             while True:
                 first = Height((self.ground.ledger.tip() or 0) + 1)
@@ -372,7 +377,7 @@ class Node:
                 with trio.move_on_after(5.0):
                     while (self.ground.ledger.tip() or 0) < last:
                         await trio.sleep(0.01)
-                if (self.ground.ledger.tip() or 0) < last:
+                if (self.ground.ledger.tip() or 0) < last or last >= blocks.tip_height:
                     return
 
     # -- what the engine wants done -------------------------------------------------------------------------------------
@@ -454,7 +459,8 @@ class Node:
             self._start(self.gossip.publish, FinalizedTip(last.header, last.certificate))
 
     async def _fetch_blocks(self, effect: finality.FetchBlocks) -> None:
-        self._start(self._sync)
+        if not self._syncing.statistics().tasks_waiting:  # the one that waits will see what we were told of
+            self._start(self._sync)
 
     async def _score(self, effect: finality.Score) -> None:
         self.report(self.ground.roster.members[effect.member].node, Rejected(effect.reason, "finality"))
@@ -573,6 +579,7 @@ async def _main(ground: Ground, worker_command: Sequence[str]) -> None:
         check_hello=check_hello,
         bootstrap=settings.network.bootstrap,
         generator=random.Random(secrets.randbits(64)),
+        clock_milliseconds=clock.now_ms,
     ) as transport:
         from node.api.server import serve_api
 

@@ -54,5 +54,5 @@ class Pong(Message, frozen=True):
     """I am, and it is this late here."""
 
     nonce: Natural
-    milliseconds: Natural  # since the epoch, by the answerer's clock
+    milliseconds: Natural  # since the epoch, by the answerer's clock; 0 when it was given none
     others: Annotated[tuple[_Text, ...], Meta(max_length=OTHERS_PER_PONG_MAX)]

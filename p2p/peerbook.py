@@ -100,11 +100,11 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to a ping, with its clock reading and ours before and after, in milliseconds since the epoch."""
+    """The answer to a ping, with its clock reading and ours before and after, in milliseconds."""
 
     peer: PeerId
     sent_milliseconds: int
-    answered_milliseconds: int  # the other clock
+    answered_milliseconds: int | None  # the other clock; None when one of us has none
     received_milliseconds: int
 
 
@@ -285,8 +285,9 @@ class PeerBook:
             return []
         entry.heard_at = now
         entry.round_trip_milliseconds = max(0, event.received_milliseconds - event.sent_milliseconds)
-        middle = (event.sent_milliseconds + event.received_milliseconds) // 2
-        entry.clock_offset_milliseconds = event.answered_milliseconds - middle
+        if event.answered_milliseconds is not None:
+            middle = (event.sent_milliseconds + event.received_milliseconds) // 2
+            entry.clock_offset_milliseconds = event.answered_milliseconds - middle
         return []
 
     def _take_misbehaviour(self, event: Misbehaved, now: float) -> list[Decision]:

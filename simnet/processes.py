@@ -132,8 +132,8 @@ class Fleet:
 
     # Nodes
 
-    def start_node(self, index: int, bootstrap: Iterable[str]) -> NodeProcess:
-        """Start peer `index` from its data directory. Must be called by the main thread (see above)."""
+    def start_node(self, index: int, bootstrap: Iterable[str], options: Sequence[str] = ()) -> NodeProcess:
+        """Start peer `index` from its data directory, with more `options`. Must be called by the main thread (see above)."""
         settings = self._settings
         directory = settings.data_directory(index)
         (directory / "api.json").unlink(missing_ok=True)  # left by a killed process; the new one writes its own
@@ -141,6 +141,7 @@ class Fleet:
         for address in bootstrap:
             arguments += ["--bootstrap", address]
         arguments += ["--device", settings.device, "--threads", str(settings.threads), "--rounds", str(settings.rounds)]
+        arguments += options
         log = settings.out / "logs" / f"peer-{index}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stream:

@@ -173,7 +173,7 @@ class StreamHost(abc.ABC):
         bootstrap: Sequence[str],
         open_protocols: Iterable[str] = (GENESIS.protocol,),
         generator: random.Random,
-        clock_milliseconds: Callable[[], int],
+        clock_milliseconds: Callable[[], int] | None,
     ) -> None:
         self._peer_id = peer_id
         self._hello = hello
@@ -682,17 +682,25 @@ class StreamHost(abc.ABC):
         ping = decode(Ping, data, limit_bytes=PING.request_bytes_max)
         others = self._some_others(OTHERS_PER_PONG_MAX, peer)
         await trio.lowlevel.checkpoint()
-        return encode(Pong(nonce=ping.nonce, milliseconds=self._clock_milliseconds(), others=others))
+        return encode(
+            Pong(
+                nonce=ping.nonce,
+                milliseconds=self._clock_milliseconds() if self._clock_milliseconds else 0,
+                others=others,
+            )
+        )
 
     async def _ping(self, peer: PeerId) -> None:
         ping = Ping(nonce=self._generator.getrandbits(63))
-        sent = self._clock_milliseconds()
+        clock = self._clock_milliseconds
+        now = clock or _monotonic_milliseconds
+        sent = now()
         with trio.move_on_after(PING.timeout_seconds):
             try:
                 answer = await self._ask(peer, PING.protocol, encode(ping), PING.response_bytes_max)
             except (RequestFailed, Rejected):
                 return
-            received = self._clock_milliseconds()
+            received = now()
             try:
                 pong = decode(Pong, answer, limit_bytes=PING.response_bytes_max)
             except Rejected:
@@ -700,7 +708,7 @@ class StreamHost(abc.ABC):
             if pong is None or pong.nonce != ping.nonce:
                 self._misbehaved(peer, "a wrong answer to a ping")
                 return
-            self._decide(peerbook.Pong(peer, sent, pong.milliseconds, received))
+            self._decide(peerbook.Pong(peer, sent, (pong.milliseconds or None) if clock else None, received))
             self._learn_others(pong.others)
 
     async def _dial_for_book(self, decision: peerbook.Dial) -> None:
@@ -865,6 +873,10 @@ def shielded(seconds: float) -> Iterator[None]:
         scope.shield = True
         scope.deadline = trio.current_time() + seconds
         yield
+
+
+def _monotonic_milliseconds() -> int:
+    return int(trio.current_time() * 1000)
 
 
 def key_text(key: RecordKey) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -126,6 +125,7 @@ class Gossip(Pubsub):
         admit: Admit,
         deliver: Deliver,
         is_admitted: Callable[[PeerId], bool],
+        first_number: int,
         misbehaved: Callable[[PeerId, str], None],
     ) -> None:
         super().__init__(host, router, strict_signing=True, seen_ttl=SEEN_SECONDS, max_inbound_rpc_size=RPC_BYTES_MAX)
@@ -134,9 +134,9 @@ class Gossip(Pubsub):
         self._is_admitted = is_admitted
         self._misbehaved = misbehaved
         self._scorer = router.scorer
-        # Messages are told apart by author and number. The original starts at seconds since the epoch, so a node that said
-        # more than one message a second and restarted would repeat numbers, and its messages would count as seen.
-        self.counter = time.time_ns()
+        # Messages are told apart by author and number. The original starts at seconds since the epoch, so a node that
+        # said more than one message a second and restarted would repeat numbers, and its messages would count as seen.
+        self.counter = first_number
 
     async def run(self) -> None:
         self.manager.run_daemon_task(self._sweep)

@@ -300,9 +300,10 @@ class _EqualByDigest:
 
 
 def check_port_is_free(host: str, port: int) -> None:
-    """`AddressInUse` with a sentence for a person, instead of libp2p's `listen` that only returns False."""
-    if port == 0:
-        return
+    """`AddressInUse` with a sentence for a person, or the OSError of an address that this machine does not have.
+
+    libp2p's `listen` only returns False.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -10,8 +10,8 @@ has no manager and ends the process. Leaving closes the listeners explicitly, be
 
 from __future__ import annotations
 
+import errno
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -72,11 +72,6 @@ DHT_STREAMS_MAX: Final = 128  # the default of 12 resets honest peers while a no
 PROVIDES_PER_WINDOW_MAX: Final = 4096  # the default of 10 in 10 s forgets most of a data set's shards
 
 
-def milliseconds_since_epoch() -> int:
-    """The wall clock, as other peers see it in pings."""
-    return time.time_ns() // 1_000_000
-
-
 @asynccontextmanager
 async def open_libp2p_host(
     seed: bytes,
@@ -87,13 +82,14 @@ async def open_libp2p_host(
     bootstrap: Sequence[str] = (),
     open_protocols: Iterable[str] = (GENESIS.protocol,),
     generator: random.Random | None = None,
-    clock_milliseconds: Callable[[], int] = milliseconds_since_epoch,
+    clock_milliseconds: Callable[[], int] | None = None,
 ) -> AsyncIterator[Libp2pHost]:
     """Open a host for as long as the body runs.
 
     `seed` is the 32-byte seed of the node key; `listen` are multiaddrs without a peer (`tcp/0` for a free port);
     `bootstrap` are multiaddrs with one, dialled for ever. A `generator` that is passed in must be another one for each
-    life of a peer: it names the session, by which others notice a restart.
+    life of a peer: it names the session, by which others notice a restart. `clock_milliseconds` reads the wall clock, for
+    the offset between peers; without it there is none.
     Raises `AddressInUse` when a port is taken, `Rejected(BAD_ADDRESS)` for a bad multiaddr.
     """
     host = Libp2pHost(
@@ -274,6 +270,7 @@ class Libp2pHost(StreamHost):
             admit=self._admit_gossip,
             deliver=self._gossip_arrived,
             is_admitted=self._is_admitted,
+            first_number=self._generator.getrandbits(62),
             misbehaved=self._misbehaved,
         )
         self._dht = KadDHT(
@@ -327,9 +324,7 @@ class Libp2pHost(StreamHost):
         """libp2p's `listen` reports failure by a bool that `run` throws away."""
         for multiaddr, _, _ in self._listen:
             if str(multiaddr) not in self._swarm.listeners:
-                raise AddressInUse(
-                    f"cannot listen on {multiaddr}: the port is taken or the address is not of this machine"
-                )
+                raise AddressInUse(errno.EADDRINUSE, f"cannot listen on {multiaddr}: the port was taken a moment ago")
 
     # -- facts --------------------------------------------------------------------------------------------------------
     @property

@@ -1,9 +1,10 @@
 """A world of a few whole engines: one heap of events, virtual milliseconds, everything drawn from a seed.
 
-Each peer has a disk, and above it what dies in a crash: an engine and its running jobs. The disk is written and read back
-as node/node.py and node/ground.py do it: vote journal, open blocks, ledger with head rows, proposals, deltas that were given
-to an owner, learner's record, blobs, tile files. A crash cuts the list of effects, or a job between its write and its
-answer, at any place. The network loses, delays, repeats, reorders and partitions until ``heal_ms``; then all is well.
+Each peer has a disk, and above it what dies in a crash: an engine and its running jobs. The disk is written and read
+back as node/node.py and node/ground.py do it: vote journal, open blocks, ledger with head rows, proposals, deltas that
+were given to an owner, learner's record, blobs, tile files. A crash cuts the list of effects, or a job between its
+write and its answer, at any place. The network loses, delays, repeats, reorders and partitions until ``heal_ms``; then
+all is well.
 
 Arithmetic is false but exact: an update is the sorted digests of its deltas, a tile's root is a digest of its parent's
 root and the update. So every root can be derived again by the :class:`Oracle`, which watches disks and messages and
@@ -19,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from consensus import events as e
 from consensus.engine import Effect, Engine, Event
@@ -124,6 +125,8 @@ class Options:
     job_failure: float = 0.0
     learn_ms: tuple[int, int] = (500, 3_000)
     observers: int = 0  # learn, and join late
+    clocks: int = 0  # peers whose clock is judged wrong until all is well
+    downtime_ms: int = 12_000
     rounds_max: int | None = None
 
     @classmethod
@@ -138,7 +141,9 @@ class Options:
             cut=choice((0.0, 0.001, 0.004)),
             cut_job=choice((0.0, 0.01, 0.03)),
             partitions=choice((0, 1, 3)),
-            job_failure=choice((0.0, 0.05)),
+            job_failure=choice((0.0, 0.05, 0.3)),
+            clocks=choice((0, 0, 1, 2)),
+            downtime_ms=choice((2_000, 12_000, 30_000)),
             learn_ms=choice(((500, 3_000), (500, 12_000), (100, 400))),
             observers=choice((0, 0, 1)),
             rounds_max=choice((None, None, 6)),
@@ -191,17 +196,36 @@ class Disk:
         ]
 
 
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong part in place of a right one, or a row of the disk that a restart forgets; the default is right."""
+
+    rounds: type[RoundMachine] = RoundMachine
+    execution: type[Execution] = Execution
+    forgets: str = ""
+
+
+RIGHT = Mutant()
+
+
 class World:
     """``run`` to a time, then ask what happened. Raises :class:`Broken` as soon as a rule is broken."""
 
     def __init__(
-        self, seed: int, count: int, options: Options | None = None, *, chaos_ms: int = 5 * ROUND_MS, tiles: int = 3
+        self,
+        seed: int,
+        count: int,
+        options: Options | None = None,
+        mutant: Mutant = RIGHT,
+        *,
+        chaos_ms: int = 5 * ROUND_MS,
     ) -> None:
         self.seed = seed
+        self.mutant = mutant
         self.random = random.Random(seed)
         self.options = options or Options.draw(self.random)
         self.count = count
-        self.tiles = TILES[:tiles]
+        self.tiles = TILES
         keys = make_keys(count)
         strangers = [KeyPair(bytes([200 + index]) * 32) for index in range(self.options.observers)]
         self.roster = make_roster(keys, digest("nock/beacon/1", str(seed).encode()))
@@ -219,8 +243,10 @@ class World:
         self.index_of = {peer.id: peer.index for peer in self.peers}
         self._plan_faults()
         for peer in self.peers:
-            joins = 0 if peer.is_member else self.random.randrange(ROUND_MS, 3 * ROUND_MS)
-            self.later(joins, peer.start)
+            if peer.is_member:
+                peer.start()
+            else:
+                self.later(self.random.randrange(ROUND_MS, 3 * ROUND_MS), peer.start)
 
     @property
     def chaos(self) -> bool:
@@ -249,6 +275,9 @@ class World:
             self.run(self.heap[0][0])
         return True
 
+    def draw_downtime_ms(self) -> int:
+        return self.random.randrange(50, self.options.downtime_ms)
+
     def note(self, *words: object) -> None:
         self.events += 1
         if self.events > EVENTS_MAX:
@@ -271,11 +300,14 @@ class World:
             sides = [self.random.randrange(2) for _ in self.peers]
             self.later(start, partial(self.split, sides))
             self.later(start + self.random.randrange(1_000, 16_000), partial(self.split, [0] * len(sides)))
+        for peer in self.random.sample(self.peers, min(self.options.clocks, len(self.peers))):
+            start = self.random.randrange(chaos_ms)
+            self.later(start, partial(peer.handle, e.ClockJudged(False, 10_000)))
         self.later(chaos_ms, self._heal)
 
     def _crash(self, peer: Peer) -> None:
         if self.chaos:
-            peer.crash(self.random.randrange(50, 12_000))
+            peer.crash(self.draw_downtime_ms())
 
     def split(self, sides: list[int]) -> None:
         self.sides = sides if self.chaos else [0] * len(sides)
@@ -284,7 +316,9 @@ class World:
     def _heal(self) -> None:
         self.split([0] * len(self.peers))
         for peer in self.peers:
-            if peer.engine is None and peer.life > 0 and not peer.stays_dead:
+            if peer.engine is not None:
+                peer.handle(e.ClockJudged(True, 0))
+            elif peer.life > 0 and not peer.stays_dead:
                 peer.start()
 
     # -- network ------------------------------------------------------------------------------------------------------
@@ -357,6 +391,9 @@ class Peer:
         self.engine: Engine | None = None
         self.life = 0
         self.stays_dead = False
+        self.learn_ms: tuple[int, int] | None = None  # its own speed
+        self.merge_ms = (20, 500)
+        self.fails_to_merge: frozenset[TileId] = frozenset()
         self.learns = True
         self.running = False  # rounds were started in this life
         self.crash_when: Callable[[Effect], bool] | None = None
@@ -391,13 +428,15 @@ class Peer:
         self._verify_queue.clear()
         self._apply_queue.clear()
         self._deadlines.clear()
+        if world.mutant.forgets == "proposals":
+            disk.proposals = []
         state, anchor = disk.head_state(), disk.anchor()
         rules = HeadRules(world.roster, WEIGHT_MAX)
         signer = None
         if self.is_member:
             signer = VoteSigner(vote_key(self.key), CHAIN, world.roster, disk.votes, disk.vote_state)
             disk.vote_state = JournalState.CLEAN
-        rounds = RoundMachine(
+        rounds = world.mutant.rounds(
             self.id,
             rules,
             learning_rule(),
@@ -420,7 +459,7 @@ class Peer:
             restored=f.Restored(tuple(disk.blocks.values()), tuple(disk.certificates.values())),
             verify=quick_verify,
         )
-        self.engine = Engine(self.id, core, Execution(rules, state, anchor.block), rounds)
+        self.engine = Engine(self.id, core, world.mutant.execution(rules, state, anchor.block), rounds)
         world.note(self.index, "start")
         world.relink()
         self._apply(self._decided_but_not_applied())
@@ -432,6 +471,8 @@ class Peer:
 
     def _counted(self) -> list[Digest]:
         """Our open deltas that decided heads list."""
+        if self.world.mutant.forgets == "counted":
+            return []
         listed = {reference.delta for each in self.disk.decided() for reference in each.head.deltas}
         return [delta.digest for delta in self.disk.learner.outstanding if delta.digest in listed]
 
@@ -507,7 +548,7 @@ class Peer:
                 if isinstance(effect, f.Persist) and world.random.random() < 0.5:
                     self.disk.vote_state = JournalState.TORN
                 self._next.clear()
-                self.crash(world.random.randrange(50, 12_000) if cut else None)
+                self.crash(world.draw_downtime_ms() if cut else None)
                 return
             self._performers[type(effect)](self, effect)
             if self.engine is None:
@@ -558,7 +599,7 @@ class Peer:
         disk, world = self.disk, self.world
         for block in effect.blocks:
             if world.chaos and block is not effect.blocks[0] and world.chance(world.options.cut):
-                self.crash(world.random.randrange(50, 12_000))
+                self.crash(world.draw_downtime_ms())
                 return
             world.oracle.on_finalized(self, block)
             disk.ledger.append(block)
@@ -630,7 +671,7 @@ class Peer:
             self.later(self.world.random.randrange(1, 200), partial(self._verify, 20))
 
     def _verify(self, patience: int) -> None:
-        """All that wait together: parents applied, updates here and stored, roots computed; as node/services/tiles.py."""
+        """All that wait together: parents applied, updates stored, roots computed; as node/services/tiles.py."""
         heads = list(self._verify_queue)
         behind = any(self.disk.newest(head.tile) < head.version - 1 for head in heads)
         for head in heads:
@@ -658,7 +699,7 @@ class Peer:
         """A job has written; now it says so, unless the process dies between."""
         world = self.world
         if world.chaos and world.chance(world.options.cut_job):
-            self.crash(world.random.randrange(50, 12_000))
+            self.crash(world.draw_downtime_ms())
         else:
             self.later(world.random.randrange(1, 20), partial(self.handle, event))
 
@@ -692,29 +733,28 @@ class Peer:
             self.later(self.world.random.randrange(1, 50), self._apply_some)
 
     def _start_merge(self, effect: e.StartMerge) -> None:
-        self.later(self.world.random.randrange(20, 500), partial(self._merge, effect))
+        self.later(self.world.random.randrange(*self.merge_ms), partial(self._merge, effect))
 
     def _merge(self, request: e.StartMerge) -> None:
         for reference in request.deltas:
             if reference.delta not in self.disk.blobs:
                 raise Broken(f"peer {self.index} merges a delta that it does not hold")
-        if self.world.chaos and self.world.chance(self.world.options.job_failure):
+        unlucky = self.world.chaos and self.world.chance(self.world.options.job_failure)
+        if unlucky or request.slot.tile in self.fails_to_merge:
             self._say_after_write(e.MergesDone((), ((request.slot, "the merge failed"),)))
             return
         update = make_update(reference.delta for reference in request.deltas)
         name = blob_digest(update)
         self.disk.blobs[name] = update
         root = next_root(request.parent_root, name)
-        merged = e.Merged(
-            request.slot, request.attempt, request.parent_root, root, name, len(update), request.deltas
-        )
+        merged = e.Merged(request.slot, request.attempt, request.parent_root, root, name, len(update), request.deltas)
         self._say_after_write(e.MergesDone((merged,)))
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
     def _start_learning(self, effect: e.StartLearning) -> None:
-        low, high = self.world.options.learn_ms if self.world.chaos else (500, 3_000)
-        self.later(self.world.random.randrange(low, high), partial(self._learn, effect))
+        usual = self.world.options.learn_ms if self.world.chaos else (500, 3_000)
+        self.later(self.world.random.randrange(*(self.learn_ms or usual)), partial(self._learn, effect))
 
     def _learn(self, request: e.StartLearning) -> None:
         """The worker's answer: blobs, then one row; as node/services/learning.py."""
@@ -764,12 +804,12 @@ class Peer:
     def take_deltas(self, learner: Peer, names: Iterable[Digest]) -> list[tuple[Digest, str]] | None:
         """The owner's side: refuse, or store and acknowledge. None: it died before it answered."""
         outcomes, accepted = [], []
-        known = {delta.digest: delta for delta in self.world.oracle.deltas_of(learner)}
         for name in names:
-            refusal = self.rounds.find_refusal(known[name])
+            delta = self.world.oracle.accounts[name].delta
+            refusal = self.rounds.find_refusal(delta)
             outcomes.append((name, refusal.code if refusal else ""))
             if refusal is None:
-                accepted.append(known[name])
+                accepted.append(delta)
         for delta in accepted:
             self.disk.blobs[delta.digest] = learner.disk.blobs[delta.digest]
             self.disk.candidates[delta.tile, delta.base, delta.learner] = delta
@@ -798,7 +838,7 @@ class Peer:
     def _stalled(self, effect: e.Stalled) -> None:
         self.stalls.append(effect.reason)
 
-    _performers: dict[type, Callable[[Peer, Any], None]] = {
+    _performers: ClassVar[dict[type, Callable[[Peer, Any], None]]] = {
         f.Persist: _persist,
         f.StoreBlocks: _store_blocks,
         f.Send: _send,
@@ -853,9 +893,8 @@ class Oracle:
         self.decided: dict[Slot, Head] = {}
         self.values: dict[tuple[PeerId, Slot], Digest] = {}
         self.accounts: dict[Digest, _Account] = {}
-
-    def deltas_of(self, learner: Peer) -> list[e.Delta]:
-        return [account.delta for account in self.accounts.values() if account.delta.learner == learner.id]
+        self.bases: set[tuple[PeerId, TileId, Version]] = set()  # asked only "is it in"
+        self.looks = 0
 
     def on_learned(self, learner: Peer, request: e.StartLearning, deltas: Iterable[e.Delta]) -> None:
         """The learner's row: what it settles must be so, and must not have been settled before."""
@@ -873,9 +912,9 @@ class Oracle:
         if not {*request.merged, *request.lost} <= outstanding:
             raise Broken("a delta is settled that the learner does not know")
         for delta in deltas:
-            if any((a.delta.tile, a.delta.base) == (delta.tile, delta.base) for a in self._of(delta.learner)):
+            if (delta.learner, delta.tile, delta.base) in self.bases:
                 raise Broken(f"peer {learner.index} makes a second delta on {delta.tile} version {delta.base}")
-        for delta in deltas:
+            self.bases.add((delta.learner, delta.tile, delta.base))
             self.accounts[delta.digest] = _Account(delta)
 
     def _of(self, learner: PeerId) -> list[_Account]:
@@ -926,16 +965,16 @@ class Oracle:
     def on_closed(self, peer: Peer, closed: e.RoundClosed) -> None:
         """Whatever was not decided in a round is reported, and only that."""
         late = {lagging.slot.tile for lagging in closed.lagging}
-        decided = {head.tile for head in self._ledger_heads(peer) if head.round >= closed.round}
+        decided = {head.tile for head in peer.disk.heads.values() if head.round >= closed.round}
         if late & decided or late | decided != set(self.world.tiles):
             raise Broken(f"peer {peer.index} closed round {closed.round}, says {late} lag; decided were {decided}")
 
-    def _ledger_heads(self, peer: Peer) -> Iterable[Head]:
-        return peer.disk.heads.values()
-
     def look(self, peer: Peer) -> None:
-        """After every event: memory is bounded, and a machine that waits has a timer or a job."""
+        """After every few events: memory is bounded, and a machine that waits has a timer."""
         assert peer.engine is not None
+        self.looks += 1
+        if self.looks % 4:
+            return
         numbers, pool = peer.rounds.statistics(), peer.engine.execution.statistics()
         tiles, peers = len(self.world.tiles), len(self.world.peers)
         if numbers.outstanding_deltas > 3 * tiles or numbers.candidate_deltas > 3 * tiles * peers:
@@ -947,14 +986,18 @@ class Oracle:
 
     # -- at the end ---------------------------------------------------------------------------------------------------
 
-    def check_accounts(self) -> None:
-        """Every delta is merged, or back in its residual, or still open on its learner's disk; and never two of these."""
+    def check_accounts(self, *, settled: bool = True) -> None:
+        """Every delta is merged, or back in its residual, or still open on its learner's disk: one of these."""
         for peer in self.world.peers:
             open_names = {delta.digest for delta in peer.disk.learner.outstanding}
             for account in self._of(peer.id):
                 told = account.merged_told + account.lost_told
-                if told + (account.delta.digest in open_names) != 1:
+                is_open = account.delta.digest in open_names
+                if told + is_open != 1:
                     raise Broken(f"peer {peer.index}: a delta is neither open nor settled once: {account}")
+                at = peer.disk.heads.get(account.delta.tile)
+                if is_open and settled and at is not None and account.delta.base < at.version - 4:
+                    raise Broken(f"peer {peer.index}: a delta is open for ever: {account}")
 
     def check_disks(self) -> None:
         """No two disks, the dead ones' included, hold different roots for one version of a tile."""

@@ -68,12 +68,14 @@ class World:
         self.network = MemoryNetwork(random.Random(1))
         self.hosts: list[Host] = []
 
-    def _open(self, seed: bytes, **options: object):
+    def open(self, seed: bytes, **options: object):
         if self.kind == "memory":
             return open_memory_host(self.network, seed, **options)
         from p2p.io.libp2p_host import open_libp2p_host
 
-        return open_libp2p_host(seed, **options)
+        return open_libp2p_host(
+            seed, clock_milliseconds=lambda: 1_700_000_000_000 + int(trio.current_time() * 1000), **options
+        )
 
     async def host(
         self,
@@ -93,7 +95,7 @@ class World:
         }
 
         async def live(task_status) -> None:
-            async with self._open(seed_of(name), **options) as transport, trio.open_nursery() as nursery:
+            async with self.open(seed_of(name), **options) as transport, trio.open_nursery() as nursery:
                 host = Host(transport)
                 nursery.start_soon(host.listen)
                 task_status.started(host)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,10 +69,8 @@ def test_a_refusal_comes_back_bounded(reason, detail):
 @given(st.binary(max_size=400))
 def test_hostile_answers_are_only_ever_rejected(frame):
     """Any bytes are an answer or a Rejected, never another exception."""
-    try:
+    with contextlib.suppress(Rejected):
         assert frame[:1] + decode_answer(frame) == frame
-    except Rejected:
-        pass
 
 
 @pytest.mark.parametrize("frame", [b"", b"\x02", b"\x01no_such_reason\nx", b"\x01" + b"x" * 1000])

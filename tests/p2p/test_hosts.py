@@ -8,7 +8,7 @@ import trio
 from p2p import records
 from p2p.framing import encode_frame
 from p2p.requests import BLOB, DELTA, GENESIS, SYNC, VOTE
-from p2p.topics import topic_text
+from p2p.topics import TOPICS, topic_text
 from p2p.transport import (
     GossipReceived,
     MessageReceived,
@@ -22,7 +22,7 @@ from protocol.ids import ShardId, peer_text
 from protocol.keys import KeyPair
 from protocol.rejection import Reason, Rejected
 
-from .conftest import World, seed_of
+from .conftest import World, accept_everybody, seed_of
 
 TX = topic_text(bytes(32), "tx")
 TILES = topic_text(bytes(32), "tiles", ShardId(3))
@@ -568,5 +568,55 @@ def test_pings_tell_the_clock_offset(run):
         offset = a.transport.statistics().clock_offset_milliseconds
         assert offset is not None
         assert abs(offset) < 60_000
+
+    run(scenario)
+
+
+def test_an_error_of_the_body_comes_out_as_itself(run):
+    """Whoever opens a host and fails inside sees their own error, not a group of a host's making, and not silence."""
+
+    async def scenario(world: World) -> None:
+        with pytest.raises(LookupError, match="mine"):
+            async with world.open(
+                seed_of("a"), listen=["/ip4/127.0.0.1/tcp/0"], hello=b"", check_hello=accept_everybody
+            ):
+                raise LookupError("mine")
+
+    run(scenario)
+
+
+def test_what_misbehaves_is_banned(run):
+    """A peer reported for what only its sender can be blamed for is dropped and refused; what blames nobody costs nothing."""
+
+    async def scenario(world: World) -> None:
+        a, b = await world.network_of("a", "b")
+        for _ in range(20):
+            a.transport.report(b.peer_id, Rejected(Reason.EXPIRED))
+        assert a.transport.connected_peers() == (b.peer_id,)
+        for _ in range(5):
+            a.transport.report(b.peer_id, Rejected(Reason.BAD_SIGNATURE))
+        (lost,) = await a.wait(PeerLost)
+        assert "banned" in lost.reason
+        await b.wait(PeerLost)
+        with pytest.raises((Rejected, PeerUnreachable)):
+            await b.transport.dial(a.transport.addresses[0])
+        assert a.transport.connected_peers() == ()
+
+    run(scenario)
+
+
+def test_a_gossip_flood_is_cut_at_the_authors_allowance(run):
+    """What an author says beyond its allowance on a topic is dropped by those who hear it, and counted."""
+
+    async def scenario(world: World) -> None:
+        usage = topic_text(bytes(32), "usage")
+        a, b = await world.network_of("a", "b")
+        await a.transport.subscribe(usage)
+        await b.transport.subscribe(usage)
+        with trio.fail_after(25):
+            while not b.transport.statistics().drops.get("gossip over_budget"):
+                await a.transport.publish(usage, b"again and again")
+                await trio.sleep(0.05)
+        assert len(b.all_of(GossipReceived)) <= TOPICS["usage"].burst_count
 
     run(scenario)

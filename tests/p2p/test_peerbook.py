@@ -163,6 +163,10 @@ def test_the_clock_offset_is_the_median():
     assert known.round_trip_milliseconds()[peer(1)] == 20
     known.handle(Lost(peer(3)), 0.0)
     assert known.clock_offset_milliseconds() == 12
+    known.handle(Admitted(peer(4)), 0.0)
+    known.handle(Pong(peer(4), 0, None, 7), 0.0)
+    assert known.clock_offset_milliseconds() == 12
+    assert known.round_trip_milliseconds()[peer(4)] == 7
 
 
 def test_dialling_stops_at_enough_connections():

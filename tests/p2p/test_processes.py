@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -108,5 +109,24 @@ def test_a_killed_process_is_lost_at_once_and_returns():
                 connected.peer, SYNC.protocol, b"again", timeout_seconds=10.0, response_bytes_max=10
             )
             assert answer == b"again"
+
+    run(scenario)
+
+
+def test_closing_leaves_nothing_behind():
+    """After a host is closed its port is free, its sockets are closed and no thread of it runs."""
+
+    async def scenario(world: World) -> None:
+        threads_before = threading.active_count()
+        a = await world.host("a")
+        b = await world.host("b", [a])
+        await b.wait(PeerConnected)
+        address = a.transport.addresses[0].partition("/p2p/")[0]
+        await world.stop(a)
+        await b.wait(PeerLost)
+        await world.stop(b)
+        again = await world.host("a", listen=address)
+        assert again.transport.addresses[0].startswith(address)
+        assert threading.active_count() == threads_before
 
     run(scenario)

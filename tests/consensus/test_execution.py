@@ -1,0 +1,265 @@
+"""Execution: votes only for what is durable and right, decides only what executes, and stays small."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from consensus.events import Blamed, HeadsVerified, VerifyHeads
+from consensus.execution import STATES_MAX, VALUES_PER_PROPOSER_MAX, Execution, Verdict
+from protocol.codec import decode
+from protocol.finality import EMPTY_BODY, NO_BLOCK, Body
+from protocol.ids import Digest
+from protocol.limits import BODY_BYTES_MAX
+from protocol.rejection import InvariantBroken, Reason
+from protocol.roster import Head, sign_head
+from tests.consensus.samples import GENESIS, RULES, TILE, extend, key_of, make_block, make_head, member, refer
+from tests.consensus.world import TILES
+
+SENDER = member(3)
+
+
+def make_execution() -> Execution:
+    return Execution(RULES, GENESIS, NO_BLOCK)
+
+
+def verified(*heads: Head) -> HeadsVerified:
+    return HeadsVerified(tuple((head.digest(), None) for head in heads))
+
+
+def heads_of(execution: Execution, parent: Digest = NO_BLOCK) -> tuple[Head, ...]:
+    built = execution.build(parent)
+    assert built is not None
+    return decode(Body, built[0], limit_bytes=BODY_BYTES_MAX).heads
+
+
+def test_a_vote_waits_until_every_head_is_verified():
+    """A body of two heads is accepted when the second verdict has come, and not before."""
+    one, two = make_head(tile=TILES[0]), make_head(tile=TILES[1])
+    block, header, body = make_block([one, two])
+    execution = make_execution()
+    assert execution.check(block, header, body, SENDER) == [VerifyHeads((one, two))]
+    assert execution.take_verdicts(verified(one)) == []
+    assert execution.take_verdicts(verified(two)) == [Verdict(block, True, header.state_root)]
+    assert execution.check(block, header, body, SENDER) == [Verdict(block, True, header.state_root)]
+
+
+def test_a_head_is_verified_once_however_often_it_is_heard():
+    """Gossip and body name the same head: one job, and a body of known heads is accepted at once."""
+    head = make_head()
+    execution = make_execution()
+    assert execution.add_heads([head], SENDER) == [VerifyHeads((head,))]
+    assert execution.add_heads([head], SENDER) == []
+    execution.take_verdicts(verified(head))
+    block, header, body = make_block([head])
+    assert execution.check(block, header, body, SENDER) == [Verdict(block, True, header.state_root)]
+
+
+def test_our_own_head_needs_no_verification():
+    """What we merged from bytes that we hold is ready at once."""
+    execution = make_execution()
+    assert execution.add_heads([make_head()], member(0), own=True) == []
+    assert execution.is_ready()
+
+
+def test_a_child_is_concluded_after_its_parent():
+    """A block whose parent is not executed yet waits; when the parent is accepted, both verdicts come, parent first."""
+    one, two = make_head(tile=TILES[0]), make_head(tile=TILES[1])
+    parent, parent_header, parent_body = make_block([one])
+    state = extend(GENESIS, one)
+    child, child_header, child_body = make_block([two], state, parent, 2)
+    execution = make_execution()
+    assert execution.check(child, child_header, child_body, SENDER) == [VerifyHeads((two,))]
+    assert execution.take_verdicts(verified(two)) == []
+    execution.check(parent, parent_header, parent_body, SENDER)
+    verdicts = execution.take_verdicts(verified(one))
+    assert [(each.block, each.accepted) for each in verdicts] == [(parent, True), (child, True)]
+
+
+def test_a_refused_head_spoils_its_body_and_blames_its_proposer():
+    """A wrong root is the proposer's fault; every body with that head is refused for that reason."""
+    head = make_head()
+    block, header, body = make_block([head])
+    execution = make_execution()
+    execution.check(block, header, body, SENDER)
+    blamed, verdict = execution.take_verdicts(HeadsVerified(((head.digest(), Reason.WRONG_ROOT),)))
+    assert blamed == Blamed(head.proposer, Reason.WRONG_ROOT, str(head.slot))
+    assert (verdict.accepted, verdict.refusal.reason) == (False, Reason.WRONG_ROOT)
+    assert not execution.is_ready()
+    assert execution.build(NO_BLOCK) == (EMPTY_BODY, GENESIS.root())
+
+
+def test_an_unavailable_update_leaves_the_question_open():
+    """The answer is "not now"; asked again, the update is fetched again, and the vote can follow."""
+    head = make_head()
+    block, header, body = make_block([head])
+    execution = make_execution()
+    execution.check(block, header, body, SENDER)
+    assert execution.take_verdicts(HeadsVerified((), (head.digest(),))) == [Verdict(block, None)]
+    assert execution.check(block, header, body, SENDER) == [VerifyHeads((head,))]
+    assert execution.take_verdicts(verified(head)) == [Verdict(block, True, header.state_root)]
+
+
+@pytest.mark.parametrize("reason", [Reason.WRONG_STATE, Reason.WRONG_PARENT, Reason.MALFORMED])
+def test_a_body_that_breaks_a_rule_is_refused_without_verification(reason):
+    """A wrong state root, a head that does not continue the state, bytes that are no body."""
+    head = make_head()
+    if reason is Reason.WRONG_STATE:
+        block, header, body = make_block([head], state_root=GENESIS.root())
+    elif reason is Reason.WRONG_PARENT:
+        block, header, body = make_block([make_head(parent_root=GENESIS.tiles[TILES[1]].root)])
+    else:
+        (block, header, _), body = make_block([head]), b"no body"
+    answers = make_execution().check(block, header, body, SENDER)
+    verdict = next(answer for answer in answers if isinstance(answer, Verdict))
+    assert (verdict.accepted, verdict.refusal.reason) == (False, reason)
+
+
+def test_gossip_takes_one_value_of_a_proposer_and_bodies_a_few():
+    """A second value by gossip blames its proposer; inside bodies a few are verified, for finality decides which counts."""
+    proposer = make_head().proposer
+    values = [make_head(deltas=[refer(member(0), 0, salt=bytes([n]))]) for n in range(VALUES_PER_PROPOSER_MAX + 1)]
+    execution = make_execution()
+    execution.add_heads([values[0]], proposer)
+    (blamed,) = execution.add_heads([values[1]], proposer)
+    assert (blamed.peer, blamed.reason) == (proposer, Reason.SECOND_VALUE)
+    for value in values[1:]:
+        execution.check(*make_block([value]), SENDER)
+    assert execution.statistics().heads_pooled == VALUES_PER_PROPOSER_MAX
+
+
+def test_a_standbys_head_is_used_when_the_primarys_is_not_there_and_not_before():
+    """Of verified heads of one slot the lowest attempt enters a body."""
+    primary, standby = make_head(attempt=0), make_head(attempt=1)
+    execution = make_execution()
+    execution.add_heads([primary, standby], SENDER)
+    execution.take_verdicts(verified(standby))
+    assert heads_of(execution) == (standby,)
+    execution.take_verdicts(verified(primary))
+    assert heads_of(execution) == (primary,)
+
+
+def test_a_body_is_built_on_the_parents_state():
+    """On an open block that carries a tile's head, the next body leaves that tile out."""
+    one, two = make_head(tile=TILES[0]), make_head(tile=TILES[1])
+    execution = make_execution()
+    execution.add_heads([one, two], SENDER)
+    execution.take_verdicts(verified(one, two))
+    block, header, body = make_block([one])
+    execution.check(block, header, body, SENDER)
+    assert heads_of(execution) == (one, two)
+    assert heads_of(execution, block) == (two,)
+    assert execution.build(Digest(bytes(32 * [7]))) is None
+
+
+def test_a_head_that_came_early_is_checked_when_its_time_comes():
+    """A proposer sends the head after next, with a delta that the next one counts: it enters no body of ours."""
+    first = make_head()
+    bad = make_head(extend(GENESIS, first), deltas=[refer(member(0), 0)])
+    good = make_head(extend(GENESIS, first), attempt=1)
+    execution = make_execution()
+    assert execution.add_heads([first, bad, good], SENDER) == [VerifyHeads((first,))]
+    execution.take_verdicts(verified(first))
+    block, header, body = make_block([first])
+    execution.check(block, header, body, SENDER)
+    execution.finalize(block, header, body)
+    blamed, asked = execution.resume()
+    assert (blamed.peer, blamed.reason) == (bad.proposer, Reason.ALREADY_COUNTED)
+    assert asked == VerifyHeads((good,))
+    execution.take_verdicts(verified(bad, good))
+    assert heads_of(execution, block) == (good,)
+
+
+def test_a_head_of_a_round_that_cannot_be_yet_waits_for_it():
+    """Whoever decided faster than we did is not to blame: its head is verified when we have caught up."""
+    other = make_head(tile=TILES[1])
+    fast = make_head(tile=TILES[0], round=1)
+    execution = make_execution()
+    assert execution.add_heads([fast], SENDER) == []
+    assert not execution.is_ready()
+    block, header, body = make_block([other])
+    execution.finalize(block, header, body)
+    assert execution.resume() == [VerifyHeads((fast,))]
+
+
+def test_heads_that_are_decided_or_far_ahead_are_not_kept():
+    """Old news and distant futures are dropped without blame; an impostor is blamed."""
+    first = make_head()
+    block, header, body = make_block([first])
+    execution = make_execution()
+    execution.finalize(block, header, body)
+    far = sign_head(replace(first, version=9), key_of(first.proposer))
+    assert execution.add_heads([first, far], SENDER) == []
+    impostor = sign_head(replace(make_head(execution.state), attempt=2), key_of(first.proposer))
+    (blamed,) = execution.add_heads([impostor], SENDER)
+    assert blamed.reason is Reason.WRONG_OWNER
+    assert execution.statistics().heads_pooled == 0
+
+
+def test_a_final_block_decides_its_heads_and_clears_what_it_overtook():
+    """Decided heads leave the pool with every other value of their slots; checks of lower heights are gone."""
+    primary, standby = make_head(attempt=0), make_head(attempt=1)
+    execution = make_execution()
+    execution.add_heads([primary, standby], SENDER)
+    block, header, body = make_block([standby])
+    rival, rival_header, rival_body = make_block([primary])
+    execution.check(block, header, body, SENDER)
+    execution.check(rival, rival_header, rival_body, SENDER)
+    (decided,) = execution.finalize(block, header, body)
+    assert (decided.slot, decided.head, decided.height) == (standby.slot, standby, 1)
+    assert execution.anchor == block
+    assert execution.statistics() == type(execution.statistics())(0, 0, 0)
+
+
+def test_a_final_block_that_does_not_execute_stops_the_node():
+    """The roster agreed on something that breaks the rules, or on another state: going on would spread it."""
+    bad = make_head(parent_root=GENESIS.tiles[TILES[1]].root)
+    for block, header, body in (make_block([bad]), make_block([make_head()], state_root=GENESIS.root())):
+        with pytest.raises(InvariantBroken):
+            make_execution().finalize(block, header, body)
+
+
+def test_blocks_that_were_never_checked_here_can_be_finalized():
+    """A node that was away takes final blocks as they come."""
+    state, parent, execution = GENESIS, NO_BLOCK, make_execution()
+    for height in range(1, 6):
+        head = make_head(state)
+        block, header, body = make_block([head], state, parent, height)
+        execution.finalize(block, header, body)
+        state, parent = extend(state, head), block
+    assert execution.state == state
+
+
+def test_every_question_is_answered_though_memory_is_bounded():
+    """The oldest of too many open checks is answered "not now": it may be asked again."""
+    execution = make_execution()
+    unknown = Digest(bytes(31) + b"x")
+    blocks = [make_block([make_head()], parent=unknown, height=2 + n) for n in range(STATES_MAX + 3)]
+    answers = [answer for block in blocks for answer in execution.check(*block, SENDER)]
+    assert [each for each in answers if isinstance(each, Verdict)] == [Verdict(b[0], None) for b in blocks[:3]]
+    assert execution.statistics().blocks_waiting == STATES_MAX
+
+
+def test_a_restart_begins_at_the_anchor():
+    """From the decided state and its block alone, the next body is checked and built as before the restart."""
+    first = make_head()
+    block, header, body = make_block([first])
+    before = make_execution()
+    before.finalize(block, header, body)
+    after = Execution(RULES, before.state, before.anchor)
+    second = make_head(after.state)
+    child, child_header, child_body = make_block([second], after.state, block, 2)
+    assert after.check(child, child_header, child_body, SENDER) == [VerifyHeads((second,))]
+    assert after.take_verdicts(verified(second)) == [Verdict(child, True, child_header.state_root)]
+
+
+def test_the_pool_stays_small_whatever_members_send():
+    """Each member may fill its places of the next slots, and no more."""
+    execution = make_execution()
+    later = extend(GENESIS, make_head())
+    for state in (GENESIS, later):
+        for attempt in range(4):
+            for salt in range(8):
+                delta = refer(member(0), state.tiles[TILE].version, salt=bytes([salt]))
+                execution.add_heads([make_head(state, deltas=[delta], attempt=attempt)], SENDER)
+    assert execution.statistics().heads_pooled == 2 * 4
