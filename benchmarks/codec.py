@@ -2,11 +2,13 @@
 
 The delta has the unevenness of a trained one (benchmarks/programs/ready_deltas.py); pipelines of updates get what was merged
 from four of them. Losses are another program's matter (parity). Decoding includes every check that a stranger's bytes need.
+Times are processor time.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -44,7 +46,9 @@ SECONDS_EACH: Final = 1.0
 @standard_options
 def main(as_json: bool, quick: bool) -> None:
     """Ratio, encoding and decoding of a 4 MiB tile's delta for each pipeline."""
-    seconds, calls = (0.0, 1) if quick else (SECONDS_EACH, 5)
+    timed = partial(
+        time_calls, seconds=0.0 if quick else SECONDS_EACH, calls_min=1 if quick else 5, clock=time.thread_time
+    )
     tile = Tile(TileId("trunk/0"), "trunk", (Segment("matrix", 0, ROWS, COLUMNS, 0),), ROWS * COLUMNS)
     generator = np.random.default_rng(0)
     delta_N = ready_delta(tile, generator)
@@ -54,16 +58,16 @@ def main(as_json: bool, quick: bool) -> None:
         for learner in range(MERGED)
     ]
     merged_N = merge(decoded, MergeRule()).gradient_N
-    copy_ms = time_calls(delta_N.copy, seconds=seconds / 4, calls_min=calls)
+    copy_ms = timed(delta_N.copy)
     packed = pack_int8(delta_N)
-    peer_encode_ms = time_calls(lambda: pack_int8(delta_N), seconds=seconds, calls_min=calls)
-    peer_decode_ms = time_calls(lambda: unpack_int8(packed), seconds=seconds, calls_min=calls)
+    peer_encode_ms = timed(lambda: pack_int8(delta_N))
+    peer_decode_ms = timed(lambda: unpack_int8(packed))
     rows: list[Row] = []
     for name in PIPELINES[:2] if quick else PIPELINES:
         source_N = merged_N if name in PIPELINES_OF_UPDATES else delta_N
         payload = encode(source_N, name, matrices)
-        encode_ms = time_calls(partial(encode, source_N, name, matrices), seconds=seconds, calls_min=calls)
-        decode_ms = time_calls(partial(_read, payload, tile.values), seconds=seconds, calls_min=calls)
+        encode_ms = timed(partial(encode, source_N, name, matrices))
+        decode_ms = timed(partial(_read, payload, tile.values))
         say(f"{name}: {tile.bytes / len(payload):.1f}x, {encode_ms:.1f} ms, {decode_ms:.1f} ms")
         rows += [
             compare(

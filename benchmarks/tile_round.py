@@ -50,6 +50,7 @@ ROUND_SECONDS_MAX: Final = 120.0
 WARM_UP_ROUNDS: Final = 1
 CORPUS_BYTES: Final = 64 << 10
 JOIN_SECONDS_MAX: Final = 60.0
+LOG_POLL_SECONDS: Final = 0.02  # the log has the moment itself
 MIB: Final = 1 << 20
 BY_STEP, BY_ALL_REDUCE, SENT = "by step", "by all-reduce alone", "sent by all"
 JOINED: Final = "start until joined"
@@ -89,7 +90,7 @@ def main(peers: int, tiles: str, rounds: int, joins: int, hivemind: str | None, 
     with tempfile.TemporaryDirectory(prefix="nock-") as folder:
         say("the arithmetic of one tile, in one process")
         work = work_milliseconds(Path(folder) / "work", peers)
-        rows = [compare(name, "ms", taken) for name, taken in work.items()]
+        rows = [compare(name, "cpu ms", taken) for name, taken in work.items()]
         for count in counts:
             say(f"{peers} nodes, {count} x 4 MiB")
             ours = run_network(Path(folder) / f"tiles-{count}", peers, count, rounds)
@@ -231,7 +232,7 @@ def _corpus() -> tuple[bytes, ...]:
 
 
 def work_milliseconds(folder: Path, peers: int) -> dict[str, float]:
-    """What one tile costs in one process, without network, journals or waiting: parts of a round, in their order.
+    """Processor time of one tile in one process, without network, journals or waiting: parts of a round, in their order.
 
     All but the first lie between the opening of a round and its end, one after another: their sum is the round's floor.
     """
@@ -301,18 +302,18 @@ def work_milliseconds(folder: Path, peers: int) -> dict[str, float]:
 
 
 class _Laps:
-    """A stopwatch."""
+    """A stopwatch of this thread's processor time: a floor must not grow with what else runs here."""
 
     def __init__(self, taken: dict[str, list[float]]) -> None:
         self._taken = taken
-        self._since = time.perf_counter()
+        self._since = time.thread_time()
 
     def lap(self, name: str | None, parts: int = 1) -> None:
         """Book the time since the last lap under ``name``; None: nowhere."""
-        now = time.perf_counter()
+        now = time.thread_time()
         if name is not None:
             self._taken[name].append((now - self._since) / parts)
-        self._since = time.perf_counter()
+        self._since = time.thread_time()
 
 
 # -- joining --------------------------------------------------------------------------------------------------------------
@@ -338,10 +339,10 @@ def join_times(folder: Path, times: int) -> list[float]:
 
 async def _join_all(fleet: Any, directories: Sequence[Path]) -> list[float]:
     seed = await fleet.wait_ready(fleet.start_node(0, ()))
-    return [_join(directory, seed.addresses[0]) for directory in directories[1:]]
+    return [await _join(directory, seed.addresses[0]) for directory in directories[1:]]
 
 
-def _join(directory: Path, bootstrap: str) -> float:
+async def _join(directory: Path, bootstrap: str) -> float:
     arguments = [
         "start",
         "--data-dir",
@@ -352,6 +353,8 @@ def _join(directory: Path, bootstrap: str) -> float:
         bootstrap,
         "--no-learn",
     ]
+    import trio
+
     log = directory / "log" / "node.log"
     began = now_seconds()
     process = subprocess.Popen(
@@ -361,7 +364,7 @@ def _join(directory: Path, bootstrap: str) -> float:
         while (joined := find_logged_seconds(log, "peer connected")) is None:
             if process.poll() is not None or now_seconds() > began + JOIN_SECONDS_MAX:
                 raise click.ClickException(f"the joining node did not join; see {log}")
-            time.sleep(0.02)
+            await trio.sleep(LOG_POLL_SECONDS)
     finally:
         process.terminate()
         process.wait()

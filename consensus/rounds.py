@@ -12,7 +12,7 @@ A round at a node
          \-> owner:   collect, until every expected learner delivered, or the deadline --> StartMerge --> Propose
     a slot of every tile decided and applied ----------------------------------------> close, open the next round
     patience over, something decided --> close with the rest reported as lagging ----> open the next round
-    patience over, nothing decided   --> stay, say why, deliver and publish again
+    patience over, nothing decided   --> stay, say why, learn if that failed, deliver and publish again
 
 * **Expected learners** announced themselves for this round early in it, or for the round before, and are connected; those
   outside the roster had a delta merged in one of the two rounds before. At the first round that a node sees, the connected
@@ -393,6 +393,7 @@ class RoundMachine:
             self._stalled = why
             effects.append(Stalled(why))
             effects += self._lagging()
+        self._failed = -1  # a learner that failed tries again: nobody else may be there to learn
         for own in self._own.values():
             own.delivered.clear()
         effects += self._announce()

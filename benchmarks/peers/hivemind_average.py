@@ -26,6 +26,7 @@ PEERS = 4
 TENSOR_VALUES = 1 << 20
 MATCHMAKING_SECONDS = 1.0  # hivemind's smallest advisable; a round waits so long for its group
 LOOPBACK_SENT = Path("/sys/class/net/lo/statistics/tx_bytes")
+SETTLING_SECONDS = 1.0  # until the peers' tables know each other
 ERROR_MAX = 1e-4  # an average further from the true one than this was none
 
 
@@ -72,7 +73,7 @@ def average(tensors: int, rounds: int) -> dict[str, Any]:
         )
         for peer in range(PEERS)
     ]
-    time.sleep(1)
+    threading.Event().wait(SETTLING_SECONDS)
     rows = []
     for _ in range(rounds):
         for peer, averager in enumerate(averagers):

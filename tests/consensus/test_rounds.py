@@ -499,6 +499,15 @@ def test_nothing_decided_is_a_stall_with_a_reason_and_everything_is_tried_again(
     assert of(e.Stalled, decide(machine, make_head(), now=4 * ROUND_MS)) == [e.Stalled(None)]
 
 
+def test_a_lone_learner_that_failed_tries_again():
+    """With nothing decided nobody else will learn the round: the retry starts it again."""
+    machine, _ = started(OWNER)
+    machine.handle(e.LearnFailed(Round(0), "the worker died"), 100)
+    assert not of(e.StartLearning, machine.handle(e.RoundTimer(), ROUND_MS))
+    (again,) = of(e.StartLearning, machine.handle(e.RoundTimer(), 3 * ROUND_MS))
+    assert again.round == 0
+
+
 def test_what_was_decided_in_part_closes_with_the_rest_lagging():
     """After the patience for all attempts the next round opens, and what we proposed is published again."""
     machine, effects = started(OWNER)
