@@ -107,9 +107,9 @@ class Learn(Job, frozen=True, tag="learn"):
     """One learner's part of a round, from the named tile versions.
 
     held: for each layer the experts to train; empty means all. state_path: what the last LearnDone named (optimiser
-    moments and residuals), "" for none. `lost`: earlier deltas of ours that were not merged; what they said returns to the
-    residual. `withheld`: tiles of which no delta is made; their change goes to the residual. output_folder: where the new state is written, and payloads if they are not
-    sent inline. lost: deltas that were sent but are in no decided version; they are added back to the residual.
+    moments and residuals), "" for none. output_folder: where the new state is written. lost: deltas that were sent but are
+    in no decided version; they are added back to the residual. withheld: tiles of which no delta is made; their change
+    goes to the residual.
     """
 
     round: int

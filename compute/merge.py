@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from math import isqrt
 from typing import Final
 
@@ -68,15 +69,20 @@ class MergeRule:
             raise Rejected(Reason.BAD_CONFIG, "a merge clips to at least the median norm and trims less than half")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Merged:
-    """The result of a merge."""
+    """The result of a merge. How the contributions stood to it is computed when it is asked for: it costs more than merging."""
 
     gradient_N: Float32  # merged pseudo-gradient: old weights minus new ones
-    cosine_micro: dict[
-        bytes, int
-    ]  # learner -> millionths of the cosine of its delta to the gradient, for its reputation
-    clipped: frozenset[bytes] = field(default_factory=frozenset)  # learners whose norm was above the limit
+    clipped: frozenset[bytes]  # learners whose norm was above the limit
+    _ordered: Sequence[Contribution] = field(repr=False)
+    _kept_CK: Sequence[Float32] = field(repr=False)
+    _norms_C: Sequence[Fraction] = field(repr=False)
+
+    @cached_property
+    def cosine_micro(self) -> dict[bytes, int]:
+        """Learner -> millionths of the cosine of its delta to the gradient, for its reputation."""
+        return cosines_micro(self._ordered, self.gradient_N, self._kept_CK, self._norms_C)
 
 
 def merge(deltas: Sequence[Contribution], rule: MergeRule) -> Merged:
@@ -94,11 +100,8 @@ def merge(deltas: Sequence[Contribution], rule: MergeRule) -> Merged:
     factors_C = [root(limit / norm) if norm > limit else Fraction(1) for norm in norms_C]
     job = _Job(values, ordered, kept_CK, factors_C, median, rule.trim)
     gradient_N = settle(RULES[rule.name](job))
-    return Merged(
-        gradient_N,
-        cosines_micro(ordered, gradient_N, kept_CK, norms_C),
-        frozenset(learner for (learner, _, _), factor in zip(ordered, factors_C, strict=True) if factor != 1),
-    )
+    clipped = frozenset(learner for (learner, _, _), factor in zip(ordered, factors_C, strict=True) if factor != 1)
+    return Merged(gradient_N, clipped, ordered, kept_CK, norms_C)
 
 
 def cosines_micro(

@@ -5,6 +5,7 @@ is told before a damaged file, a damaged file before a wrong key.
 
 Own rows in the database (storage.keys.own_key):
 
+    genesis   tile                  -> root                of version 0, so that a start need not draw it again
     head      tile                  -> Head                the decided head of each tile, written with its block
     open      view | 0 or 1 | id    -> StoredBlock or Certificate    finality above the tip, dropped when final
     delta     tile | base | learner -> Delta               deltas given to this node as an owner
@@ -274,7 +275,7 @@ def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None)
         files.sweep()
         blobs, tiles = BlobStore(files, index), TileStore(files, index)
         work = TileWork(genesis, tiles)
-        roots = work.ensure_genesis()
+        roots = _genesis_roots(index, work)
         places.journal.mkdir(exist_ok=True)
         places.learner.mkdir(exist_ok=True)
         votes, vote_records, vote_state = _open_votes(places.journal / VOTES_FILE, index)
@@ -303,6 +304,19 @@ def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None)
         proposed=proposed,
         genesis_roots=roots,
     )
+
+
+def _genesis_roots(index: KeyValue, work: TileWork) -> dict[TileId, Digest]:
+    """The root of every tile's version 0, drawn at the first start and remembered."""
+    prefix = own_key("genesis")
+    known = {TileId(key[len(prefix) :].decode()): Digest(value) for key, value in _scan(index, prefix)}
+    roots = work.ensure_genesis(known)
+    if roots != known:
+        batch = Batch()
+        for tile, root in roots.items():
+            batch.put(prefix + tile.encode(), root)
+        index.write(batch)
+    return roots
 
 
 def _open_votes(path: Path, index: KeyValue) -> tuple[JournalFile | None, tuple[bytes, ...], VoteJournalState]:

@@ -14,7 +14,7 @@ once. What is remembered is bounded in bytes; what was forgotten is computed aga
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -101,8 +101,13 @@ class TileWork:
         self._remembered: OrderedDict[tuple[TileId, Digest], bytes] = OrderedDict()
         self._remembered_bytes = 0
 
-    def ensure_genesis(self) -> dict[TileId, Digest]:
-        """Version 0 of every tile for which nothing is held; returns the genesis root of every tile."""
+    def ensure_genesis(self, known: Mapping[TileId, Digest] | None = None) -> dict[TileId, Digest]:
+        """Version 0 of every tile for which nothing is held; returns the genesis root of every tile.
+
+        ``known`` roots from an earlier start save drawing the weights again, unless a tile is missing.
+        """
+        if known and all(self._store.newest(tile_id) is not None for tile_id in self.tile_map.ids):
+            return dict(known)
         roots = {}
         for tile_id in self.tile_map.ids:
             weights = genesis_tile(self._genesis.model, self.tile_map, self._genesis.model_seed, tile_id)

@@ -43,4 +43,4 @@ def top_indices(delta_N: Float32, kept: int) -> NDArray[np.uint32]:
 
 def nonzero_indices(delta_N: Float32) -> NDArray[np.uint32]:
     """Ascending indices of the values that are not zero: what is left of a merged delta of sparse ones."""
-    return np.flatnonzero(delta_N).astype(np.uint32)
+    return np.flatnonzero(delta_N != 0).astype(np.uint32)
