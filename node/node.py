@@ -229,11 +229,11 @@ class Node:
         await self.reactor.post(DeltasArrived(self.ground.candidates()))
         await self.reactor.post(finality.Started())
         self._start(self._poll_blocks)
-        if self.ground.settings.compute.learn:
-            device = await self.learning.wait_greeted()
-            log.info("device", device=device.device, name=device.name, tier=device.tier)
-            await self.learning.ensure_dataset()
-        await self._wait_for_roster()
+        async with trio.open_nursery() as preparing:  # the worker imports torch while we catch up
+            if self.ground.settings.compute.learn:
+                preparing.start_soon(self._prepare_learner)
+            await self._wait_for_roster()
+            await self._sync()
         await self._sync()
         heads = [h for h in self.ground.proposed if h.version == self.engine.execution.state.tiles[h.tile].version + 1]
         if heads:
@@ -241,6 +241,11 @@ class Node:
         self.phase = "running"
         await self.reactor.post_call(self.engine.start_rounds)
         await self.presence.provide()
+
+    async def _prepare_learner(self) -> None:
+        device = await self.learning.wait_greeted()
+        log.info("device", device=device.device, name=device.name, tier=device.tier)
+        await self.learning.ensure_dataset()
 
     def _recall_rounds(self) -> None:
         """What the ledger knows of rounds before this start, for whoever asks."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from node.clock import Clock
 from protocol.rejection import Reason, Rejected
 from simnet.options import (
     PEERS_MAX,
@@ -171,7 +172,11 @@ def _check_corpus(name: str | None) -> Path | None:
 
 def _make_out(name: str | None) -> Path:
     """The directory of this run, made; raises Rejected(BAD_ARGUMENT) if something is there already."""
-    path = Path(name).expanduser() if name else Path("devnet") / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    path = (
+        Path(name).expanduser()
+        if name
+        else Path("devnet") / f"{datetime.fromtimestamp(Clock().now_ms() // 1000):%Y-%m-%d-%H%M%S}"
+    )
     path = path.resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)

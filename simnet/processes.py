@@ -22,6 +22,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ class Fleet:
         self._settings = settings
         self._commands: set[subprocess.Popen[bytes]] = set()  # short-lived: keys, init, verify
         self.nodes: dict[int, NodeProcess] = {}
-        self._hurry = False
+        self._hurry = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -189,8 +190,9 @@ class Fleet:
         for node in nodes:
             node.process.terminate()
         deadline = time.monotonic() + STOP_GRACE_SECONDS
-        while not all(_has_ended(node.process) for node in nodes) and time.monotonic() < deadline and not self._hurry:
-            time.sleep(POLL_SECONDS)
+        while not all(_has_ended(node.process) for node in nodes) and time.monotonic() < deadline:
+            if self._hurry.wait(POLL_SECONDS):
+                break
         _kill_tree([node.process.pid for node in nodes], descendants)
         for node in nodes:
             node.process.wait()
@@ -203,7 +205,7 @@ class Fleet:
             self.stop_nodes()
 
     def _note_hurry(self, signal_number: int, frame: FrameType | None) -> None:
-        self._hurry = True
+        self._hurry.set()
 
     def _spawn(self, arguments: Sequence[str], *, stdout: Any, stderr: Any) -> subprocess.Popen[bytes]:
         program: NodeProgram = self._settings.program
