@@ -75,7 +75,15 @@ class WorkerMain:
     # -- Learn ----------------------------------------------------------------------------------------------------------
 
     def learn(self, job: Learn, desk: Desk) -> LearnDone:
-        """One learner's part of a round: load, return lost deltas, step, compress, write the state."""
+        """One learner's part of a round. What is in memory is given up unless the state file was written."""
+        try:
+            return self._learn(job, desk)
+        except BaseException:
+            self._learner = None
+            raise
+
+    def _learn(self, job: Learn, desk: Desk) -> LearnDone:
+        """Load, return lost deltas, step, compress, write the state."""
         from compute.delta.feedback import add_back, compress_with_feedback, empty_residual, withhold
         from compute.model.tiling import TileMap
         from node.tile_work import matrices_of
@@ -94,11 +102,7 @@ class WorkerMain:
             desk.checkpoint()
             return True
 
-        try:
-            report = learner.run_steps(job.round, self._batches(job, genesis), on_step)
-        except BaseException:
-            self._learner = None  # half a round is in it
-            raise
+        report = learner.run_steps(job.round, self._batches(job, genesis), on_step)
         withheld = frozenset(job.withheld)
         bases = {tile.tile: tile.version for tile in job.tiles}
         payloads = []

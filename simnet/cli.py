@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -144,6 +145,7 @@ def up(
     except ChildFailed as failure:
         click.echo(f"nocknode: {failure.sentence}", err=True)
         code = failure.exit_code
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is stopped: one more Ctrl-C must not change the exit code
     sys.exit(code)  # not context.exit: click would hand the code back to a caller that prints nothing
 
 
