@@ -16,6 +16,7 @@ import asyncio
 import os
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Case:
     network: str
     corpus: Path | None
     device: str
+    overrides: tuple[tuple[str, str], ...] = ()  # keys of the template and their values, as TOML
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ class Outcome:
 @click.option(
     "--device", default="cpu", show_default=True, help="cpu or cuda:N, of the local steps and the evaluation."
 )
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the template: learning.inner_steps=5. Repeatable."
+)
 @click.option("--jobs", type=click.IntRange(1), help="Processes at once, one core each. [default: the cores]")
 @standard_options
 def main(
@@ -98,6 +103,7 @@ def main(
     arms: str,
     corpus: Path | None,
     device: str,
+    settings: tuple[str, ...],
     jobs: int | None,
     as_json: bool,
     quick: bool,
@@ -110,8 +116,9 @@ def main(
     network = "test" if quick else "devnet"
     if quick:
         rounds, corpus = min(rounds, 3), corpus or Path(asyncio.__file__).parent  # some 0.5 MB of text
+    overrides = tuple((key.strip(), value.strip()) for key, _, value in (each.partition("=") for each in settings))
     cases = [
-        Case(arm, int(seed), rounds, learners, network, corpus, device)
+        Case(arm, int(seed), rounds, learners, network, corpus, device, overrides)
         for seed in (seeds.split(",")[:1] if quick else seeds.split(","))
         for arm in names
     ]
@@ -120,6 +127,7 @@ def main(
     facts = {
         "dataset_root": outcomes[0].dataset_root,
         "network": network,
+        "settings": dict(overrides),
         "rounds": cases[0].rounds,
         "quick": quick,
         "learners": learners,
@@ -249,7 +257,8 @@ class _World:
         from node.genesis_file import found_network, read_shards
 
         self.case = case
-        template = load_template(case.network)
+        values = {key: tomllib.loads(f"value = {value}", parse_float=Fraction)["value"] for key, value in case.overrides}
+        template = load_template(case.network, overrides=values)
         self.shards = read_shards(case.corpus)
         self.genesis = found_network(template, _cards(case.seed, case.learners), self.shards, case.seed, CREATED_MS)
         self.rule = _rule_of(self.genesis, case.arm)
