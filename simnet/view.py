@@ -121,9 +121,9 @@ class LineLog:
         totals = network.totals()
         while self._rounds_said < min(len(totals), network.rounds_closed):
             entry = totals[self._rounds_said]
-            newer = len(totals) > self._rounds_said + 1
+            newer = network.rounds_closed > self._rounds_said + 1
             if entry.val_loss is None and not newer and not network.done:
-                return  # its evaluation is under way; it is waited for until another round is known
+                return  # its evaluation is under way, beside the next round's learning: waited for until that one closes
             self._rounds_said += 1
             self._say(round_line(entry, self._rounds_said, network, seconds))
 

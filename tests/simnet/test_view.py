@@ -78,7 +78,7 @@ def test_the_log_has_one_line_a_round_and_one_an_event():
 
 
 def test_a_round_waits_in_the_log_for_its_loss_until_the_next():
-    """A loss that is measured after the close is not lost; a round nobody evaluated is told when another is known."""
+    """A loss that is measured after the close is waited for; a round nobody evaluated is told when the next one closes."""
     output = io.StringIO()
     log = LineLog(output)
     network = Network(1, 20, 5.0)
@@ -89,6 +89,10 @@ def test_a_round_waits_in_the_log_for_its_loss_until_the_next():
     assert output.getvalue() == ""
     network.saw_rounds(0, [RoundFacts(round=1, tiles=1)], 2.0)
     log.update(network, 2.0)
+    assert output.getvalue() == ""
+    network.saw_status(0, Status(state="learning", round=2, rounds=2), 3.0)
+    network.saw_rounds(0, [RoundFacts(round=1, closed_ms=3, tiles=1, tiles_advanced=1)], 3.0)
+    log.update(network, 3.0)
     assert "round 0 (1 of 20)  loss – nats/byte" in output.getvalue()
 
 
