@@ -257,7 +257,9 @@ class _World:
         from node.genesis_file import found_network, read_shards
 
         self.case = case
-        values = {key: tomllib.loads(f"value = {value}", parse_float=Fraction)["value"] for key, value in case.overrides}
+        values = {
+            key: tomllib.loads(f"value = {value}", parse_float=Fraction)["value"] for key, value in case.overrides
+        }
         template = load_template(case.network, overrides=values)
         self.shards = read_shards(case.corpus)
         self.genesis = found_network(template, _cards(case.seed, case.learners), self.shards, case.seed, CREATED_MS)
