@@ -66,7 +66,7 @@ from node.services.exchange import Exchange
 from node.services.gossip import Gossip
 from node.services.housekeeping import Housekeeping
 from node.services.learning import WORKER_COMMAND, LearningService
-from node.services.presence import Presence
+from node.services.presence import Presence, model_key
 from node.services.tiles import TileService
 from node.timers import Timers
 from node.view import View
@@ -233,6 +233,10 @@ class Node:
             if self.ground.settings.compute.learn:
                 preparing.start_soon(self._prepare_learner)
             await self._wait_for_roster()
+            if self.ground.ledger.tip() is None:
+                await self.presence.find_providers(
+                    model_key(self.ground.network)
+                )  # a newcomer fetches from all of them
             await self._sync()
         await self._sync()
         heads = [h for h in self.ground.proposed if h.version == self.engine.execution.state.tiles[h.tile].version + 1]

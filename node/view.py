@@ -158,6 +158,7 @@ class View:
                     "rtt_ms": wire.round_trip_milliseconds.get(peer),
                     "clock_offset_ms": wire.clock_offset_milliseconds,
                     "score": -node.blamed[peer],
+                    "fetched_bytes": node.exchange.fetched_bytes[peer],
                     "region": advert.region if advert else "",
                     "device": advert.device if advert else "",
                     "round": advert.round if advert else None,

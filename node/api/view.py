@@ -36,7 +36,8 @@ class NodeView(Protocol):
         ...
 
     def peers(self) -> Sequence[Facts]:
-        """peer, short, addresses, connected, member, rtt_ms, clock_offset_ms, score, region, device, round, height."""
+        """peer, short, addresses, connected, member, rtt_ms, clock_offset_ms, score, fetched_bytes, region, device, round,
+        height."""
         ...
 
     def health(self) -> tuple[bool, Sequence[str]]:

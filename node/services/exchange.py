@@ -7,6 +7,7 @@ checked against its own digest, from several peers at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
@@ -62,6 +63,9 @@ class Exchange:
         self._transport = transport
         self._in_tile_thread = in_tile_thread
         self._report = report
+        self.fetched_bytes: Counter[PeerId] = (
+            Counter()
+        )  # what each peer's answers weighed; entries of connected peers matter
         transport.set_request_handler(GENESIS.protocol, self._serve_genesis)
         transport.set_request_handler(BLOB.protocol, self._serve_blob)
         transport.set_request_handler(SYNC.protocol, self._serve_sync)
@@ -151,7 +155,7 @@ class Exchange:
     async def _ask(self, peer: PeerId, rule: RequestRule, request: bytes) -> bytes | None:
         """One question to one peer; None when it cannot or will not answer."""
         try:
-            return await self._transport.request(
+            answer = await self._transport.request(
                 peer,
                 rule.protocol,
                 request,
@@ -160,6 +164,8 @@ class Exchange:
             )
         except (RequestFailed, Rejected):
             return None
+        self.fetched_bytes[peer] += len(answer)
+        return answer
 
     def _sources(self, preferred: Iterable[PeerId]) -> list[PeerId]:
         """Connected peers to ask, the preferred ones first, then the others beginning after our own id.

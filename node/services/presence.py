@@ -8,9 +8,10 @@ import structlog
 import trio
 
 from consensus.events import ClockJudged
+from node.services.learning import dataset_key
 from p2p.records import build_peer_record, peer_key, record_key
 from p2p.transport import PeerUnreachable, RequestFailed
-from protocol.ids import Height, PeerId, Round, peer_text, short
+from protocol.ids import Height, NetworkId, PeerId, Round, peer_text, short
 from protocol.learning import Advert, RoundAnnouncement
 from protocol.rejection import Rejected
 
@@ -26,6 +27,11 @@ LOOK_SECONDS = 2.0
 CONNECTIONS_WANTED = 32  # in a small network everybody knows everybody; gossip keeps large ones together
 ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
 FIND_SECONDS_MAX = 5.0
+
+
+def model_key(network: NetworkId) -> str:
+    """Where the providers of a network's model are found."""
+    return record_key("model", network)
 
 
 class Presence:
@@ -133,7 +139,7 @@ class Presence:
     async def provide(self) -> None:
         """Say in the distributed table that we hold the data set and the model."""
         network = self._node.ground.network
-        keys = [record_key("dataset", self._node.ground.genesis.datasets[0].root()), record_key("model", network)]
+        keys = [dataset_key(self._node.ground.genesis.datasets[0].root()), model_key(network)]
         for key in keys:
             with trio.move_on_after(FIND_SECONDS_MAX):
                 await self._node.transport.provide(key)

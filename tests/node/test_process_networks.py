@@ -171,6 +171,7 @@ def test_a_newcomer_finds_all_and_contributes(tmp_path: Path) -> None:
         assert members[0].status("round") <= joined + 10
         providers = newcomer.log("providers")
         assert len(providers[-1]["peers"]) >= 2
+        assert sum(peer["fetched_bytes"] > 0 for peer in newcomer.get("/peers")) >= 2
         network.stop()
         assert len(members[0].learners()) == 3
         assert members[0].roots().keys() == newcomer.roots().keys()
