@@ -294,7 +294,7 @@ class Node:
         """Round 0 starts when the roster is connected, or when a quorum of it has been for a while."""
         roster = self.ground.roster
         others = {member.node for member in roster.members} - {self.ground.peer}
-        deadline = trio.current_time() + ROSTER_PATIENCE_SECONDS
+        deadline, said = trio.current_time() + ROSTER_PATIENCE_SECONDS, False
         while True:
             here = others & set(self.transport.connected_peers())
             if here == others:
@@ -304,8 +304,12 @@ class Node:
                 for member, weight in zip(roster.members, roster.weights, strict=True)
                 if member.node in here or member.node == self.ground.peer
             )
-            if trio.current_time() > deadline and (roster.is_quorum(weight) or self.me is None or not others):
-                return
+            if trio.current_time() > deadline:
+                if roster.is_quorum(weight) or self.me is None:
+                    return
+                if not said:
+                    log.warning("waiting for the roster", reachable=len(here) + 1, members=len(roster.members))
+                    said = True
             await trio.sleep(0.05)
 
     def _start(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> None:

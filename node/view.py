@@ -34,13 +34,13 @@ class View:
 
     def status(self) -> Facts:
         node = self._node
-        ground, roster = node.ground, node.ground.roster
+        ground = node.ground
         rounds = node.engine.rounds.statistics()
         finality = node.engine.finality.statistics()
         wire = node.transport.statistics()
         connected = node.transport.connected_peers()
         device = node.learning.device
-        reachable = sum(member.node == ground.peer or member.node in connected for member in roster.members)
+        reachable, quorum, members = self._reach()
         state, detail = self._state()
         return {
             "peer": peer_text(ground.peer),
@@ -50,9 +50,9 @@ class View:
             "state": state,
             "detail": detail,
             "member": node.me is not None,
-            "roster": len(roster.members),
+            "roster": members,
             "reachable": reachable,
-            "quorum": next(n for n in range(1, len(roster.members) + 1) if roster.is_quorum(n)),
+            "quorum": quorum,
             "connected": len(connected),
             "round": rounds.round,
             "rounds": rounds.rounds_closed,
@@ -76,11 +76,23 @@ class View:
             "version": version("nocknode"),
         }
 
+    def _reach(self) -> tuple[int, int, int]:
+        """Members that are reachable, this node included; members that make a quorum; members."""
+        ground, roster = self._node.ground, self._node.ground.roster
+        connected = self._node.transport.connected_peers()
+        reachable = sum(member.node == ground.peer or member.node in connected for member in roster.members)
+        quorum = next(n for n in range(1, len(roster.members) + 1) if roster.is_quorum(n))
+        return reachable, quorum, len(roster.members)
+
     def _state(self) -> tuple[str, str]:
         node = self._node
         rounds = node.engine.rounds.statistics()
+        if node.phase == "syncing":
+            reachable, quorum, members = self._reach()
+            waits = f"; {reachable} of {members} roster members are reachable, {quorum} are needed to begin"
+            return node.phase, "connecting and catching up" + (waits if reachable < quorum else "")
         if node.phase != "running":
-            return node.phase, {"syncing": "connecting and catching up"}.get(node.phase, node.phase)
+            return node.phase, node.phase
         if rounds.stalled:
             return "stalled", rounds.stalled
         if rounds.done:

@@ -28,7 +28,7 @@ def status(data_dir: Path, as_json: bool) -> None:
         ("network", f"{facts['network']} {facts['network_id'][:16]}"),
         ("roster", f"{facts['reachable']} of {facts['roster']} reachable, quorum {facts['quorum']}"),
         ("peers", f"{facts['connected']} connected"),
-        ("round", f"{facts['round']} open, {facts['rounds']} closed"),
+        ("round", f"{facts['round'] if facts['round'] >= 0 else 'none'} open, {facts['rounds']} closed"),
         ("chain", f"height {facts['height']}, view {facts['view']}"),
         ("validation loss", "-" if loss is None else f"{loss:.3f} nats per byte"),
         ("tokens", f"{facts['tokens']:,} learned, {number_text(facts['tokens_per_second'])} a second"),
