@@ -272,7 +272,7 @@ class _World:
 
     def learn_in_rounds(self) -> Callable[..., Outcome]:
         """What four nodes do when no delta is lost: learn from the same versions, merge all deltas, apply the updates."""
-        from compute.delta.feedback import compress_with_feedback, empty_residual
+        from compute.delta.feedback import begin_ahead, compress_with_feedback, empty_residual
         from compute.learner import Learner
         from compute.model.genesis import genesis_tile
         from compute.outer import apply_update, initial_state
@@ -292,13 +292,17 @@ class _World:
             (peer, tile.id): empty_residual(tile.values) for peer in self.learners for tile in self.tile_map.tiles
         }
         first_loss = self._evaluate({tile: state[0] for tile, state in states.items()})
+        start = Fraction(rule.residual_start_micro, MILLION)
         losses: list[float] = []
         tokens = delta_bytes = update_bytes = 0
         for number in range(self.case.rounds):
-            weights = self.tile_map.assemble({tile: state[0] for tile, state in states.items()})
             payloads: dict[Any, list[tuple[bytes, int, bytes]]] = {tile: [] for tile in states}
             for peer, learner in learners.items():
-                learner.load(weights)
+                learner.load(
+                    self.tile_map.assemble(
+                        {tile: begin_ahead(state[0], residuals[peer, tile], start) for tile, state in states.items()}
+                    )
+                )
                 seen = learner.run_steps(number, self._batches(number, [peer])).tokens
                 tokens += seen
                 for tile, change in sorted(learner.deltas(self.tile_map).items()):
@@ -426,11 +430,17 @@ def _cards(seed: int, count: int) -> list[Any]:
 
 
 def _rule_of(genesis: Genesis, arm: str) -> Any:
-    """The genesis' rule; without compression, float32 travels and nothing is left for a residual."""
+    """The genesis' rule. Uncompressed, float32 travels and nothing is left for a residual.
+
+    One process has the batches of all learners in one, so that as many sequences are so many fewer batches.
+    """
     from msgspec.structs import replace
 
     if arm == UNCOMPRESSED:
         return replace(genesis.learning, delta_pipeline="none", update_pipeline="none", residual_decay_micro=0)
+    if arm == SYNCHRONOUS:
+        batches = max(1, genesis.learning.averaged_batches // len(genesis.roster))
+        return replace(genesis.learning, averaged_batches=batches)
     return genesis.learning
 
 

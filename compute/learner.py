@@ -3,9 +3,10 @@ clock.
 
     load(weights) -> run_steps(round, batches) -> deltas(tile_map) ; export_state()  (journaled together by the caller)
 
-The inner optimiser is AdamW (arXiv 1711.05101). Its moments belong to this learner and live on from round to round
-while the weights are replaced by the decided ones (DiLoCo, arXiv 2311.08105); a learner that lost them starts with
-none, which is allowed and costs it a few steps. Delta means old minus new: what an outer optimiser subtracts.
+The inner optimiser (compute/inner.py) is AdamW with its divisor corrected for small batches. Its moments belong to this learner
+and live on from round to round while the weights are replaced by the decided ones (DiLoCo, arXiv 2311.08105); a
+learner that lost them starts with none, which is allowed and costs it a few steps. Delta means old minus new: what an
+outer optimiser subtracts.
 
 On a CPU with one thread the same inputs give the same bits, also when the state went through export and import in
 between. On another device, or with more threads, they agree only closely (learning.md 5).
@@ -14,8 +15,9 @@ between. On another device, or with more threads, they agree only closely (learn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy
 import torch
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compute.inner import MeanGradientAdamW, Moments
 from compute.jobs import Diverged
 from compute.model.config import MoEConfig
 from compute.model.moe import HeldExperts, MoEModel, as_matrix, copy_into
@@ -31,12 +34,7 @@ from compute.tokenizer import tokens_of_bytes
 from protocol.genesis import MILLION, LearningRule
 from protocol.ids import TileId
 
-ADAM_EPSILON = 1e-8
-"""PyTorch's default; gradients here are 1e-4 and more."""
-
 STEPS_NAME = "steps"
-FIRST_MOMENT = "first_moment/"
-SECOND_MOMENT = "second_moment/"
 
 BytesBatch = NDArray[numpy.uint8]
 """(sequences, context + 1) bytes of text: inputs, and targets one later."""
@@ -88,20 +86,16 @@ class Learner:
         self.rule = rule
         self.device = torch.device(device)
         self.model = MoEModel(config, held).to(self.device)
-        self._steps_done = 0
         self._loaded: dict[str, Float32Array] = {}
-        self._optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [p for p in self.model.parameters() if _decays(p, self.model)],
-                    "weight_decay": _decay(rule),
-                },
-                {"params": [p for p in self.model.parameters() if not _decays(p, self.model)], "weight_decay": 0.0},
-            ],
-            lr=0.0,
-            betas=(rule.beta1_micro / MILLION, rule.beta2_micro / MILLION),
-            eps=ADAM_EPSILON,
-            fused=True,
+        self._optimizer = MeanGradientAdamW(
+            {
+                each: rule.weight_decay_micro / MILLION if _decays(each, self.model) else 0.0
+                for each in self.model.parameters()
+            },
+            rule.beta1_micro / MILLION,
+            rule.beta2_micro / MILLION,
+            rule.averaged_batches,
+            rule.gradient_clip_micro / MILLION,
         )
 
     def load(self, weights: Mapping[str, Float32Array]) -> None:
@@ -122,9 +116,7 @@ class Learner:
         tokens = 0
         self.model.train()
         for step, batch in enumerate(batches):
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate_micro(self.rule, round, step) / MILLION
-            loss, balance_loss = self._step(batch)
+            loss, balance_loss = self._step(batch, learning_rate_micro(self.rule, round, step) / MILLION)
             losses.append(loss)
             balance_losses.append(balance_loss)
             tokens += batch.shape[0] * (batch.shape[1] - 1)
@@ -147,14 +139,10 @@ class Learner:
         return tile_map.split({name: self._loaded[name] - present[name] for name in present})
 
     def export_state(self) -> dict[str, Float32Array]:
-        """The inner optimiser as named float32 matrices: both moments of every parameter, and the count of steps."""
-        state = {STEPS_NAME: numpy.full((1, 1), self._steps_done, dtype=numpy.float32)}
-        if not self._steps_done:
-            return state
-        for name, slot in self.model.slots():
-            moments = self._optimizer.state[slot.tensor]
-            state[FIRST_MOMENT + name] = as_matrix(slot.of(moments["exp_avg"]))
-            state[SECOND_MOMENT + name] = as_matrix(slot.of(moments["exp_avg_sq"]))
+        """The inner optimiser as named float32 matrices: the moments of every parameter, and the count of steps."""
+        state = {STEPS_NAME: numpy.full((1, 1), self._optimizer.steps, dtype=numpy.float32)}
+        if self._optimizer.steps:
+            state |= {name: as_matrix(moment) for name, moment in self._moments()}
         return state
 
     def import_state(self, state: Mapping[str, Float32Array]) -> None:
@@ -163,40 +151,41 @@ class Learner:
 
         Raises Rejected(BAD_SHAPE) when a moment has another size than its parameter.
         """
+        self._optimizer.forget()
         steps = state.get(STEPS_NAME)
-        self._steps_done = int(steps.item()) if steps is not None and steps.size == 1 else 0
-        self._optimizer.state.clear()
-        if not self._steps_done:
+        self._optimizer.steps = int(steps.item()) if steps is not None and steps.size == 1 else 0
+        if not self._optimizer.steps:
             return
-        for parameter in self.model.parameters():
-            self._optimizer.state[parameter] = {
-                "step": torch.tensor(float(self._steps_done), dtype=torch.float32, device=self.device),
-                "exp_avg": torch.zeros_like(parameter, requires_grad=False),
-                "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
-            }
         with torch.no_grad():
-            for name, slot in self.model.slots():
-                moments = self._optimizer.state[slot.tensor]
-                for prefix, key in ((FIRST_MOMENT, "exp_avg"), (SECOND_MOMENT, "exp_avg_sq")):
-                    if prefix + name in state:
-                        copy_into(slot.of(moments[key]), prefix + name, state)
+            for name, moment in self._moments():
+                if name in state:
+                    copy_into(moment, name, state)
             for block in self.model.blocks:
-                block.experts.forget_unheld_rows(self._optimizer.state[block.experts.router_ED])
+                block.experts.forget_unheld_rows(self._moments_of(block.experts.router_ED).parts().values())
 
-    def _step(self, batch: BytesBatch) -> tuple[float, float]:
-        tokens_BT = torch.from_numpy(tokens_of_bytes(batch)).to(self.device)
-        output = self.model(tokens_BT[:, :-1])
-        loss = functional.cross_entropy(output.logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten())
-        (loss + self.rule.balance_loss_micro / MILLION * output.balance_loss).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.rule.gradient_clip_micro / MILLION)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._steps_done += 1
-        return loss.item(), output.balance_loss.item()
+    def _moments(self) -> Iterator[tuple[str, Tensor]]:
+        """Every moment under its name in an exported state, in layout order."""
+        for name, slot in self.model.slots():
+            for part, moment in self._moments_of(slot.tensor).parts().items():
+                yield f"{part}/{name}", slot.of(moment)
 
+    def _moments_of(self, parameter: Tensor) -> Moments:
+        return self._optimizer.moments[cast(nn.Parameter, parameter)]
 
-def _decay(rule: LearningRule) -> float:
-    return rule.weight_decay_micro / MILLION
+    def _step(self, batch: BytesBatch, rate: float) -> tuple[float, float]:
+        """Cross-entropy and load-balance loss of the batch, before the step on it."""
+        losses: list[tuple[float, float]] = []
+        parts = []
+        for part_BT in self._optimizer.split(torch.from_numpy(tokens_of_bytes(batch)).to(self.device)):
+            output = self.model(part_BT[:, :-1])
+            loss = functional.cross_entropy(output.logits_BTV.flatten(0, 1), part_BT[:, 1:].flatten())
+            total = loss + self.rule.balance_loss_micro / MILLION * output.balance_loss
+            parameters = list(self.model.parameters())
+            share = len(part_BT) / len(batch)
+            parts.append((share, dict(zip(parameters, torch.autograd.grad(total, parameters), strict=True))))
+            losses.append((share * loss.item(), share * output.balance_loss.item()))
+        self._optimizer.step(rate, parts)
+        return math.fsum(loss for loss, _ in losses), math.fsum(balance for _, balance in losses)
 
 
 def _decays(parameter: Tensor, model: MoEModel) -> bool:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from compute.learner import Learner
     from compute.model.moe import MoEModel
-    from compute.model.tiling import TileMap
 
 EVALUATION_BATCH_SEQUENCES = 8  # small, so that an urgent request waits for one small forward pass
 RESIDUAL = "residual/"
@@ -84,18 +83,24 @@ class WorkerMain:
 
     def _learn(self, job: Learn, desk: Desk) -> LearnDone:
         """Load, return lost deltas, step, compress, write the state."""
-        from compute.delta.feedback import add_back, compress_with_feedback, empty_residual, withhold
+        from compute.delta.feedback import add_back, begin_ahead, compress_with_feedback, empty_residual, withhold
         from compute.model.tiling import TileMap
         from node.tile_work import matrices_of
 
         genesis, rule = self._need_genesis(), self._need_genesis().learning
         started = Clock().monotonic_ms()
         tile_map = TileMap.from_shape(genesis.model, genesis.tile_bytes)
-        learner = self._prepare(job, tile_map)
+        learner = self._prepare(job)
         for delta in job.lost:
             tile = TileId(delta.tile)
             values = tile_map.tile(tile).values
             self._residuals[tile] = add_back(self._residuals.get(tile, empty_residual(values)), delta.payload)
+        start = Fraction(rule.residual_start_micro, MILLION)
+        weights = {
+            tile: begin_ahead(values, self._residuals.get(tile, empty_residual(values.size)), start)
+            for tile, values in _read_tiles(job.tiles).items()
+        }
+        learner.load(tile_map.assemble(weights))
 
         def on_step(step: int, loss: float) -> bool:
             desk.send(Progress(step + 1, rule.inner_steps, loss))
@@ -129,8 +134,8 @@ class WorkerMain:
             milliseconds=Clock().monotonic_ms() - started,
         )
 
-    def _prepare(self, job: Learn, tile_map: TileMap) -> Learner:
-        """The learner with the state that the job names, loaded with the job's weights."""
+    def _prepare(self, job: Learn) -> Learner:
+        """The learner with the state that the job names."""
         from compute.learner import Learner
         from compute.model.config import check_config
 
@@ -144,7 +149,6 @@ class WorkerMain:
             }
             learner.import_state({name: array for name, array in state.items() if not name.startswith(RESIDUAL)})
             self._learner = learner
-        self._learner.load(tile_map.assemble(_read_tiles(job.tiles)))
         return self._learner
 
     def _batches(self, job: Learn, genesis: Genesis) -> Iterable[NDArray[np.uint8]]:

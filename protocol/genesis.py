@@ -52,12 +52,14 @@ class LearningRule(Message, frozen=True):
     decay_rounds: Natural  # rounds over which the rate decays to its floor; 0: never
     beta1_micro: Natural
     beta2_micro: Natural
+    averaged_batches: _Size  # the inner optimiser steps as on the mean gradient of so many batches
     weight_decay_micro: Natural
     gradient_clip_micro: _Size
     balance_loss_micro: Natural  # weight of the load-balance loss
     delta_pipeline: _Name  # how learners compress (compute/delta/pipeline.py)
     update_pipeline: _Name  # how owners publish: stateless
     residual_decay_micro: Natural
+    residual_start_micro: Natural  # share of its residual that a learner's own weights are ahead by as a round begins
     merge_rule: _Name  # compute/merge.py
     clip_multiple_micro: _Size  # norms are clipped to this multiple of their median
     outer_rule: _Name  # compute/outer.py

@@ -4,6 +4,10 @@
     payload   = encode(target),   decoded = what any receiver reads from it
     residual' = decay * (target - decoded)
 
+A learner begins its steps ahead of the decided weights, by a share of its residual: `weights - start * residual`. From the
+decided weights alone it would find again what it could not yet say, and then say it twice: once as residual, once as delta
+(docs/decisions/0011).
+
 Each line is one float32 operation a value. With decay 1 every bit of every delta is sent once, sooner or later: the
 decoded payloads and the last residual add up to the deltas (exactly where float32 rounds nothing). The decay applies
 to what was *not* sent; ``decay * target - decoded`` would take back a twentieth of what was.
@@ -37,6 +41,12 @@ def compress_with_feedback(
     payload = encode(target_N, pipeline, matrices)
     rest_N = target_N - decode(payload, target_N.size).dense()
     return payload, settle(float32_of(get_pipeline(pipeline).decay if decay is None else decay) * rest_N)
+
+
+def begin_ahead(weights_N: Float32, residual_N: Float32, start: Fraction) -> Float32:
+    """The weights from which a learner takes its steps: the decided ones less ``start`` of what it has not yet said."""
+    check_vector(residual_N, check_vector(weights_N).size)
+    return weights_N - float32_of(start) * residual_N
 
 
 def add_back(residual_N: Float32, payload: bytes) -> Float32:

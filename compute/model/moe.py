@@ -20,7 +20,7 @@ here, K experts per token, P = N K pairs of token and expert, F width of an expe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -120,13 +120,13 @@ class Experts(nn.Module):
         y_ND = torch.zeros_like(x_ND).index_add(0, order_P // self.experts_per_token, y_PD)
         return y_ND, self._balance_loss(logits_NG, pairs_per_expert_G)
 
-    def forget_unheld_rows(self, moments: Mapping[str, Tensor]) -> None:
+    def forget_unheld_rows(self, moments: Iterable[Tensor]) -> None:
         """Zero an optimiser's moments of the router rows of experts that are not held, or old ones would move them."""
         if not self.holds_all:
             held = set(self.held)
             unheld = [expert for expert in range(self.router_ED.shape[0]) if expert not in held]
-            moments["exp_avg"][unheld] = 0.0
-            moments["exp_avg_sq"][unheld] = 0.0
+            for moment in moments:
+                moment[unheld] = 0.0
 
     def _apply_sorted(self, x_PD: Tensor, pairs_per_expert: list[int]) -> Tensor:
         """Each expert over its own run of rows."""

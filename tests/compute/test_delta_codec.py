@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from compute.delta.codec import HEADER_BYTES, VALUES_MAX, decode, encode, payload_bytes_max
 from compute.delta.decoded import DecodedDelta
-from compute.delta.feedback import add_back, compress_with_feedback, empty_residual
+from compute.delta.feedback import add_back, begin_ahead, compress_with_feedback, empty_residual
 from compute.delta.pipeline import DEFAULT, PIPELINE_BY_NAME, PIPELINES, Keep, get_pipeline
 from protocol.rejection import InvariantBroken, Reason, Rejected
 
@@ -129,6 +129,16 @@ def test_the_residual_is_what_was_not_sent_and_fades() -> None:
     payload, new_residual = compress_with_feedback(delta, residual, "top10_int4")
     target = delta + residual
     assert np.array_equal(new_residual, np.float32(0.95) * (target - decode(payload, 999).dense()))
+
+
+def test_a_learner_that_begins_wholly_ahead_says_the_way_to_where_it_ended() -> None:
+    """What is compressed is then decided weights less its last ones, and what it found before is not found again."""
+    decided, residual, ended = (drawn_delta(name, 999) for name in ("decided", "residual", "ended"))
+    begun = begin_ahead(decided, residual, Fraction(1))
+    assert np.array_equal(begun, decided - residual)
+    assert np.allclose((begun - ended) + residual, decided - ended, rtol=0, atol=2.0**-20)
+    assert np.array_equal(begin_ahead(decided, residual, Fraction(0)), decided)
+    assert np.array_equal(begin_ahead(decided, residual, Fraction(1, 2)), decided - np.float32(0.5) * residual)
 
 
 def test_an_undecided_payload_goes_back_whole() -> None:

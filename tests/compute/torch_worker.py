@@ -24,7 +24,9 @@ def evaluate(job: Evaluate, desk: Desk) -> AnyReply:
     from protocol.genesis import LearningRule, ModelShape
 
     shape = ModelShape(258, 1, 16, 2, 2, 16, 1, 16)
-    rule = LearningRule(4, 4, 5000, 500, 0, 0, 900_000, 950_000, 0, 10**6, 10_000, "a", "a", 0, "a", 1, "a", 1, 0, 1, 1)
+    rule = LearningRule(
+        4, 4, 5000, 500, 0, 0, 900_000, 950_000, 1, 0, 10**6, 10_000, "a", "a", 0, 0, "a", 1, "a", 1, 0, 1, 1
+    )
     learner = Learner(check_config(shape), rule)
     learner.load(genesis_weights(shape, TileMap.from_shape(shape, 1 << 16), bytes(32)))
 
