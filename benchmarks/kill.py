@@ -43,6 +43,10 @@ import httpx
 import msgspec
 import trio
 
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # also as a plain program; our packages before our neighbours
+
 from benchmarks.common import Row, compare, find_median, report, say, standard_options
 from consensus.finality.signer import VoteRecord
 from node.faults import POINTS
