@@ -88,14 +88,14 @@ class _Bucket(_Node):
         return None
 
 
-def _make_empty() -> _Node:
-    node: _Node = _Bucket(())
+def _make_empty() -> tuple[_Node, ...]:
+    nodes: list[_Node] = [_Bucket(())]
     for _ in range(BUCKET_LEVELS):
-        node = _Node(node, node)
-    return node
+        nodes.append(_Node(nodes[-1], nodes[-1]))
+    return tuple(nodes)
 
 
-_EMPTY = _make_empty()
+_EMPTY = _make_empty()  # by level: an empty bucket, and up to the empty tree
 _LEFTMOST_BIT = BUCKET_LEVELS - 1
 
 
@@ -104,7 +104,7 @@ class StateTree:
 
     __slots__ = ("_top",)
 
-    def __init__(self, top: _Node = _EMPTY) -> None:
+    def __init__(self, top: _Node = _EMPTY[-1]) -> None:
         self._top = top
 
     def root(self) -> Digest:
@@ -133,13 +133,13 @@ class StateTree:
 
     def items(self) -> Iterator[tuple[bytes, Message]]:
         """Every key and value in ascending order of H(key): the same in every process."""
-        waiting = [self._top]
+        waiting = [(self._top, BUCKET_LEVELS)]
         while waiting:
-            node = waiting.pop()
+            node, level = waiting.pop()
             if isinstance(node, _Bucket):
                 yield from ((entry.key, entry.value) for entry in node.entries)
-            elif node.root() != _EMPTY.root():
-                waiting += [node.right, node.left]
+            elif node.root() != _EMPTY[level].root():
+                waiting += [(node.right, level - 1), (node.left, level - 1)]
 
     def path(self, key: bytes) -> tuple[Digest, ...]:
         """The siblings from the key's bucket up to the root."""

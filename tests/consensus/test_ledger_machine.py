@@ -170,7 +170,7 @@ class Ledger(RuleBasedStateMachine):
 
 
 TestLedger = Ledger.TestCase
-TestLedger.settings = settings(max_examples=25, stateful_step_count=20)
+TestLedger.settings = settings(max_examples=40, stateful_step_count=30)
 
 
 def make_blocks() -> State:
