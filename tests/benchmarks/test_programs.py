@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"name", "unit", "ours", "peer", "peer_name", "floor", "ratio"}
 PROGRAMS = [
     "codec",
+    "ledger",
     "storage",
     pytest.param("parity", marks=pytest.mark.slow),
     pytest.param("tile_round", marks=pytest.mark.slow),
@@ -37,7 +38,7 @@ def test_short_form_prints_rows(name: str) -> None:
         assert (row["ratio"] is None) == (row["peer"] is None)
 
 
-@pytest.mark.parametrize("name", ["codec", "parity", "storage", "tile_round"])
+@pytest.mark.parametrize("name", ["codec", "ledger", "parity", "storage", "tile_round"])
 def test_runs_as_a_plain_program_from_anywhere(name: str, tmp_path: Path) -> None:
     """A benchmark may be started by its path: its neighbour named like a package of ours does not hide that."""
     program = ROOT / "benchmarks" / f"{name}.py"
