@@ -15,7 +15,7 @@ A replacement pays at least a tenth more: each is relayed by everybody, and so m
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from consensus.state import State
@@ -125,11 +125,12 @@ class Mempool:
 
     def take(self, limit_bytes: int, state: State) -> list[SignedTransaction]:
         """What a proposer on top of ``state`` puts in a body of at most so many bytes. Nothing leaves the pool."""
-        evidence = self._ready(state, is_evidence=True)
+        following = {sender: state.account(sender).nonce for sender in self._queues}
+        evidence = self._ready(following, is_evidence=True)
         taken = _fill(evidence, min(limit_bytes, EVIDENCE_BYTES_PER_BODY_MAX), TRANSACTIONS_PER_BODY_MAX)
-        used = {held.plain.sender: held.plain.nonce + 1 for held in taken}
+        following.update((held.plain.sender, held.plain.nonce + 1) for held in taken)
         room = limit_bytes - sum(held.size_bytes for held in taken)
-        others = self._ready(state, is_evidence=False, used=used)
+        others = self._ready(following, is_evidence=False)
         return taken + _fill(others, room, TRANSACTIONS_PER_BODY_MAX - len(taken))
 
     def advance(self, senders: Iterable[AccountId], state: State) -> list[Dropped]:
@@ -226,10 +227,8 @@ class Mempool:
             self._tails = [tail for tail in tails if tail is not None]
             heapq.heapify(self._tails)
 
-    def _ready(
-        self, state: State, *, is_evidence: bool, used: dict[AccountId, int] | None = None
-    ) -> Iterator[SignedTransaction]:
-        """Transactions that can follow ``state``, the best first, each after its sender's earlier ones."""
+    def _ready(self, following: Mapping[AccountId, int], *, is_evidence: bool) -> Iterator[SignedTransaction]:
+        """The best first, each after its sender's earlier ones; ``following`` has the nonce with which each sender goes on."""
         heads: list[tuple[int, Digest, SignedTransaction]] = []
 
         def offer(sender: AccountId, nonce: int) -> None:
@@ -238,7 +237,7 @@ class Mempool:
                 heapq.heappush(heads, (-held.plain.fee_nano, held.id, held))
 
         for sender in self._queues:
-            offer(sender, (used or {}).get(sender, state.account(sender).nonce))
+            offer(sender, following[sender])
         while heads:
             best = heapq.heappop(heads)[2]
             yield best

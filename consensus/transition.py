@@ -132,8 +132,8 @@ def apply_block(
 ) -> tuple[State, tuple[Receipt, ...]]:
     """The state after a block, and a receipt for each transaction; raises ``Rejected`` when the block is wrong.
 
-    WRONG_BODY: too many or too large, or evidence not first or too much of it. WRONG_EPOCH: an epoch before the last
-    block's. And the reasons of ``charge``.
+    WRONG_BODY: too many or too large, or evidence not first or too much of it. WRONG_EPOCH: neither the epoch of
+    the last block nor the next one. And the reasons of ``charge``.
     """
     _check_sizes(transactions)
     state = _release(_open_epoch(state, context), context)
@@ -214,12 +214,11 @@ def _check_sizes(transactions: Sequence[SignedTransaction]) -> None:
 def _open_epoch(state: State, context: BlockContext) -> State:
     """In the first block of an epoch: mark its beginning, and forget marks of which no evidence is taken any more."""
     progress = state.get(PROGRESS)
-    if context.epoch < progress.epoch:
+    if not progress.epoch <= context.epoch <= progress.epoch + 1:  # every epoch has blocks (chain.md 2.7)
         raise Rejected(Reason.WRONG_EPOCH, f"epoch {context.epoch} after {progress.epoch}")
     if context.epoch == progress.epoch:
         return state
-    for epoch in range(progress.epoch + 1, context.epoch + 1):  # one at a time, but for epochs without a block
-        state = state.put(EPOCH_MARKS, EpochMark(context.height, context.time_ms), number(epoch))
+    state = state.put(EPOCH_MARKS, EpochMark(context.height, context.time_ms), number(context.epoch))
     oldest = progress.oldest_epoch
     while oldest < context.epoch and _is_too_old(state.get(EPOCH_MARKS, number(oldest)), context):
         state = state.delete(EPOCH_MARKS, number(oldest))
@@ -379,6 +378,7 @@ def _punish(state: State, offender: Validator, context: BlockContext) -> State:
         exposed = max(known[0].exposed_nano, offender.exposed_nano + known[0].paid_nano)
         log[log.index(known[0])] = replace(known[0], exposed_nano=exposed, offences=known[0].offences + 1)
     else:
+        log = log[-(VALIDATORS_MAX - 1) :]  # more within the window have lost a stake each: the oldest is let go
         log.append(Slashing(node, context.time_ms, offender.exposed_nano, 1, 0))
     state = state.put_validator(offender, replace(offender, status=ValidatorStatus.EXPELLED))
     found_nano = sum(entry.exposed_nano for entry in log)

@@ -69,7 +69,7 @@ WORK_BITS_MAX = 64  # 2^64 hashes are out of anybody's reach
 STATE_BUCKETS = 65_536  # chain.md 4: the first 16 bits of a key's digest; about 16 KB a bucket per GiB of state
 VALIDATORS_MAX = 1_024  # registered, not voting: a roster takes the hundred with the most stake; 34 KiB of index
 UNBONDINGS_PER_VALIDATOR_MAX = 16  # withdrawals under way at once (a guess): one every 32 hours over 21 days
-MEMPOOL_BYTES_MAX = 16 * MIB  # 32 full bodies: a minute of the busiest chain at one block in two seconds
+MEMPOOL_BYTES_MAX = 4 * MIB  # eight full bodies; at most 28,000 senders to look through for a body: a tenth of a second
 MEMPOOL_PER_SENDER_MAX = 64  # one sender's share of a body stays below 2 %; also how far a nonce may run ahead
 
 HISTORY_TICKS_PER_SEGMENT_MAX = 2**22  # checked in about two seconds on one core

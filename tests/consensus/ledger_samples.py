@@ -61,10 +61,10 @@ GENESIS = genesis_state(
 
 
 def context(height: int = 1, **changes: Any) -> BlockContext:
-    """The block at a height: one every 100 ms, an epoch every 10."""
+    """The block at a height: one every 100 ms, an epoch every 50."""
     values: dict[str, Any] = {
         "chain": CHAIN,
-        "epoch": Epoch(height // 10),
+        "epoch": Epoch(height // 50),
         "height": Height(height),
         "time_ms": 100 * height,
         "proposer": PROPOSER,

@@ -24,6 +24,9 @@ from consensus.state import (
     VALIDATORS,
     VOTE_KEYS,
     Account,
+    EpochMark,
+    Slashing,
+    SlashingLog,
     State,
     Unbonding,
     ValidatorIndex,
@@ -333,16 +336,33 @@ def test_evidence_grows_old_before_stake_is_free():
 
 
 def test_marks_of_epochs_are_kept_as_long_as_evidence_is_taken():
-    """Of an epoch that is forgotten nothing is punished any more; skipped epochs have marks too."""
-    state, _ = apply_block(GENESIS, [], context(30))
+    """Of an epoch that is forgotten nothing is punished any more."""
+    state = GENESIS
+    for epoch in (1, 2, 3):
+        state, _ = apply_block(state, [], context(10 * epoch, epoch=epoch))
     assert (state.get(PROGRESS).epoch, state.get(PROGRESS).oldest_epoch) == (3, 1)
     assert state.find(EPOCH_MARKS, number(0)) is None
-    assert state.get(EPOCH_MARKS, number(2)) == state.get(EPOCH_MARKS, number(3))
-    assert refusal(state, 2, report(0), height=30) is Reason.TOO_OLD
-    done(state, (2, report(0, epoch=1)), height=30)
+    assert state.get(EPOCH_MARKS, number(2)) == EpochMark(20, 2_000)
+    for epoch, reason in ((0, Reason.TOO_OLD), (1, None)):
+        _, (receipt,) = apply_block(state, [sign(2, 0, report(0, epoch=epoch))], context(30, epoch=3))
+        assert receipt.refusal is reason
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_epochs_follow_each_other(epoch):
+    """A block of an earlier epoch, or of one after the next, is wrong."""
+    state, _ = apply_block(GENESIS, [], context(50, epoch=1))
     with pytest.raises(Rejected) as caught:
-        apply_block(state, [], context(29))
+        apply_block(state, [], context(51, epoch=epoch))
     assert caught.value.reason is Reason.WRONG_EPOCH
+
+
+def test_the_list_of_slashings_is_bounded():
+    """When as many as may be validators were found out in one window, the oldest is let go."""
+    strangers = tuple(Slashing(PeerId(number(index) * 4), 0, 1, 1, 1) for index in range(VALIDATORS_MAX))
+    after = done(GENESIS.put(SLASHING_LOG, SlashingLog(strangers)), (2, report(0)))
+    entries = after.get(SLASHING_LOG).entries
+    assert (entries[:-1], entries[-1].validator) == (strangers[1:], node_of(0))
 
 
 def test_who_leaves_can_still_be_slashed():
