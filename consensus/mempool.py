@@ -197,7 +197,6 @@ class Mempool:
 
     def _insert(self, transaction: SignedTransaction, next_nonce: int) -> None:
         queue = self._queues.setdefault(transaction.plain.sender, _Queue(next_nonce))
-        queue.next_nonce = next_nonce
         queue.held[transaction.plain.nonce] = transaction
         self._bytes += transaction.size_bytes
         self._count += 1

@@ -115,6 +115,8 @@ def test_an_event_cannot_be_moved_or_dropped():
         (),
     ]
     assert all(is_refused(replace(segment, events=events)) for events in moved)
+    ends_with_an_event = write([2, first])
+    assert is_refused(replace(ends_with_an_event, ticks=1))
 
 
 def test_a_segment_is_bounded():

@@ -17,7 +17,7 @@ from protocol.ids import AccountId
 from protocol.limits import BODY_BYTES_MAX, EVIDENCE_BYTES_PER_BODY_MAX, MEMPOOL_PER_SENDER_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.transactions import EvidenceReport, SignedTransaction, Transfer
-from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, GENESIS, RULE, context, node_of, sign, vote
+from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, GENESIS, RULE, context, node_of, parameters, sign, vote
 from tests.consensus.samples import CHAIN
 
 SIZE = sign(0, 0, Transfer(ACCOUNT_IDS[1], 500), 10_000).size_bytes
@@ -104,6 +104,25 @@ def test_what_waits_behind_a_gap_goes_first():
     assert pool.add(pay(2, 0, 1_000), GENESIS) == [Dropped(pay(0, 5, 60_000).id, Reason.OUTBID)]
     ready = make_pool(*(pay(1, nonce, 1_000) for nonce in range(10)))
     assert refusal(ready, pay(2, 1, 60_000)) is Reason.OUTBID
+
+
+def test_what_is_next_after_a_block_does_not_wait_behind_a_gap():
+    """The account has moved on, and the pool with it: the lowest fee goes, not what follows a used nonce."""
+    pool = make_pool(*(pay(0, nonce) for nonce in range(5)), *(pay(1, nonce, 1_000) for nonce in range(5)))
+    state, _ = apply_block(GENESIS, [pay(0, 0)], context())
+    assert [dropped.reason for dropped in pool.advance([ACCOUNT_IDS[0]], state)] == [Reason.WRONG_NONCE]
+    pool.add(pay(2, 0), state)
+    assert pool.add(pay(3, 0), state) == [Dropped(pay(1, 4, 1_000).id, Reason.OUTBID)]
+
+
+def test_a_large_transaction_takes_the_place_of_several():
+    """One queue gives them up from its end, or all of them stay."""
+    pool = make_pool(*(pay(0, nonce, 1_000) for nonce in range(8)), pay(1, 0, 1_100), pay(1, 1, 3_000))
+    record = sign(2, 0, parameters(2, "layer4.expert7"), 2_000)
+    assert SIZE < record.size_bytes < 2 * SIZE
+    assert pool.add(record, GENESIS) == [Dropped(pay(0, nonce, 1_000).id, Reason.OUTBID) for nonce in (7, 6)]
+    few = make_pool(pay(0, 0, 1_000), pay(1, 0, 3_000), bytes_max=2 * SIZE)
+    assert refusal(few, record) is Reason.OUTBID
 
 
 def test_a_sender_does_not_make_room_for_itself():

@@ -372,11 +372,29 @@ def test_who_leaves_can_still_be_slashed():
     assert (validator(after, 0).stake_nano, validator(after, 0).unbonding_nano) == (0, 200_000)
 
 
+def test_stake_is_slashed_first_then_the_latest_withdrawals():
+    """80 % of 70 staked, and of 400 and then 530 on their way back (thousands): what comes back first is what remains."""
+    state = done(GENESIS, (0, Unstake(node_of(0), 400_000)), height=1)
+    state = done(state, (0, Unstake(node_of(0), 530_000)), height=2)
+    after = done(state, (2, report(0)), height=3)
+    assert validator(after, 0).stake_nano == 0
+    assert [(entry.amount_nano, entry.release_height) for entry in validator(after, 0).unbonding] == [(200_000, 22)]
+
+
 def test_who_is_found_out_with_a_third_of_all_stake_loses_everything():
     """Then it has nothing left, and is forgotten."""
     after = done(GENESIS, (2, report(1)))
     assert after.find(VALIDATORS, node_of(1)) is None
     assert after.supply.burned_nano == 3 * STAKE + 1_000
+
+
+def test_who_lost_everything_and_registers_again_can_lose_that_too():
+    """What was paid before does not pay for the next offence, in the same window too."""
+    state = done(done(GENESIS, (2, report(1))), (1, Register(CARDS[1], 5_000)))
+    assert refusal(state, 2, report(1)) is Reason.ALREADY_RECORDED
+    after = done(state, (2, report(1, view=4)))
+    assert after.find(VALIDATORS, node_of(1)) is None
+    assert after.supply.staked_nano == STAKE
 
 
 def test_the_order_of_reports_changes_nothing():
