@@ -93,7 +93,7 @@ def make_state(keys: list[KeyPair], accounts: int) -> State:
     first = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b""), 1)
     rich = [(AccountId(key.public), 1_000 * NANO_PER_NOCK) for key in keys]
     others = [(AccountId(blob_digest(index.to_bytes(4, "big"))), 1) for index in range(accounts - len(keys))]
-    state = genesis_state([*rich, *others], (), (), first)
+    state = genesis_state([*rich, *others], (), (), first, created_ms=0)
     state.root()
     return state
 

@@ -370,13 +370,16 @@ def genesis_state(
     validators: Iterable[tuple[MemberCard, int]],
     tiles: Iterable[tuple[TileId, Digest]],
     first_version: MetaVersion,
+    created_ms: int,
 ) -> State:
     """The state before the first block: balances and stakes in nano are what is minted; cards were checked.
+
+    ``created_ms`` is when epoch 0 began, on the clock of the headers.
 
     ``first_version`` is what the first parameter records depend on. Its author is the treasury: nobody.
     """
     state = State(tuple(StateTree() for _ in SubChain), Supply(0, 0, 0, 0, 0, 0))
-    state = state.put(PROGRESS, Progress(0, 0, -1)).put(EPOCH_MARKS, EpochMark(0, 0), number(0))
+    state = state.put(PROGRESS, Progress(0, 0, -1)).put(EPOCH_MARKS, EpochMark(0, created_ms), number(0))
     state = state.put(VALIDATOR_INDEX, ValidatorIndex(())).put(SLASHING_LOG, SlashingLog(()))
     for account, amount in balances:
         state = state.add_balance(account, amount)

@@ -57,6 +57,7 @@ GENESIS = genesis_state(
     validators=[(CARDS[0], STAKE), (CARDS[1], 3 * STAKE)],
     tiles=genesis_roots().items(),
     first_version=FIRST_VERSION,
+    created_ms=0,
 )
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -112,6 +113,22 @@ class Ledger(RuleBasedStateMachine):
     def one(self, sender: int, payload: Payload) -> None:
         self.run([self.transaction(sender, payload)])
 
+    @rule(person=people, amount_nano=st.integers(1, 3_000_000))
+    def register(self, person: int, amount_nano: int) -> None:
+        self.run([self.transaction(person, Register(CARDS[person], amount_nano))])
+
+    @rule(person=people, amount_nano=st.integers(1, 1_000_000), kind=st.sampled_from([Stake, Unstake, Unstake, Leave]))
+    def change_stake(self, person: int, amount_nano: int, kind: Any) -> None:
+        payload = Leave(node_of(person)) if kind is Leave else kind(node_of(person), amount_nano)
+        self.run([self.transaction(person, payload)])
+
+    @rule(reporter=people, which=st.integers(0, 5), view=st.integers(0, 3))
+    def offend(self, reporter: int, which: int, view: int) -> None:
+        known = [index for index in range(6) if self.state.find(VALIDATORS, node_of(index)) is not None]
+        if known:
+            report = equivocation((known[which % len(known)], view, context(self.height).epoch))
+            self.run([self.transaction(reporter, report)])
+
     @rule(sender=people, first=honest_payloads, second=payloads)
     def two(self, sender: int, first: Payload, second: Payload) -> None:
         block = [self.transaction(sender, first), self.transaction(sender, second, 1)]
@@ -170,7 +187,7 @@ class Ledger(RuleBasedStateMachine):
 
 
 TestLedger = Ledger.TestCase
-TestLedger.settings = settings(max_examples=40, stateful_step_count=30)
+TestLedger.settings = settings(max_examples=80, stateful_step_count=30)
 
 
 def make_blocks() -> State:
