@@ -6,6 +6,11 @@ Reading order:
     heads        the state that the chain decides, and the whole rule for one head
     finality/    votes and certificates: how a body becomes final
     execution    which heads enter a body, which bodies may be voted for
+    state_tree   entries as a persistent map with a Merkle root
+    state        what every account, validator, record and tile is after a block; not in the header yet
+    transition   what each kind of transaction does to it, and how a block is applied
+    mempool      which transactions wait, which go, which a proposer takes
+    history      proof of history, hash onions and the beacon
     rounds       when to learn, whom to give deltas, when to merge, when to take over
     events       what goes in and what comes out
     engine       the door: one event in, effects out

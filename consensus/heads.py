@@ -91,8 +91,11 @@ class HeadRules:
         return order
 
     def check_head(self, state: HeadState, head: Head) -> None:
-        """Check one head against the state that it continues; raises ``Rejected``. Signature last: it costs most."""
-        at = state.tiles.get(head.tile)
+        """Check one head against the state that it continues; raises ``Rejected``."""
+        self.check_successor(state.tiles.get(head.tile), state.newest_round, head)
+
+    def check_successor(self, at: TileHead | None, newest_round: int, head: Head) -> None:
+        """Check one head against where its tile stands; raises ``Rejected``. Signature last: it costs most."""
         if at is None:
             raise Rejected(Reason.UNKNOWN_TILE, head.tile)
         if head.version <= at.version:
@@ -101,10 +104,8 @@ class HeadRules:
             raise Rejected(Reason.WRONG_PARENT, str(head.slot))
         if at.head is not None and head.round <= at.head.round:
             raise Rejected(Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, its parent of {at.head.round}")
-        if head.round > state.newest_round + 1:
-            raise Rejected(
-                Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, the newest is {state.newest_round}"
-            )
+        if head.round > newest_round + 1:
+            raise Rejected(Reason.WRONG_PARENT, f"{head.slot} is of round {head.round}, the newest is {newest_round}")
         self.check_proposer(head)
         if not 0 < head.update_bytes <= 2 * TILE_BYTES_MAX:
             raise Rejected(Reason.BAD_DELTA, f"an update of {head.update_bytes} bytes")

@@ -8,6 +8,8 @@ Pure: no I/O, no clock, no randomness, no floats. Imports nothing of ours. Readi
     roster                     Roster, Head, Slot, Decided: what learning takes from the chain
     finality                   votes, certificates, headers, proposals
     learning                   deltas, announcements, requests for bytes
-    genesis                    the first state
+    genesis                    the first state, the rules of its network
+    transactions               what accounts sign to change the state
+    state_proof                how one entry of the state is proved by its root
     messages                   which payload belongs to which kind of envelope
 """

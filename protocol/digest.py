@@ -38,6 +38,19 @@ class Domain:
     SPLIT: Final = "nock/split/1"  # validation chunks of a data set
     WEIGHTS: Final = "nock/weights/1"  # genesis weights
     SHARD: Final = "nock/shard/1"  # tile -> gossip shard
+    TRANSACTION: Final = "nock/transaction/1"  # what a transaction's signature covers
+    TRANSACTION_ID: Final = "nock/transaction-id/1"
+    PARAMETER: Final = "nock/parameter/1"  # sender and record -> name of a parameter record
+    DATASET_RECORD: Final = "nock/dataset-record/1"  # sender and record -> name of a data set record
+    META_VERSION: Final = "nock/meta-version/1"
+    WORK: Final = "nock/work/1"  # light proof of work over a record's name and a number
+    ACCOUNT: Final = "nock/account/1"  # accounts to which nobody has the key
+    HISTORY: Final = "nock/history/1"  # an event mixed into the proof of history
+    ONION: Final = "nock/onion/1"  # from one layer of a hash onion to the layer around it
+    STATE_KEY: Final = "nock/state-key/1"  # key -> place in its tree
+    STATE_VALUE: Final = "nock/state-value/1"
+    STATE_BUCKET: Final = "nock/state-bucket/1"
+    STATE_ROOT: Final = "nock/state-root/1"  # the five sub-roots
 
 
 def digest(domain: str, *parts: bytes | bytearray | memoryview) -> Digest:

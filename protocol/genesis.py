@@ -12,18 +12,22 @@ from msgspec import Meta
 
 from protocol.codec import Message, decode, encode
 from protocol.digest import Domain, digest
-from protocol.ids import Digest, DigestField, Epoch, Natural, NetworkId
+from protocol.ids import AccountField, Digest, DigestField, Epoch, Natural, NetworkId
 from protocol.limits import (
     DATASET_SHARDS_MAX,
     DATASETS_PER_GENESIS_MAX,
     GENESIS_BYTES_MAX,
+    NANO_PER_NOCK,
     ROSTER_MEMBERS_MAX,
     TILE_BYTES_MAX,
+    WORK_BITS_MAX,
 )
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Member, MemberCard, Roster, check_member_card
 
 MILLION = 1_000_000
+DAY_MS = 24 * 60 * 60 * 1000
+HEIGHTS_PER_DAY = DAY_MS // 2_000  # one block in two seconds (chain.md 2.12)
 _Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*\Z")]
 
@@ -76,6 +80,21 @@ class ChainRule(Message, frozen=True):
     block_interval_ms_min: _Size  # from parent's time to the next block
     idle_interval_ms: _Size  # a leader with nothing to propose waits this long before it proposes an empty block
     tile_shards: _Size  # gossip topics over which heads are spread
+
+
+class LedgerRule(Message, frozen=True):
+    """What transactions cost and how stake is held. Amounts in 10^-9 NOCK (nano); where no source is given, a guess."""
+
+    fee_nano_per_byte: Natural = 1_000  # a transfer of 160 bytes pays 0.00016 NOCK
+    stake_nano_min: Natural = 1_000 * NANO_PER_NOCK
+    unbonding_ms: Natural = 21 * DAY_MS  # chain.md 2.7
+    unbonding_heights: Natural = 21 * HEIGHTS_PER_DAY
+    evidence_ms: Natural = 20 * DAY_MS  # chain.md 2.8: a day less than unbonding, in time and in heights
+    evidence_heights: Natural = 20 * HEIGHTS_PER_DAY
+    correlation_ms: Natural = 7 * DAY_MS  # chain.md 2.8: what is slashed in the same seven days counts together
+    parameter_work_bits: Annotated[int, Meta(ge=0, le=WORK_BITS_MAX)] = 16  # a tenth of a second of one core
+    dataset_work_bits: Annotated[int, Meta(ge=0, le=WORK_BITS_MAX)] = 21  # about three seconds of one core
+    meta_author: AccountField | None = None  # who may record model versions until members vote on them; None: nobody
 
 
 class DatasetManifest(Message, frozen=True):

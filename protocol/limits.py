@@ -57,6 +57,25 @@ PROPOSAL_BYTES_MAX = 512 * KIB  # header, parent certificate, 256 KiB of nullifi
 CERTIFICATES_PER_STATUS_MAX = 64  # chain.md R8
 VIEW_TIMEOUT_MS_MAX = 8_000  # chain.md 2.5: Delta is capped, or recovery after a halt takes an hour
 
+# -- transactions and the ledger --------------------------------------------------------------------------------------
+NANO_PER_NOCK = 10**9  # nine decimals
+SUPPLY_NANO_MAX = 10**9 * NANO_PER_NOCK  # 10^9 NOCK for ever; below 2^63, so every sum of money fits a `Natural`
+TRANSACTION_BYTES_MAX = 8 * KIB  # the largest is a tile commit with 64 deltas: 6.2 KiB (asserted below)
+TRANSACTIONS_PER_BODY_MAX = 4_096  # the smallest transfer takes 150 bytes: 3,495 of them fill a body
+EVIDENCE_BYTES_PER_BODY_MAX = 16 * KIB  # chain.md 2.8: about 40 reports, so that a flood leaves room for the rest
+PARENTS_PER_RECORD_MAX = 16  # meta version, base and merged versions (a guess); bounds the work of one record
+RECORD_NAME_CHARACTERS_MAX = 64  # as a tile's, of which it is the group
+WORK_BITS_MAX = 64  # 2^64 hashes are out of anybody's reach
+STATE_BUCKETS = 65_536  # chain.md 4: the first 16 bits of a key's digest; about 16 KB a bucket per GiB of state
+VALIDATORS_MAX = 1_024  # registered, not voting: a roster takes the hundred with the most stake; 34 KiB of index
+UNBONDINGS_PER_VALIDATOR_MAX = 16  # withdrawals under way at once (a guess): one every 32 hours over 21 days
+MEMPOOL_BYTES_MAX = 4 * MIB  # eight full bodies; at most 28,000 senders to look through for a body: a tenth of a second
+MEMPOOL_PER_SENDER_MAX = 64  # one sender's share of a body stays below 2 %; also how far a nonce may run ahead
+
+HISTORY_TICKS_PER_SEGMENT_MAX = 2**22  # checked in about two seconds on one core
+HISTORY_EVENTS_PER_SEGMENT_MAX = 4_096  # 160 KiB a segment
+ONION_LAYERS_MAX = 65_536  # one reveal an epoch: years; a tenth of a second to make
+
 # -- data sets --------------------------------------------------------------------------------------------------------
 DATASET_SHARD_BYTES_MAX = 1 * MIB  # one range request each
 DATASET_SHARDS_MAX = 8_192  # 8 GiB of text in one manifest, which is a part of genesis
@@ -80,3 +99,15 @@ check_invariant(
 check_invariant(GENESIS_BYTES_MAX <= FRAME_BYTES_MAX, "genesis fits in a frame")
 check_invariant(UNREGISTERED_DELTAS_PER_SLOT_MAX < DELTAS_PER_SLOT_MAX, "strangers never crowd the roster out")
 check_invariant(DATASET_SHARD_BYTES_MAX <= BLOB_RANGE_BYTES_MAX, "a shard is one range")
+check_invariant(SUPPLY_NANO_MAX < 2**63, "all money fits a field")
+check_invariant(HEAD_BYTES_MAX + 256 <= TRANSACTION_BYTES_MAX, "a head fits in a transaction")
+check_invariant(
+    TRANSACTION_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX <= GOSSIP_MESSAGE_BYTES_MAX,
+    "a transaction fits in a gossip message",
+)
+check_invariant(
+    TRANSACTION_BYTES_MAX <= EVIDENCE_BYTES_PER_BODY_MAX < BODY_BYTES_MAX, "evidence leaves room for others"
+)
+check_invariant(STATE_BUCKETS == 2**16, "a bucket is named by two bytes")
+check_invariant(BODY_BYTES_MAX <= MEMPOOL_BYTES_MAX, "the pool can fill a body")
+check_invariant(ROSTER_MEMBERS_MAX <= VALIDATORS_MAX, "every voter can be registered")

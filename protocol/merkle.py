@@ -24,7 +24,8 @@ def leaf_digest(data: bytes | bytearray | memoryview) -> Digest:
     return Digest(hasher.digest())
 
 
-def _node(left: bytes, right: bytes) -> Digest:
+def node_digest(left: bytes, right: bytes) -> Digest:
+    """The digest of a node over its two children."""
     return Digest(hashlib.sha256(b"\x01" + left + right).digest())
 
 
@@ -40,7 +41,7 @@ def _levels(leaves: Sequence[Digest]) -> list[list[Digest]]:
     levels = [list(leaves)]
     while len(levels[-1]) > 1:
         below = levels[-1]
-        above = [_node(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
+        above = [node_digest(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
         if len(below) % 2:
             above.append(below[-1])
         levels.append(above)
@@ -73,7 +74,7 @@ def check_merkle_proof(leaf: Digest, index: int, count: int, proof: Sequence[Dig
             sibling = next(siblings, None)
             if sibling is None:
                 raise Rejected(Reason.BAD_PROOF, "too short")
-            at = _node(sibling, at) if index % 2 else _node(at, sibling)
+            at = node_digest(sibling, at) if index % 2 else node_digest(at, sibling)
         index, count = index // 2, (count + 1) // 2
     if next(siblings, None) is not None or at != root:
         raise Rejected(Reason.BAD_PROOF, "does not lead to the root")

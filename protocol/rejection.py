@@ -99,6 +99,28 @@ class Reason(enum.Enum):
     WRONG_STATE = ("wrong_state", Blame.AUTHOR, "Executing the body gives another state root than the header claims.")
     EQUIVOCATION = ("equivocation", Blame.AUTHOR, "The author signed two contradicting votes: evidence.")
 
+    # Transactions and the ledger
+    WRONG_NONCE = ("wrong_nonce", Blame.NOBODY, "The transaction's nonce is used, or too far ahead of its account.")
+    FEE_TOO_LOW = ("fee_too_low", Blame.AUTHOR, "The fee is below what a transaction of this size must pay.")
+    UNFUNDED = ("unfunded", Blame.AUTHOR, "The account or the stake does not hold so much.")
+    NOT_AUTHORISED = ("not_authorised", Blame.AUTHOR, "The sender may not do this: it belongs to another account.")
+    UNKNOWN_VALIDATOR = ("unknown_validator", Blame.AUTHOR, "No validator of this node key can do this now.")
+    ALREADY_RECORDED = ("already_recorded", Blame.NOBODY, "The state holds this already.")
+    STAKE_TOO_LOW = ("stake_too_low", Blame.AUTHOR, "A validator must have more at stake, or leave.")
+    LIST_FULL = ("list_full", Blame.NOBODY, "A bounded list of the state has no room for another entry.")
+    BAD_WORK = ("bad_work", Blame.AUTHOR, "The record's proof of work has too few leading zero bits.")
+    UNKNOWN_PARENT = ("unknown_parent", Blame.AUTHOR, "The record depends on something that is not recorded.")
+    WRONG_VERSION = ("wrong_version", Blame.AUTHOR, "The version does not follow the newest by one step.")
+    NO_EVIDENCE = ("no_evidence", Blame.AUTHOR, "The two votes do not contradict each other.")
+    TOO_OLD = ("too_old", Blame.NOBODY, "What is reported is so old that it is no longer punished.")
+    UNDERPRICED = (
+        "underpriced",
+        Blame.NOBODY,
+        "The fee does not exceed that of the transaction to be replaced enough.",
+    )
+    REPLACED = ("replaced", Blame.NOBODY, "Another transaction of the same sender and nonce pays more.")
+    OUTBID = ("outbid", Blame.NOBODY, "The pool is full of transactions that pay more.")
+
     # The user's mistakes
     BAD_CONFIG = ("bad_config", Blame.USER, "The configuration has a mistake.")
     BAD_ARGUMENT = ("bad_argument", Blame.USER, "An option or argument has a mistake.")

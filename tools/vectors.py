@@ -37,11 +37,40 @@ from protocol.finality import (
     vote_text,
 )
 from protocol.genesis import genesis_roster
-from protocol.ids import Epoch, Height, MemberIndex, NetworkId, PeerId, Round, View, peer_text
+from protocol.ids import AccountId, Epoch, Height, MemberIndex, NetworkId, PeerId, Round, View, peer_text
 from protocol.keys import KeyPair
 from protocol.learning import Advert, FinalizedTip, GetBlobs, GetBlocks, HeadProposals, RoundAnnouncement
 from protocol.merkle import leaf_digest, merkle_proof, merkle_root, page_leaves
-from tests.protocol.samples import NODE_KEYS, VOTE_KEYS, delta, genesis, head, manifest, member_cards, roster
+from protocol.state_proof import (
+    BUCKET_LEVELS,
+    NO_ENTRIES,
+    bucket_digest,
+    bucket_of,
+    combine_roots,
+    entry_leaf,
+    key_digest,
+    value_digest,
+)
+from protocol.transactions import (
+    DatasetRecord,
+    ParameterRecord,
+    check_transaction,
+    find_work,
+    sign_transaction,
+    work_bits,
+)
+from tests.protocol.samples import (
+    ACCOUNT_KEYS,
+    NODE_KEYS,
+    VOTE_KEYS,
+    delta,
+    genesis,
+    head,
+    manifest,
+    member_cards,
+    payloads,
+    roster,
+)
 
 FOLDER = Path(__file__).parent.parent / "tests" / "vectors" / "protocol"
 Vectors = dict[str, object]
@@ -193,6 +222,48 @@ def genesis_document() -> Vectors:
     }
 
 
+def transactions() -> Vectors:
+    """One signed transaction of each kind, the names of records, and numbers that are work enough."""
+    chain, key = ChainId.of(genesis().network_id()), ACCOUNT_KEYS[0]
+    made: dict[str, object] = {}
+    for nonce, (name, payload) in enumerate(payloads().items()):
+        data = encode(sign_transaction(key, chain, nonce, 1_000 * nonce, payload))
+        made[name] = {"transaction": data.hex(), "id": check_transaction(data, chain).id.hex()}
+    records = [record for record in payloads().values() if isinstance(record, ParameterRecord | DatasetRecord)]
+    names = [record.record_id(AccountId(key.public)) for record in records]
+    works = [find_work(name, 8, 0, 10_000) or 0 for name in names]
+    return {
+        "transactions": made,
+        "work": [
+            {"record": name.hex(), "work": work, "bits": work_bits(name, work)}
+            for name, work in zip(names, works, strict=True)
+        ],
+    }
+
+
+def state() -> Vectors:
+    """How a state root is made: an entry, its bucket, a sub-chain of that entry alone, and five sub-roots."""
+    place, value = key_digest(b"key"), value_digest(b"value")
+    entry = entry_leaf(place, value)
+    empty = [bucket_digest(0, NO_ENTRIES)]
+    for _ in range(BUCKET_LEVELS):
+        empty.append(merkle_root([empty[-1]] * 2))
+    alone = bucket_digest(1, entry)
+    for level in range(BUCKET_LEVELS):
+        pair = [empty[level], alone] if bucket_of(place) >> level & 1 else [alone, empty[level]]
+        alone = merkle_root(pair)
+    return {
+        "place": place.hex(),
+        "value digest": value.hex(),
+        "bucket": bucket_of(place),
+        "entry leaf": entry.hex(),
+        "empty bucket": empty[0].hex(),
+        "empty sub-root": empty[-1].hex(),
+        "sub-root of the entry alone": alone.hex(),
+        "state root": combine_roots([alone, *[empty[-1]] * 4]).hex(),
+    }
+
+
 FILES: dict[str, Callable[[], Vectors]] = {
     "digest.json": digests,
     "merkle.json": merkle,
@@ -201,6 +272,8 @@ FILES: dict[str, Callable[[], Vectors]] = {
     "finality.json": finality,
     "learning.json": learning,
     "genesis.json": genesis_document,
+    "transactions.json": transactions,
+    "state.json": state,
 }
 
 

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from protocol.digest import blob_digest
+from protocol.finality import NO_BLOCK, ChainId, Vote, VoteKind, vote_text
 from protocol.genesis import ChainRule, DatasetManifest, Genesis, LearningRule, ModelShape
-from protocol.ids import Epoch, PeerId, Round, Signature, TileId, Version, VoteKey
+from protocol.ids import AccountId, Epoch, MemberIndex, PeerId, Round, Signature, TileId, Version, View, VoteKey
 from protocol.keys import KeyPair
 from protocol.learning import SignedDelta, sign_delta
 from protocol.roster import DeltaRef, Head, Member, MemberCard, Roster, sign_head
+from protocol.transactions import (
+    DatasetRecord,
+    EvidenceReport,
+    Leave,
+    MetaVersion,
+    ParameterRecord,
+    Payload,
+    RecordKind,
+    Register,
+    SemVer,
+    Stake,
+    TileCommit,
+    Transfer,
+    Unstake,
+)
 
 NODE_KEYS = sorted((KeyPair(bytes([0, number]) * 16) for number in range(1, 5)), key=lambda key: key.public)
 VOTE_KEYS = [KeyPair(bytes([1, number]) * 16) for number in range(1, 5)]
@@ -103,3 +119,32 @@ def delta() -> SignedDelta:
         signature=Signature(bytes(64)),
     )
     return sign_delta(unsigned, NODE_KEYS[1])
+
+
+def vote(signer: int, kind: VoteKind, block: bytes, view: int = 3) -> Vote:
+    """A member's signed word in epoch 0 of the sample network, about a block that ``block`` names."""
+    named = NO_BLOCK if kind is VoteKind.NULLIFY else blob_digest(block)
+    text = vote_text(ChainId.of(genesis().network_id()), 0, view, kind, named)
+    return Vote(Epoch(0), View(view), kind, named, MemberIndex(signer), VOTE_KEYS[signer].sign(text))
+
+
+def payloads() -> dict[str, Payload]:
+    """One transaction's payload of each kind; records without work."""
+    member = PeerId(NODE_KEYS[0].public)
+    first = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b"configuration"), 1_024)
+    votes = (vote(0, VoteKind.NOTARIZE, b"one"), vote(0, VoteKind.NOTARIZE, b"other"))
+    parents = (first.version_id(),)
+    return {
+        "transfer": Transfer(AccountId(ACCOUNT_KEYS[1].public), 10**9),
+        "register": Register(member_cards()[0], 10**12),
+        "stake": Stake(member, 10**9),
+        "unstake": Unstake(member, 1),
+        "leave": Leave(member),
+        "evidence report": EvidenceReport(member, *votes),
+        "parameter record": ParameterRecord(
+            RecordKind.EXPERT, "layer4.expert7", 4, parents, blob_digest(b"weights"), 4_194_304, 0
+        ),
+        "tile commit": TileCommit(head()),
+        "meta version": MetaVersion(first.version_id(), SemVer(1, 1, 0), 1, blob_digest(b"other configuration"), 1_025),
+        "data set record": DatasetRecord("text", SemVer(2, 0, 1), "CC-BY-4.0", manifest().root(), 2, 1_048_653, 0),
+    }

@@ -1,0 +1,183 @@
+"""One sub-chain's entries as a persistent map that knows its Merkle root: 65,536 buckets below a binary tree.
+
+    root ── 16 levels of nodes ── bucket: entries in ascending order of H(key)
+
+Immutable: a change copies the sixteen nodes above one bucket and shares every other page with the tree before it, so old
+states cost what they differ by, and a block that is not final is dropped by forgetting it. Digests are computed when a root is
+asked for and remembered, so a block rehashes the buckets that it touched, each once, and the nodes above them.
+
+The root depends on the entries alone, never on the order of changes: places come from digests, not from time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import cast
+
+from protocol.codec import Message, encode
+from protocol.ids import Digest
+from protocol.merkle import merkle_proof, merkle_root, node_digest
+from protocol.state_proof import (
+    BUCKET_LEVELS,
+    NO_ENTRIES,
+    ProvedEntry,
+    bucket_digest,
+    bucket_of,
+    entry_leaf,
+    key_digest,
+    value_digest,
+)
+
+
+class _Entry:
+    """A key with its value; the leaf is computed once."""
+
+    __slots__ = ("_leaf", "key", "place", "value")
+
+    def __init__(self, place: Digest, key: bytes, value: Message) -> None:
+        self.place, self.key, self.value = place, key, value
+        self._leaf: Digest | None = None
+
+    def leaf(self) -> Digest:
+        if self._leaf is None:
+            self._leaf = entry_leaf(self.place, value_digest(encode(self.value)))
+        return self._leaf
+
+
+class _Node:
+    """A node of the tree; ``root`` is None until it is asked for."""
+
+    __slots__ = ("_root", "left", "right")
+
+    def __init__(self, left: _Node, right: _Node) -> None:
+        self.left, self.right = left, right
+        self._root: Digest | None = None
+
+    def root(self) -> Digest:
+        if self._root is None:
+            self._root = node_digest(self.left.root(), self.right.root())
+        return self._root
+
+
+class _Bucket(_Node):
+    """A leaf of the tree: ``entries`` in ascending order of place. It has no children."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: tuple[_Entry, ...]) -> None:
+        self.entries = entries
+        self._root = None
+
+    def entries_root(self) -> Digest:
+        return merkle_root([entry.leaf() for entry in self.entries]) if self.entries else NO_ENTRIES
+
+    def root(self) -> Digest:
+        if self._root is None:
+            self._root = bucket_digest(len(self.entries), self.entries_root())
+        return self._root
+
+    def position(self, place: Digest) -> int:
+        """Where an entry of this place stands, or would stand."""
+        return bisect_left(self.entries, place, key=lambda entry: entry.place)
+
+    def find(self, place: Digest) -> _Entry | None:
+        for entry in self.entries:  # sixteen in a state of a million entries
+            if entry.place == place:
+                return entry
+        return None
+
+
+def _make_empty() -> tuple[_Node, ...]:
+    nodes: list[_Node] = [_Bucket(())]
+    for _ in range(BUCKET_LEVELS):
+        nodes.append(_Node(nodes[-1], nodes[-1]))
+    return tuple(nodes)
+
+
+_EMPTY = _make_empty()  # by level: an empty bucket, and up to the empty tree
+_LEFTMOST_BIT = BUCKET_LEVELS - 1
+
+
+class StateTree:
+    """The entries of one sub-chain. Keys are bytes, values are messages."""
+
+    __slots__ = ("_top",)
+
+    def __init__(self, top: _Node = _EMPTY[-1]) -> None:
+        self._top = top
+
+    def root(self) -> Digest:
+        """The sub-root."""
+        return self._top.root()
+
+    def find(self, key: bytes) -> Message | None:
+        """The value of a key."""
+        place = key_digest(key)
+        entry = self._bucket(place).find(place)
+        return None if entry is None else entry.value
+
+    def put(self, key: bytes, value: Message) -> StateTree:
+        """The tree in which ``key`` has ``value``."""
+        place = key_digest(key)
+        bucket = self._bucket(place)
+        at = bucket.position(place)
+        rest = at + (at < len(bucket.entries) and bucket.entries[at].place == place)
+        return self._with(place, (*bucket.entries[:at], _Entry(place, key, value), *bucket.entries[rest:]))
+
+    def delete(self, key: bytes) -> StateTree:
+        """The tree without ``key``."""
+        place = key_digest(key)
+        entries = self._bucket(place).entries
+        return self._with(place, tuple(entry for entry in entries if entry.place != place))
+
+    def items(self) -> Iterator[tuple[bytes, Message]]:
+        """Every key and value in ascending order of H(key): the same in every process."""
+        waiting = [(self._top, BUCKET_LEVELS)]
+        while waiting:
+            node, level = waiting.pop()
+            if isinstance(node, _Bucket):
+                yield from ((entry.key, entry.value) for entry in node.entries)
+            elif node.root() != _EMPTY[level].root():
+                waiting += [(node.right, level - 1), (node.left, level - 1)]
+
+    def path(self, key: bytes) -> tuple[Digest, ...]:
+        """The siblings from the key's bucket up to the root."""
+        index, node, siblings = bucket_of(key_digest(key)), self._top, []
+        for bit in range(_LEFTMOST_BIT, -1, -1):
+            goes_right = index >> bit & 1
+            siblings.append((node.left if goes_right else node.right).root())
+            node = node.right if goes_right else node.left
+        return tuple(reversed(siblings))
+
+    def show(self, key: bytes) -> tuple[int, Digest, tuple[ProvedEntry, ...]]:
+        """The key's bucket for a proof: how many entries, their root, and those that show the key or its absence."""
+        place = key_digest(key)
+        bucket = self._bucket(place)
+        at = bucket.position(place)
+        is_present = at < len(bucket.entries) and bucket.entries[at].place == place
+        indices = [at] if is_present else [index for index in (at - 1, at) if 0 <= index < len(bucket.entries)]
+        leaves = [entry.leaf() for entry in bucket.entries]
+        shown = []
+        for index in indices:
+            entry = bucket.entries[index]
+            value = value_digest(encode(entry.value))
+            shown.append(ProvedEntry(index, entry.place, value, merkle_proof(leaves, index)))
+        return len(bucket.entries), bucket.entries_root(), tuple(shown)
+
+    def _bucket(self, place: Digest) -> _Bucket:
+        index, node = bucket_of(place), self._top
+        for bit in range(_LEFTMOST_BIT, -1, -1):
+            node = node.right if index >> bit & 1 else node.left
+        return cast(_Bucket, node)  # sixteen levels down there are only buckets
+
+    def _with(self, place: Digest, entries: tuple[_Entry, ...]) -> StateTree:
+        index, node, above = bucket_of(place), self._top, []
+        for bit in range(_LEFTMOST_BIT, -1, -1):
+            above.append(node)
+            node = node.right if index >> bit & 1 else node.left
+        changed: _Node = _Bucket(entries)
+        for bit in range(BUCKET_LEVELS):
+            node = above.pop()
+            changed = _Node(node.left, changed) if index >> bit & 1 else _Node(changed, node.right)
+        return StateTree(changed)

@@ -1,0 +1,159 @@
+"""A small ledger: six accounts, two validators at genesis, three tiles, and short rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec.structs import replace
+
+from consensus.state import ACCOUNTS, TREASURY, VALIDATORS, State, Validator, genesis_state
+from consensus.transition import BlockContext, apply_block
+from protocol.codec import encode
+from protocol.digest import blob_digest
+from protocol.finality import NO_BLOCK, Vote, VoteKind, vote_text
+from protocol.genesis import LedgerRule
+from protocol.ids import AccountId, Epoch, Height, MemberIndex, PeerId, View
+from protocol.keys import KeyPair
+from protocol.roster import MemberCard
+from protocol.state_proof import SubChain
+from protocol.transactions import (
+    DatasetRecord,
+    MetaVersion,
+    ParameterRecord,
+    Payload,
+    RecordKind,
+    SemVer,
+    SignedTransaction,
+    check_transaction,
+    find_work,
+    sign_transaction,
+)
+from tests.consensus.samples import CHAIN, RULES, genesis_roots
+
+KEYS = [KeyPair(bytes([3, index]) * 16) for index in range(6)]
+ACCOUNT_IDS = [AccountId(key.public) for key in KEYS]
+NODES = [KeyPair(bytes([4, index]) * 16) for index in range(6)]
+VOTES = [KeyPair(bytes([5, index]) * 16) for index in range(6)]
+CARDS = [MemberCard.bind(*keys) for keys in zip(NODES, VOTES, KEYS, strict=True)]
+PROPOSER = ACCOUNT_IDS[5]
+BALANCE = 10**9
+STAKE = 10**6
+RULE = LedgerRule(
+    fee_nano_per_byte=1,
+    stake_nano_min=1_000,
+    unbonding_ms=2_100,
+    unbonding_heights=21,
+    evidence_ms=2_000,
+    evidence_heights=20,
+    correlation_ms=700,
+    parameter_work_bits=4,
+    dataset_work_bits=5,
+    meta_author=ACCOUNT_IDS[0],
+)
+FIRST_VERSION = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b"configuration"), 1_024)
+GENESIS = genesis_state(
+    balances=[(account, BALANCE) for account in ACCOUNT_IDS],
+    validators=[(CARDS[0], STAKE), (CARDS[1], 3 * STAKE)],
+    tiles=genesis_roots().items(),
+    first_version=FIRST_VERSION,
+    created_ms=0,
+)
+
+
+def context(height: int = 1, **changes: Any) -> BlockContext:
+    """The block at a height: one every 100 ms, an epoch every 50."""
+    values: dict[str, Any] = {
+        "chain": CHAIN,
+        "epoch": Epoch(height // 50),
+        "height": Height(height),
+        "time_ms": 100 * height,
+        "proposer": PROPOSER,
+        "rule": RULE,
+        "heads": RULES,
+    }
+    return BlockContext(**values | changes)
+
+
+def sign(sender: int, nonce: int, payload: Payload, fee_nano: int = 10_000) -> SignedTransaction:
+    """A signed transaction that went over the wire."""
+    return check_transaction(encode(sign_transaction(KEYS[sender], CHAIN, nonce, fee_nano, payload)), CHAIN)
+
+
+def apply_all(state: State, *payloads: tuple[int, Payload], height: int = 1) -> tuple[State, tuple[Any, ...]]:
+    """A block of (sender, payload), with the nonces that the senders have; and the refusals."""
+    nonces = {sender: state.account(ACCOUNT_IDS[sender]).nonce for sender, _ in payloads}
+    transactions = []
+    for sender, payload in payloads:
+        transactions.append(sign(sender, nonces[sender], payload))
+        nonces[sender] += 1
+    after, receipts = apply_block(state, transactions, context(height))
+    return after, tuple(receipt.refusal for receipt in receipts)
+
+
+def node_of(index: int) -> PeerId:
+    return CARDS[index].node
+
+
+def validator(state: State, index: int) -> Validator:
+    return state.get(VALIDATORS, node_of(index))
+
+
+def balance(state: State, index: int) -> int:
+    return state.account(ACCOUNT_IDS[index]).balance_nano
+
+
+def vote(index: int, kind: VoteKind, block: bytes, *, view: int = 3, epoch: int = 0) -> Vote:
+    """A validator's signed word; NULLIFY names no block."""
+    named = NO_BLOCK if kind is VoteKind.NULLIFY else blob_digest(block)
+    text = vote_text(CHAIN, epoch, view, kind, named)
+    return Vote(Epoch(epoch), View(view), kind, named, MemberIndex(index), VOTES[index].sign(text))
+
+
+def parameters(sender: int, name: str, *parents: bytes, salt: bytes = b"", **changes: Any) -> ParameterRecord:
+    """A record of an expert of layer 4 with its work done; it depends on the first version where no parent is named."""
+    depends_on = tuple(sorted(parents)) or (FIRST_VERSION.version_id(),)
+    root = blob_digest(salt)
+    record = replace(ParameterRecord(RecordKind.EXPERT, name, 4, depends_on, root, 4_096, 0), **changes)
+    work = find_work(record.record_id(ACCOUNT_IDS[sender]), RULE.parameter_work_bits, 0, 10_000)
+    assert work is not None
+    return replace(record, work=work)
+
+
+def dataset(sender: int, name: str = "text") -> DatasetRecord:
+    """A data set's record with its work done."""
+    record = DatasetRecord(name, SemVer(1, 0, 0), "CC-BY-4.0", blob_digest(name.encode()), 1, 100, 0)
+    work = find_work(record.record_id(ACCOUNT_IDS[sender]), RULE.dataset_work_bits, 0, 10_000)
+    assert work is not None
+    return replace(record, work=work)
+
+
+def money(state: State) -> dict[str, int]:
+    """Where all money is, by looking at every account and validator: the oracle of the totals."""
+    entries = [value for key, value in state.trees[SubChain.C].items() if key[:1] == ACCOUNTS.prefix]
+    validators = list(state.validators())
+    return {
+        "balances": sum(account.balance_nano for account in entries),
+        "staked": sum(each.stake_nano for each in validators),
+        "unbonding": sum(entry.amount_nano for each in validators for entry in each.unbonding),
+    }
+
+
+def check_money(state: State) -> None:
+    """The totals are what the entries hold, and nothing was made or lost."""
+    held = money(state)
+    assert held == {
+        "balances": state.supply.balances_nano,
+        "staked": state.supply.staked_nano,
+        "unbonding": state.supply.unbonding_nano,
+    }
+    assert sum(held.values()) + state.supply.burned_nano == GENESIS.supply.minted_nano
+
+
+def treasury(state: State) -> int:
+    return state.account(TREASURY).balance_nano
+
+
+def raw_entries(states: Iterable[State]) -> list[list[tuple[bytes, Any]]]:
+    """Every entry of every tree, for comparing states value by value."""
+    return [[item for tree in state.trees for item in tree.items()] for state in states]
