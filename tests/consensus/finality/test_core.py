@@ -54,7 +54,7 @@ from protocol.finality import (
 )
 from protocol.ids import Digest, Epoch, Height, MemberIndex, View
 from protocol.rejection import InvariantBroken, Reason, Rejected
-from tests.consensus.finality.world import (
+from simnet.finality.genesis import (
     CHAIN,
     GENESIS_MS,
     GENESIS_ROOT,
