@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from protocol.rejection import Reason, Rejected
+from simnet.finality.members import RIGHT, Machine
 from simnet.finality.report import ProgressLine, print_json, print_summary, tell_failures
 from simnet.finality.run import Plan, run_many
 from simnet.finality.villains import SUMMARIES
@@ -50,7 +51,10 @@ Exit codes: 0 every rule held for every seed; 1 one did not; 2 a mistake in the 
 )  # fmt: skip
 @click.option("--jobs", default=1, show_default=True, metavar="N", help="Processes at the same time. E.g. --jobs 8")
 @click.option("--json", "as_json", is_flag=True, help="Facts as one JSON object, the last line of stdout.")
-def finality(seeds: str, members: str, villain: str | None, byzantine: str, jobs: int, as_json: bool) -> None:
+@click.pass_context
+def finality(
+    context: click.Context, seeds: str, members: str, villain: str | None, byzantine: str, jobs: int, as_json: bool
+) -> None:
     """Run the finality machine in a world of virtual time: every fault drawn from a seed, every rule watched.
 
     The network loses, delays, repeats, reorders and partitions; members crash between any two effects; villains hold real
@@ -60,9 +64,10 @@ def finality(seeds: str, members: str, villain: str | None, byzantine: str, jobs
     if not 1 <= jobs <= JOBS_MAX:
         raise Rejected(Reason.BAD_ARGUMENT, f"--jobs {jobs}: it must be 1 to {JOBS_MAX}")
     plan = Plan(int(members), villain, byzantine == "over")
+    machine = context.find_object(Machine) or RIGHT  # tests hand in a wrong one
     progress = ProgressLine(len(chosen))
     try:
-        totals = run_many(plan, chosen, min(jobs, len(chosen)), progress.update)
+        totals = run_many(plan, chosen, min(jobs, len(chosen)), progress.update, machine)
     except BaseException as error:
         for note in getattr(error, "__notes__", ()):
             click.echo(note, err=True)

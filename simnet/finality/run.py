@@ -75,7 +75,7 @@ class Totals:
         return self._log.hexdigest()
 
 
-def run_seed(plan: Plan, seed: int, machine: Machine = RIGHT) -> Result:
+def run_seed(plan: Plan, machine: Machine, seed: int) -> Result:
     """One world to its end. What is not a checker's finding (an invariant of the machine, say) is raised, with the command."""
     world = World(seed, plan.count, None, machine, villain=plan.villain, over=plan.over)
     rule, sentence = None, ""
@@ -98,19 +98,21 @@ def run_seed(plan: Plan, seed: int, machine: Machine = RIGHT) -> Result:
     )
 
 
-def run_many(plan: Plan, seeds: range, jobs: int, on_result: Callable[[Totals], None]) -> Totals:
+def run_many(
+    plan: Plan, seeds: range, jobs: int, on_result: Callable[[Totals], None], machine: Machine = RIGHT
+) -> Totals:
     """All seeds in ascending order; ``on_result`` hears the totals after each."""
     totals = Totals()
-    for result in _results(plan, seeds, jobs):
+    for result in _results(plan, seeds, jobs, machine):
         totals.add(result)
         on_result(totals)
     return totals
 
 
-def _results(plan: Plan, seeds: range, jobs: int) -> Iterator[Result]:
+def _results(plan: Plan, seeds: range, jobs: int, machine: Machine) -> Iterator[Result]:
     if jobs == 1:
-        yield from (run_seed(plan, seed) for seed in seeds)
+        yield from (run_seed(plan, machine, seed) for seed in seeds)
         return
     # Started afresh, not forked: a forked child would share this process's terminal and locks.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(partial(run_seed, plan), seeds, chunksize=SEEDS_AT_ONCE)
+        yield from pool.map(partial(run_seed, plan, machine), seeds, chunksize=SEEDS_AT_ONCE)

@@ -121,10 +121,10 @@ GENERATORS: dict[str, Callable[[int], Options]] = {
 }
 
 
-def find_break(machine: Machine, generator: str, seed: int, count: int = 4) -> Broken | None:
+def find_break(machine: Machine, generator: str, seed: int, *, over: bool = False) -> Broken | None:
     """What a checker says of this machine in one world; None if it sees nothing."""
     try:
-        World(seed, count, GENERATORS[generator](seed), machine).run()
+        World(seed, 4, GENERATORS[generator](seed), machine, over=over).run()
     except Broken as broken:
         return broken
     return None
