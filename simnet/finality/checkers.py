@@ -144,9 +144,16 @@ class NoFraming(Watch):
 
     def __init__(self, world: World) -> None:
         self._byzantine = world.byzantine
+        self._weights = world.roster.weights
         self._may_be_blamed = world.over  # on a forked chain the two sides find each other wrong
         self._signed: dict[tuple[MemberIndex, View], dict[VoteKind, Digest]] = {}
         self.accused_views: set[tuple[MemberIndex, View]] = set()  # counted, never iterated
+
+    def convicts_a_third(self) -> bool:
+        """Whether the evidence that members reported is against more than a third of the weight."""
+        accused = {signer for signer, _ in self.accused_views}
+        weight = sum(weight for member, weight in enumerate(self._weights) if member in accused)
+        return 3 * weight > sum(self._weights)
 
     def sent(self, member: MemberIndex, message: object) -> None:
         vote = message.vote if isinstance(message, Proposal) else message

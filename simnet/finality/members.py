@@ -209,7 +209,7 @@ class Member:
             case Evidence():
                 self.watch.accused(self.me, effect)
             case Halt(sentence):
-                self.core = None
+                self.stop()  # only its operator starts it again
                 self.watch.halted(self.me, sentence)
             case Score(member, reason):
                 self.watch.blamed(self.me, member, reason)

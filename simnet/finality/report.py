@@ -67,6 +67,7 @@ def facts_of(plan: Plan, totals: Totals) -> dict[str, object]:
         "seeds": totals.seeds,
         **{rule.value: totals.broken[rule] for rule in Rule},
         "forked": totals.forked,
+        "exposed": totals.exposed,
         "simulated_hours": round(totals.simulated_ms / MS_PER_HOUR, 4),
         "events": totals.events,
         "digest": totals.digest,
@@ -92,7 +93,7 @@ def print_summary(plan: Plan, totals: Totals) -> None:
         "seeds": f"{totals.seeds:,}",
         "simulated": f"{totals.simulated_ms / MS_PER_HOUR:.2f} h",
         "events": f"{totals.events:,}",
-        **({"chains forked": f"{totals.forked:,}"} if plan.over else {}),
+        **({"chains forked": f"{totals.forked:,}", "exposed by members": f"{totals.exposed:,}"} if plan.over else {}),
         **{heading: f"{totals.broken[rule]:,}" for rule, heading in HEADINGS.items()},
         "digest": totals.digest[:16],
     }

@@ -41,6 +41,7 @@ class Result:
     sentence: str
     faults: str  # what the seed drew
     forked: bool
+    exposed: bool  # forked, and the evidence that members reported convicts more than a third of the weight
     simulated_ms: int
     events: int
     digest: str  # of the whole log
@@ -52,6 +53,7 @@ class Totals:
 
     seeds: int = 0
     forked: int = 0
+    exposed: int = 0
     simulated_ms: int = 0
     events: int = 0
     broken: Counter[Rule] = field(default_factory=Counter)
@@ -62,6 +64,7 @@ class Totals:
         """In the order of the seeds."""
         self.seeds += 1
         self.forked += result.forked
+        self.exposed += result.exposed
         self.simulated_ms += result.simulated_ms
         self.events += result.events
         self._log.update(bytes.fromhex(result.digest))
@@ -92,6 +95,7 @@ def run_seed(plan: Plan, machine: Machine, seed: int) -> Result:
         sentence=sentence,
         faults=world.options.told(),
         forked=world.forked,
+        exposed=world.forked and world.checkers.framing.convicts_a_third(),
         simulated_ms=world.now_ms - START_MS,
         events=world.events,
         digest=world.log.hexdigest(),

@@ -95,6 +95,7 @@ def test_too_many_villains_fork_the_chain_and_are_convicted():
     """With more than a third Byzantine some chains fork, and each fork convicts more than a third and nobody honest."""
     totals = run_many(Plan(4, "equivocator", over=True), range(40), 1, lambda totals: None)
     assert totals.forked >= 2
+    assert totals.exposed == totals.forked, "the machines' own evidence convicts too"
     assert not totals.failures, totals.failures
 
 

@@ -7,9 +7,14 @@ is echoed to some, and all its contradictions to others.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from protocol.finality import NO_BLOCK, Proposal, Vote, VoteKind
-from protocol.ids import MemberIndex, View
+from protocol.ids import Digest, MemberIndex, View
 from simnet.finality.villains.villain import Villain
+
+if TYPE_CHECKING:
+    from simnet.finality.world import World
 
 HEARD = 0.6  # by how many an echo is heard
 SIDES = 2
@@ -19,6 +24,10 @@ class Equivocator(Villain):
     """Echoes, contradicts, and tells each side what it wants to hear."""
 
     SUMMARY = "votes for everything, each vote to some members only; proposes two blocks in a view"
+
+    def __init__(self, world: World, me: MemberIndex) -> None:
+        super().__init__(world, me)
+        self._encouraged: set[tuple[Digest, int]] = set()  # asked only "is it in"
 
     def on_vote(self, vote: Vote) -> None:
         if not self._is_two_faced(vote.view):
@@ -58,12 +67,14 @@ class Equivocator(Villain):
         """This side gets everything that it needs for this block but its own votes."""
         if vote.signer in self.world.byzantine and vote.signer != self.me:
             return
+        if (vote.block, side) in self._encouraged:
+            return
+        self._encouraged.add((vote.block, side))
         for kind in (VoteKind.NOTARIZE, VoteKind.FINALIZE):
-            mine = self.find_new_vote(vote.view, kind, vote.block)
-            if mine is not None:
-                for to in self.others:
-                    if self._side(to, vote.view) == side:
-                        self.send(to, mine)
+            mine = self.vote(vote.view, kind, vote.block)
+            for to in self.others:
+                if self._side(to, vote.view) == side:
+                    self.send(to, mine)
 
     def _contradict(self, vote: Vote) -> None:
         for kind in VoteKind:
