@@ -294,6 +294,7 @@ class Checkers(Watch):
     """All of them, in the order in which they are told."""
 
     def __init__(self, world: World) -> None:
+        self.highest_view = 0  # of all certificates
         self.agreement = Agreement(world)
         self.framing = NoFraming(world)
         self.attribution = Attribution(world) if world.over else None
@@ -318,6 +319,7 @@ class Checkers(Watch):
         self.framing.sent(member, message)
 
     def stored(self, member: MemberIndex, certificate: Certificate) -> None:
+        self.highest_view = max(self.highest_view, certificate.view)
         for each in self._all:
             each.stored(member, certificate)
 
