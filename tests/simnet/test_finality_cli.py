@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from protocol.rejection import Reason, Rejected
+from consensus.finality.core import FinalityCore
+from protocol.rejection import InvariantBroken, Reason, Rejected, check_invariant
 from simnet.cli import simnet
 from simnet.finality.cli import parse_seeds
 from simnet.finality.members import RIGHT, Machine
@@ -84,6 +85,21 @@ def test_the_command_names_all_that_the_run_was_asked(capsys):
     chosen = ("--n", "7", "--villain", "equivocator", "--byzantine", "over")
     assert say("--seeds", "0..39", *chosen, machine=MUTANTS["quorum 2f"]) == 1
     assert f"{' '.join(chosen[:2])} {' '.join(chosen[2:])}" in capsys.readouterr().err
+
+
+class CoreThatBreaks(FinalityCore):
+    """Breaks an invariant of its own as soon as it leads."""
+
+    def _request_build(self, parent: object) -> None:
+        check_invariant(False, "planted")
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_broken_invariant_ends_the_run_and_names_its_seed(capsys, jobs):
+    """It is a bug of ours and not caught; the command that repeats it is on stderr all the same."""
+    with pytest.raises(InvariantBroken, match="planted"):
+        say("--seeds", "5..8", "--jobs", jobs, machine=Machine(core=CoreThatBreaks))
+    assert "repeat: nocknode simnet run finality --seeds 5..5 --n 4" in capsys.readouterr().err
 
 
 def test_many_failures_are_not_a_flood(capsys):

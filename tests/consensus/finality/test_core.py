@@ -323,7 +323,7 @@ def test_leader_is_not_to_blame_for_its_parents_time(late_ms, vote_cast):
 
 
 def test_block_from_the_future_is_taken_once_a_quorum_took_it():
-    """A proposal that was too far ahead of our clock is asked for, checked and finalized like any other when it is certified."""
+    """A proposal that was too far ahead of our clock is asked for, checked and finalized once it is certified."""
     bench, first = Bench(), replace(header(1), time_ms=START_MS + 5_500)
     effects = bench.hear(proposal(first), BodyMessage(first.digest(), BODY), sender=first.proposer)
     assert said(effects) == [(NULLIFY, 1)]
