@@ -16,7 +16,7 @@ ARGS ?=
 PACKAGES := protocol consensus p2p storage compute node simnet
 
 .DEFAULT_GOAL := help
-.PHONY: help devnet test quick check bench docs vectors vectors-approve clean
+.PHONY: help devnet test quick check mutants bench docs vectors vectors-approve clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -47,6 +47,9 @@ check: $(INSTALLED) ## lint, format, types, imports and the rules of the house: 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 0 tests/architecture
+
+mutants: $(INSTALLED) ## which generator of simnet/finality notices which wrong machine, at which seed: a minute or two
+	$(BIN)/python -m tests.consensus.finality.mutants
 
 bench: $(INSTALLED) ## every program in benchmarks/, its short form; one that fails does not hide the others
 	@failed=; for program in $(basename $(notdir $(wildcard benchmarks/[a-z]*.py))); do \

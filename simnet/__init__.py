@@ -1,4 +1,7 @@
-"""A world we own. Three levels, one set of rules: this package holds the third, real processes on this machine.
+"""A world we own. Three levels, one set of rules: this package holds the first and the third.
+
+Level one, virtual time in one process, everything drawn from a seed: ``finality/``, run by ``nocknode simnet run finality``.
+Level three, real processes on this machine, is the rest of this page.
 
 ``nocknode simnet up`` starts full nodes, each an operating-system process with its own keys, data directory and port, watches
 them through their HTTP interface only, kills and restarts them on request, and says in the end whether they agree.

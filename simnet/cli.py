@@ -29,7 +29,24 @@ DEFAULT_NETWORK = "configs/devnet.toml"
 
 @click.group()
 def simnet() -> None:
-    """Networks on this machine: real nodes, real sockets, and faults on request."""
+    """Networks on this machine: real nodes and sockets with faults on request, and virtual worlds drawn from a seed."""
+
+
+class Worlds(click.Group):
+    """The virtual worlds; each is imported when it is run, so that ``--help`` above it stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["finality"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        from simnet.finality.cli import finality
+
+        return finality
+
+
+simnet.add_command(Worlds("run", help="Virtual worlds: one process, virtual time, every fault drawn from a seed."))
 
 
 @simnet.command(

@@ -30,7 +30,8 @@ certificate: without holes that is the view it is in, and with holes it names th
 
 Where this differs from chain.md: a NULLIFY by the leader of the current view is answered by NULLIFY at once (nobody else
 will propose, and an idle view is long); a finalization is accepted where a notarization of the parent is (it implies
-one); nullifications that do not fit into a proposal are taken from what the voter holds. One epoch; evidence is reported,
+one); nullifications that do not fit into a proposal are taken from what the voter holds; a block right after its parent is
+never too far ahead of a clock. One epoch; evidence is reported,
 not slashed.
 """
 
@@ -538,7 +539,7 @@ class FinalityCore:
     def _check_proposal(self, proposal: Proposal) -> None:
         """Take the certificates that came along, which may bring us to its view, then check ancestry and header.
 
-        The parent's time and height are checked when the parent is here; the body when it is.
+        Time and height are checked when the parent is here; the body when it is.
         """
         header, parent = proposal.header, proposal.parent_certificate
         if parent is not None:
@@ -582,8 +583,6 @@ class FinalityCore:
             raise Rejected(Reason.TOO_LARGE, f"body of {header.body_bytes} bytes")
         if header.body_root == _EMPTY_ROOT and header.body_bytes != len(EMPTY_BODY):
             raise Rejected(Reason.WRONG_BODY, "the empty body has one length")
-        if header.time_ms > self._now_ms + CLOCK_SLACK_MS:
-            raise Rejected(Reason.CLOCK_OFF, f"header {header.time_ms - self._now_ms} ms ahead")
 
     def _admit(self, block: Digest, entry: _Entry) -> None:
         self._entries[block] = entry
@@ -652,8 +651,20 @@ class FinalityCore:
         if header.height != parent.height + 1 or header.time_ms <= parent.time_ms or header.parent_view != parent.view:
             self._refuse(block, entry, Reason.WRONG_ANCESTRY)
             return
+        if block == self._proposal and header.time_ms > max(self._now_ms + CLOCK_SLACK_MS, parent.time_ms + 1):
+            # A leader must be later than its parent, whose time a quorum found good: for that it is not to blame.
+            self._put_off(block, header)
+            return
         entry.check = _Check.RUNNING
         self._effects.append(RequestCheck(block, header, entry.body))
+
+    def _put_off(self, block: Digest, header: Header) -> None:
+        """Too far ahead of our clock: give the view up, and forget the block. If a quorum takes it, it comes back."""
+        del self._entries[block]
+        self._proposal = None
+        if header.proposer != self._me:
+            self._effects.append(Score(header.proposer, Reason.CLOCK_OFF))
+        self._nullify()
 
     def _on_checked(self, event: BodyChecked) -> None:
         entry = self._entries.get(event.block)

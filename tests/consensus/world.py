@@ -38,7 +38,7 @@ from protocol.ids import Digest, Epoch, PeerId, TileId, Version, View, VoteKey
 from protocol.keys import KeyPair
 from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Decided, Head, Member, Roster, Slot, sign_head
-from tests.consensus.finality.world import QuickKey, quick_verify
+from simnet.finality.genesis import QuickKey, quick_verify
 
 ROUND_MS = 8_000
 GENESIS_MS = 1_000_000

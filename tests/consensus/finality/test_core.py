@@ -54,7 +54,7 @@ from protocol.finality import (
 )
 from protocol.ids import Digest, Epoch, Height, MemberIndex, View
 from protocol.rejection import InvariantBroken, Reason, Rejected
-from tests.consensus.finality.world import (
+from simnet.finality.genesis import (
     CHAIN,
     GENESIS_MS,
     GENESIS_ROOT,
@@ -305,6 +305,33 @@ def test_bad_header_is_nullified_at_once(changes, reason):
     effects = bench.hear(proposal(block), BodyMessage(block.digest(), BODY), sender=block.proposer)
     assert said(effects) == [(NULLIFY, 1)]
     assert Score(block.proposer, reason) in effects
+
+
+@pytest.mark.parametrize(("late_ms", "vote_cast"), [(1, NOTARIZE), (2, NULLIFY)])
+def test_leader_is_not_to_blame_for_its_parents_time(late_ms, vote_cast):
+    """A block right after a certified parent is good, however far ahead of our clock; a millisecond more is CLOCK_OFF."""
+    bench, first = Bench(), replace(header(1), time_ms=START_MS + 5_500)
+    second = replace(header(2, first), time_ms=first.time_ms + late_ms)
+    effects = bench.hear(proposal(second, certificate(1, NOTARIZE, first.digest())), sender=second.proposer)
+    effects += bench.hear(BodyMessage(second.digest(), BODY), sender=second.proposer)
+    assert not said(effects), "its parent is not here yet"
+    effects = bench.take(first)
+    if vote_cast is NOTARIZE:
+        effects += bench.accept(second)
+    assert (vote_cast, 2) in said(effects)
+    assert (Score(second.proposer, Reason.CLOCK_OFF) in effects) is (vote_cast is NULLIFY)
+
+
+def test_block_from_the_future_is_taken_once_a_quorum_took_it():
+    """A proposal that was too far ahead of our clock is asked for, checked and finalized once it is certified."""
+    bench, first = Bench(), replace(header(1), time_ms=START_MS + 5_500)
+    effects = bench.hear(proposal(first), BodyMessage(first.digest(), BODY), sender=first.proposer)
+    assert said(effects) == [(NULLIFY, 1)]
+    effects = bench.hear(certificate(1, NOTARIZE, first.digest()))
+    assert sent(effects, Want) == [Want((first.digest(),))]
+    assert of_kind(bench.hear(proposal(first), BodyMessage(first.digest(), BODY), sender=0), RequestCheck)
+    bench.accept(first)
+    assert of_kind(bench.hear(certificate(1, FINALIZE, first.digest())), Finalized)
 
 
 def test_bad_body_and_bad_state_are_nullified():

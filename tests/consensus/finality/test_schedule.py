@@ -8,7 +8,7 @@ from consensus.finality.schedule import Schedule
 from protocol.digest import digest
 from protocol.ids import View
 from protocol.limits import VIEW_TIMEOUT_MS_MAX
-from tests.consensus.finality.world import RULE, make_keys, make_roster
+from simnet.finality.genesis import RULE, make_keys, make_roster
 
 KEYS = make_keys(4)
 

@@ -12,7 +12,7 @@ from protocol.finality import NO_BLOCK, Certificate, ChainId, Vote, VoteKind, vo
 from protocol.ids import Digest, Epoch, View
 from protocol.keys import KeyPair, verify
 from protocol.rejection import Reason, Rejected
-from tests.consensus.finality.world import CHAIN, QuickKey, make_keys, make_roster
+from simnet.finality.genesis import CHAIN, QuickKey, make_keys, make_roster
 
 KEYS = make_keys(4)
 ROSTER = make_roster(KEYS)

@@ -25,7 +25,7 @@ from protocol.finality import NO_BLOCK, ChainId, Vote, VoteKind, vote_text
 from protocol.ids import Digest, Epoch, MemberIndex, View
 from protocol.keys import KeyPair, verify
 from protocol.rejection import Reason, Rejected
-from tests.consensus.finality.world import CHAIN, make_keys, make_roster, quick_verify
+from simnet.finality.genesis import CHAIN, make_keys, make_roster, quick_verify
 
 B1, B2 = Digest(b"1" * 32), Digest(b"2" * 32)
 KEYS = make_keys(10)

@@ -16,8 +16,8 @@ from protocol.codec import decode, encode
 from protocol.finality import NO_BLOCK, Certificate, VoteKind, vote_text
 from protocol.ids import View
 from protocol.keys import KeyPair
+from simnet.finality.genesis import CHAIN, RULE, make_keys, make_roster
 from tests.consensus.finality.test_core import header, proposal
-from tests.consensus.finality.world import CHAIN, RULE, make_keys, make_roster
 
 FILE = Path(__file__).parents[2] / "vectors" / "consensus" / "finality.json"
 KEYS = make_keys(10, KeyPair)

@@ -1,0 +1,360 @@
+"""What must hold, in words of its own: these watch what is said, stored and finalized, and never ask a machine.
+
+agreement       one block at each height, each on the one below; nobody halts             unsafe
+ancestry        one notarized block a view; every view stepped over was nullified         unsafe
+no framing      an honest member says nothing contradictory, is never blamed or accused   framed
+durability      a final body is on honest disks of more than a third of the weight        not durable
+attribution     whoever forks the chain: pairs of votes convict more than a third         unattributed
+liveness        after the heal a core of more than two thirds finalizes, all of it        not live
+promises        heights each once, bodies whole, memory bounded                           broken
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from consensus.finality.events import Evidence
+from protocol.finality import (
+    NO_BLOCK,
+    Certificate,
+    FinalizedBlock,
+    Proposal,
+    Vote,
+    VoteKind,
+    body_root,
+    vote_text,
+)
+from protocol.ids import Digest, MemberIndex, View
+from protocol.rejection import Reason
+from simnet.finality.genesis import CHAIN, quick_verify
+
+if TYPE_CHECKING:
+    from simnet.finality.members import Member
+    from simnet.finality.world import World
+
+FINALIZATIONS_MIN: Final = 10
+HEIGHTS_APART_MAX: Final = 8  # a villain may keep one member a repair or two behind
+BLOCKS_OPEN_MAX: Final = 70  # as many views as are open to votes, and some
+CERTIFICATES_OPEN_MAX: Final = 40
+
+
+class Rule(enum.Enum):
+    """What kind of rule was broken; the value is its column in the report."""
+
+    UNSAFE = "unsafe"
+    FRAMED = "framed"
+    NOT_LIVE = "not_live"
+    NOT_DURABLE = "not_durable"
+    UNATTRIBUTED = "unattributed"
+    BROKEN = "broken"
+
+
+class Broken(Exception):
+    """A checker saw a rule broken."""
+
+    def __init__(self, rule: Rule, sentence: str) -> None:
+        super().__init__(f"{rule.value}: {sentence}")
+        self.rule = rule
+        self.sentence = sentence
+
+
+class Watch:
+    """Sees everything and says nothing: what a member that nobody trusts is watched by."""
+
+    def heard(self, member: MemberIndex, message: object) -> None:
+        """A message reached a member."""
+
+    def sent(self, member: MemberIndex, message: object) -> None:
+        """A message left a member."""
+
+    def stored(self, member: MemberIndex, certificate: Certificate) -> None:
+        """A certificate was written."""
+
+    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+        """A block is about to enter a member's ledger."""
+
+    def accused(self, member: MemberIndex, evidence: Evidence) -> None:
+        """A member reports evidence."""
+
+    def blamed(self, member: MemberIndex, whom: MemberIndex, reason: Reason) -> None:
+        """A member says that another broke a rule."""
+
+    def halted(self, member: MemberIndex, sentence: str) -> None:
+        """A member saw proof that the chain is forked."""
+
+
+class Agreement(Watch):
+    """One chain. With too many Byzantine members a fork is no mistake of the machine: then see ``Attribution``."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.chain: list[Digest] = []
+
+    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+        header = block.header
+        height, name = int(header.height), header.digest()
+        if not 1 <= height <= len(self.chain) + 1 or header.parent != self._name_at(height - 1):
+            self._fork(f"height {height} does not extend the finalized chain")
+        elif height == len(self.chain) + 1:
+            self.chain.append(name)
+        elif self.chain[height - 1] != name:
+            self._fork(f"two blocks are final at height {height}")
+
+    def _name_at(self, height: int) -> Digest:
+        return self.chain[height - 1] if height else NO_BLOCK
+
+    def halted(self, member: MemberIndex, sentence: str) -> None:
+        self._fork(f"member {member} halted: {sentence}")
+
+    def _fork(self, sentence: str) -> None:
+        if not self._world.over:
+            raise Broken(Rule.UNSAFE, sentence)
+        if not self._world.forked:
+            self._world.forked = True
+            self._world.check_attribution()
+
+
+class Ancestry(Watch):
+    """At most one notarized block a view, and a final block steps over nullified views only."""
+
+    def __init__(self) -> None:
+        self._notarized: dict[View, Digest] = {}
+        self._nullified: set[View] = set()  # asked only "is it in"
+
+    def stored(self, member: MemberIndex, certificate: Certificate) -> None:
+        if certificate.kind is VoteKind.NULLIFY:
+            self._nullified.add(certificate.view)
+        elif certificate.kind is VoteKind.NOTARIZE:
+            known = self._notarized.setdefault(certificate.view, certificate.block)
+            if known != certificate.block:
+                raise Broken(Rule.UNSAFE, f"two blocks are notarized in view {certificate.view}")
+
+    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+        header = block.header
+        skipped = range(header.parent_view + 1, header.view)
+        missing = [view for view in skipped if View(view) not in self._nullified]
+        if missing:
+            raise Broken(Rule.UNSAFE, f"views {missing} were stepped over without a nullification")
+
+
+class NoFraming(Watch):
+    """No honest member signs what could convict it, across restarts too; none is accused or blamed."""
+
+    def __init__(self, world: World) -> None:
+        self._byzantine = world.byzantine
+        self._weights = world.roster.weights
+        self._may_be_blamed = world.over  # on a forked chain the two sides find each other wrong
+        self._signed: dict[tuple[MemberIndex, View], dict[VoteKind, Digest]] = {}
+        self.accused_views: set[tuple[MemberIndex, View]] = set()  # counted, never iterated
+
+    def convicts_a_third(self) -> bool:
+        """Whether the evidence that members reported is against more than a third of the weight."""
+        accused = {signer for signer, _ in self.accused_views}
+        weight = sum(weight for member, weight in enumerate(self._weights) if member in accused)
+        return 3 * weight > sum(self._weights)
+
+    def sent(self, member: MemberIndex, message: object) -> None:
+        vote = message.vote if isinstance(message, Proposal) else message
+        if not isinstance(vote, Vote) or vote.signer != member:
+            return
+        said = self._signed.setdefault((member, vote.view), {})
+        if said.setdefault(vote.kind, vote.block) != vote.block:
+            raise Broken(Rule.FRAMED, f"member {member} signed two {vote.kind.name} in view {vote.view}")
+        if VoteKind.FINALIZE in said:
+            if VoteKind.NULLIFY in said:
+                raise Broken(Rule.FRAMED, f"member {member} signed NULLIFY and FINALIZE in view {vote.view}")
+            if said.get(VoteKind.NOTARIZE, said[VoteKind.FINALIZE]) != said[VoteKind.FINALIZE]:
+                sentence = f"member {member} finalized another block than it notarized in view {vote.view}"
+                raise Broken(Rule.FRAMED, sentence)
+
+    def accused(self, member: MemberIndex, evidence: Evidence) -> None:
+        signer = evidence.first.signer
+        self.accused_views.add((signer, evidence.first.view))
+        if signer not in self._byzantine:
+            raise Broken(Rule.FRAMED, f"evidence against honest member {signer}: {evidence.kind}")
+
+    def blamed(self, member: MemberIndex, whom: MemberIndex, reason: Reason) -> None:
+        if whom not in self._byzantine and not self._may_be_blamed:
+            raise Broken(Rule.FRAMED, f"honest member {whom} was blamed for {reason.name}")
+
+
+class Durability(Watch):
+    """A final body can be read back from honest disks that outweigh whatever Byzantine members claim to hold.
+
+    A finalization has more than two thirds of the weight, and every honest vote in it came after a write (S5): with less
+    than a third Byzantine, honest disks of more than a third have the body.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._highest = 0
+
+    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+        header = block.header
+        if body_root(block.body) != header.body_root:
+            raise Broken(Rule.BROKEN, f"the body of height {header.height} is another's")
+        if header.height <= self._highest:
+            return
+        self._highest = header.height
+        name, weights = header.digest(), self._world.roster.weights
+        holders = [each.me for each in self._world.members if each.disk.holds(name)]
+        held, total = sum(weights[holder] for holder in holders), sum(weights)
+        if 3 * (held + self._world.byzantine_weight) <= 2 * total:
+            sentence = (
+                f"height {header.height} is final, and honest members {holders} with {held} of {total} hold its body"
+            )
+            raise Broken(Rule.NOT_DURABLE, sentence)
+
+
+class Promises(Watch):
+    """What each member promises by itself: every height once, in ascending order."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+        ledger = self._world.get_member(member).disk.ledger
+        if ledger and block.header.height <= ledger[-1].header.height:
+            raise Broken(Rule.BROKEN, f"member {member} finalized height {block.header.height} after {len(ledger)}")
+
+
+# Pairs of votes by one member in one view that no honest member signs (chain.md 2.8): kinds, when the blocks differ.
+CONTRADICTIONS: Final = (
+    (VoteKind.NOTARIZE, VoteKind.NOTARIZE),
+    (VoteKind.FINALIZE, VoteKind.FINALIZE),
+    (VoteKind.NULLIFY, VoteKind.FINALIZE),
+    (VoteKind.NOTARIZE, VoteKind.FINALIZE),
+)
+
+
+class Attribution(Watch):
+    """After a fork: what honest members have heard convicts members of more than a third of the weight."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._said: dict[tuple[MemberIndex, View], list[tuple[VoteKind, Digest]]] = {}
+
+    def heard(self, member: MemberIndex, message: object) -> None:
+        match message:
+            case Vote():
+                self._keep(message)
+            case Certificate():
+                self._open(message)
+            case Proposal():
+                self._keep(message.vote)
+                for certificate in (message.parent_certificate, *message.nullifications):
+                    if certificate is not None:
+                        self._open(certificate)
+            case _:
+                pass
+
+    def _open(self, certificate: Certificate) -> None:
+        bits = int.from_bytes(certificate.signers, "little")
+        signers = [MemberIndex(index) for index in range(bits.bit_length()) if bits >> index & 1]
+        for signer, signature in zip(signers, certificate.signatures, strict=False):
+            vote = Vote(certificate.epoch, certificate.view, certificate.kind, certificate.block, signer, signature)
+            self._keep(vote)
+
+    def _keep(self, vote: Vote) -> None:
+        if vote.signer >= self._world.count:
+            return
+        said = self._said.setdefault((vote.signer, vote.view), [])
+        if (vote.kind, vote.block) in said:
+            return
+        text = vote_text(CHAIN, vote.epoch, vote.view, vote.kind, vote.block)
+        if quick_verify(self._world.keys[vote.signer].public, text, vote.signature):
+            said.append((vote.kind, vote.block))
+
+    def check(self) -> None:
+        """Raises ``Broken`` if a third or less is convicted, or an honest member is."""
+        convicted = [member for member in range(self._world.count) if self._is_convicted(MemberIndex(member))]
+        innocent = [member for member in convicted if member not in self._world.byzantine]
+        if innocent:
+            raise Broken(Rule.FRAMED, f"what was heard convicts honest members {innocent}")
+        weights = self._world.roster.weights
+        weight, total = sum(weights[member] for member in convicted), sum(weights)
+        if 3 * weight <= total:
+            raise Broken(
+                Rule.UNATTRIBUTED, f"the chain forked, and only {convicted} with {weight} of {total} are convicted"
+            )
+
+    def _is_convicted(self, member: MemberIndex) -> bool:
+        for (signer, _), said in self._said.items():
+            if signer != member:
+                continue
+            for kind, block in said:
+                if any((kind, other) in CONTRADICTIONS and block != against for other, against in said):
+                    return True
+        return False
+
+
+class Checkers(Watch):
+    """All of them, in the order in which they are told."""
+
+    def __init__(self, world: World) -> None:
+        self.highest_view = 0  # of all certificates
+        self.agreement = Agreement(world)
+        self.framing = NoFraming(world)
+        self.attribution = Attribution(world) if world.over else None
+        durable = [] if world.machine.forgets_journal else [Durability(world)]  # that mutant forgets its blocks too
+        ancestry = [] if world.over else [Ancestry()]  # holds while less than a third is Byzantine
+        convicting = [self.attribution] if self.attribution is not None else []
+        self._all: tuple[Watch, ...] = (
+            self.framing,
+            Promises(world),
+            *convicting,
+            *ancestry,
+            self.agreement,
+            *durable,
+        )
+        self._hearing: tuple[Watch, ...] = tuple(convicting)  # most messages interest nobody: one call a message saved
+
+    def heard(self, member: MemberIndex, message: object) -> None:
+        for each in self._hearing:
+            each.heard(member, message)
+
+    def sent(self, member: MemberIndex, message: object) -> None:
+        self.framing.sent(member, message)
+
+    def stored(self, member: MemberIndex, certificate: Certificate) -> None:
+        self.highest_view = max(self.highest_view, certificate.view)
+        for each in self._all:
+            each.stored(member, certificate)
+
+    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+        for each in self._all:
+            each.finalized(member, block)
+
+    def accused(self, member: MemberIndex, evidence: Evidence) -> None:
+        self.framing.accused(member, evidence)
+
+    def blamed(self, member: MemberIndex, whom: MemberIndex, reason: Reason) -> None:
+        self.framing.blamed(member, whom, reason)
+
+    def halted(self, member: MemberIndex, sentence: str) -> None:
+        self.agreement.halted(member, sentence)
+
+
+# -- liveness: looked at from time to time, and once in the end ----------------------------------------------------------
+
+
+def find_stall(core: Sequence[Member]) -> str | None:
+    """Why the core is not live yet: a member gained too little since the heal, or two are too far apart."""
+    for member in core:
+        gained = len(member.disk.ledger) - member.height_at_heal
+        if gained < FINALIZATIONS_MIN:
+            return f"member {member.me} finalized {gained} blocks after the heal"
+    heights = [len(member.disk.ledger) for member in core]
+    return f"heights {heights} are apart" if max(heights) - min(heights) > HEIGHTS_APART_MAX else None
+
+
+def check_memory(core: Sequence[Member]) -> None:
+    """Whoever is up to date holds little; raises ``Broken``."""
+    for member in core:
+        numbers = member.core.statistics() if member.core is not None else None
+        if numbers is None:
+            continue
+        if numbers.blocks_open > BLOCKS_OPEN_MAX or numbers.certificates_open > CERTIFICATES_OPEN_MAX:
+            raise Broken(Rule.BROKEN, f"memory of member {member.me} grows: {numbers}")

@@ -1,0 +1,94 @@
+"""``nocknode simnet run finality``: many seeds of the virtual world, and one command for each that fails."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Final
+
+import click
+
+from protocol.rejection import Reason, Rejected
+from simnet.finality.members import RIGHT, Machine
+from simnet.finality.report import ProgressLine, print_json, print_summary, tell_failures
+from simnet.finality.run import Plan, run_many
+from simnet.finality.villains import SUMMARIES
+
+MEMBERS: Final = ("4", "7", "10", "31")
+SEED_MAX: Final = 10**9
+SEEDS_MAX: Final = 1_000_000
+JOBS_MAX: Final = 256
+FAILED: Final = 1
+
+_SEEDS: Final = re.compile(r"(?P<first>[0-9]{1,10})\.\.(?P<last>[0-9]{1,10})")
+_WIDTH: Final = max(map(len, SUMMARIES))
+_VILLAINS: Final = "\n".join(f"  {name:<{_WIDTH}}  {summary}" for name, summary in SUMMARIES.items())
+
+
+@click.command(
+    epilog=f"""\b
+Villains:
+{_VILLAINS}
+
+\b
+Examples:
+  nocknode simnet run finality --seeds 0..999 --jobs 8
+  nocknode simnet run finality --seeds 0..99 --n 7 --villain twins
+  nocknode simnet run finality --seeds 0..99 --byzantine over --json
+
+Exit codes: 0 every rule held for every seed; 1 one did not; 2 a mistake in the options; 130 stopped by Ctrl-C."""
+)
+@click.option(
+    "--seeds", default="0..99", show_default=True, metavar="A..B", help="First and last seed. E.g. --seeds 17..17"
+)
+@click.option("--n", "members", default="4", show_default=True, type=click.Choice(MEMBERS), help="How many members.")
+@click.option(
+    "--villain", type=click.Choice(tuple(SUMMARIES)), help="Who misbehaves; else each seed draws one, or none."
+)
+@click.option(
+    "--byzantine", default="below", show_default=True, type=click.Choice(("below", "over")),
+    help="Villains hold the most weight below a third, or more: then every fork must convict more than a third.",
+)  # fmt: skip
+@click.option("--jobs", default=1, show_default=True, metavar="N", help="Processes at the same time. E.g. --jobs 8")
+@click.option("--json", "as_json", is_flag=True, help="Facts as one JSON object, the last line of stdout.")
+@click.pass_context
+def finality(
+    context: click.Context, seeds: str, members: str, villain: str | None, byzantine: str, jobs: int, as_json: bool
+) -> None:
+    """Run the finality machine in a world of virtual time: every fault drawn from a seed, every rule watched.
+
+    The network loses, delays, repeats, reorders and partitions; members crash between any two effects; villains hold real
+    keys. Safety must hold always, and 25 s later, when everything works again, a core of more than two thirds must go on.
+    """
+    chosen = parse_seeds(seeds)
+    if not 1 <= jobs <= JOBS_MAX:
+        raise Rejected(Reason.BAD_ARGUMENT, f"--jobs {jobs}: it must be 1 to {JOBS_MAX}")
+    plan = Plan(int(members), villain, byzantine == "over")
+    machine = context.find_object(Machine) or RIGHT  # tests hand in a wrong one
+    progress = ProgressLine(len(chosen))
+    try:
+        totals = run_many(plan, chosen, min(jobs, len(chosen)), progress.update, machine)
+    except BaseException as error:
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
+        raise
+    finally:
+        progress.close()
+    tell_failures(plan, totals)
+    if as_json:
+        print_json(plan, totals)
+    else:
+        print_summary(plan, totals)
+    sys.exit(FAILED if totals.failures else 0)
+
+
+def parse_seeds(text: str) -> range:
+    """``17..20``, both ends included; raises ``Rejected(BAD_ARGUMENT)``."""
+    match = _SEEDS.fullmatch(text)
+    if match is None:
+        raise Rejected(Reason.BAD_ARGUMENT, f"--seeds {text}: write A..B, for example --seeds 0..99")
+    first, last = int(match["first"]), int(match["last"])
+    if first > last or last > SEED_MAX or last - first >= SEEDS_MAX:
+        detail = f"--seeds {text}: at most {SEEDS_MAX} seeds, upwards, up to {SEED_MAX}"
+        raise Rejected(Reason.BAD_ARGUMENT, detail)
+    return range(first, last + 1)

@@ -1,0 +1,277 @@
+"""One honest member: a disk that survives, a machine that does not, an application, and a clock that is a little off.
+
+Effects are performed in order, and a crash may come before, inside or after any of them. While a member is paused nothing
+reaches it; what came meanwhile is taken in the same order afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from consensus.finality.core import FinalityCore, check_chain
+from consensus.finality.events import (
+    BodyBuilt,
+    BodyChecked,
+    Effect,
+    Event,
+    Evidence,
+    FetchBlocks,
+    Finalized,
+    Halt,
+    MessageReceived,
+    NothingToBuild,
+    Nudge,
+    Persist,
+    RequestBuild,
+    RequestCheck,
+    Score,
+    Send,
+    SetTimer,
+    Started,
+    StoreBlocks,
+    Synced,
+    TimerFired,
+)
+from consensus.finality.signer import VoteSigner
+from protocol.codec import decode
+from protocol.finality import Certificate, FinalizedBlock, ValidatorMessage
+from protocol.ids import Digest, Height, MemberIndex
+from protocol.limits import FRAME_BYTES_MAX
+from protocol.rejection import Rejected
+from protocol.roster import Roster
+from simnet.finality.checkers import Broken, Rule, Watch
+from simnet.finality.disk import Disk
+from simnet.finality.genesis import CHAIN, RULE, execute, quick_verify
+
+if TYPE_CHECKING:
+    from simnet.finality.world import World
+
+RESTART_MS: Final = (50, 6_000)
+PAUSE_MS: Final = (200, 8_000)
+CHECK_DEFERRED: Final = 0.1  # while there are faults: how often the application lacks something
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The parts that are under test. A mutant has a wrong part in place of a right one; the default is right."""
+
+    core: type[FinalityCore] = FinalityCore
+    signer: type[VoteSigner] = VoteSigner
+    roster: type[Roster] = Roster
+    disk: type[Disk] = Disk
+    forgets_journal: bool = False
+
+
+RIGHT: Final = Machine()
+
+
+class Member:
+    """An honest member. ``watch`` sees what it says, stores and finalizes, and touches nothing."""
+
+    def __init__(self, world: World, me: MemberIndex, watch: Watch, machine: Machine, skew_ms: int = 0) -> None:
+        self.world = world
+        self.me = me
+        self.watch = watch
+        self.machine = machine
+        self.skew_ms = skew_ms
+        self.disk = machine.disk()
+        self.core: FinalityCore | None = None
+        self.height_at_heal = 0
+        self.left_behind = False  # it does not come back
+        self.roots: dict[Digest, Digest] = {}  # states that the application has at hand
+        self._life = 0
+        self._paused_until_ms = 0
+        self._active = 0  # events with effects so far
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if self.left_behind:
+            return
+        self._life += 1
+        self._paused_until_ms = 0  # a new process
+        disk, machine, world = self.disk, self.machine, self.world
+        if machine.forgets_journal and disk.journal:
+            disk.journal, disk.blocks, disk.certificates = [], {}, {}
+        key = world.keys[self.me]
+        signer = machine.signer(key, CHAIN, world.roster, disk.journal, disk.state)
+        disk.take_note_of_start()
+        anchor = disk.anchor()
+        self.roots = {anchor.block: anchor.state_root}
+        self.core = machine.core(
+            world.roster, CHAIN, signer, self.me, RULE, anchor, restored=disk.restored(), verify=quick_verify
+        )
+        self.receive(Started())
+
+    def crash(self) -> None:
+        """Stop here; come back later, perhaps without the journal. After the heal nobody crashes."""
+        world = self.world
+        if self.core is None or not world.chaos:
+            return
+        self.core = None
+        world.note("crash", self.me)
+        if world.options.lost_journals and world.may_lose_journal(self.me):
+            self.disk.lose_journal()
+        world.later(world.random.randrange(*RESTART_MS), self._restart, self._life)
+
+    def stop(self) -> None:
+        """For ever."""
+        self.core = None
+        self.left_behind = True
+        self.world.note("stop", self.me)
+
+    def pause(self, lasts_ms: int) -> None:
+        self._paused_until_ms = min(self.world.now_ms + lasts_ms, self.world.heal_ms)
+
+    def _restart(self, life: int) -> None:
+        if self.core is None and life == self._life:
+            self.start()
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def hear(self, source: MemberIndex, message: Any) -> None:
+        """A message from the network; bytes are decoded as the node's shell does it."""
+        if isinstance(message, bytes):
+            try:
+                message = decode(ValidatorMessage, message, limit_bytes=FRAME_BYTES_MAX)  # type: ignore[arg-type]  # a union
+            except Rejected:
+                return
+        if self.core is not None:
+            self.watch.heard(self.me, message)
+        self.receive(MessageReceived(source, message))
+
+    def later(self, delay_ms: int, event: Event) -> None:
+        """An event that a crash forgets."""
+        self.world.later(delay_ms, self._if_same_life, self._life, event)
+
+    def _if_same_life(self, life: int, event: Event) -> None:
+        if life == self._life:
+            self.receive(event)
+
+    def receive(self, event: Event) -> None:
+        """Let the machine handle an event, and perform what it returns, as far as a crash allows."""
+        world = self.world
+        if self.core is None:
+            return
+        if self._paused_until_ms > world.now_ms:
+            self.later(self._paused_until_ms - world.now_ms, event)
+            return
+        effects = self.core.handle(event, world.now_ms + self.skew_ms)
+        world.note(self.me, type(event).__name__, [type(effect).__name__ for effect in effects])
+        position = self._where_it_dies(effects)
+        for effect in effects[:position]:
+            self._perform(effect)
+        if position < len(effects):
+            if world.random.random() < 0.5:
+                self.disk.tear(effects[position], world.random)
+            self.crash()
+
+    def _where_it_dies(self, effects: list[Effect]) -> int:
+        """The position of the effect that a crash hits; the length if there is none. Writes are hit more often."""
+        world, random_ = self.world, self.world.random
+        cut, position = world.options.cut, len(effects)
+        if effects and cut and world.chaos and random_.random() < cut * len(effects):
+            position = random_.randrange(len(effects))
+            records = [index for index, effect in enumerate(effects) if isinstance(effect, Persist)]
+            if records and random_.random() < 0.5:
+                position = records[0]
+        if effects and self.me == 0 and world.cut_at is not None:
+            self._active += 1
+            if self._active == world.cut_at[0]:
+                position = min(position, world.cut_at[1])
+        return position
+
+    # -- effects ------------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        world = self.world
+        match effect:
+            case Persist(records):
+                self.disk.append(records)
+            case StoreBlocks(_, certificates):
+                self.disk.store(effect)
+                for certificate in certificates:
+                    self.watch.stored(self.me, certificate)
+            case Send(to, message):
+                self.watch.sent(self.me, message)
+                self.say(to, message)
+            case SetTimer(timer, at_ms):
+                self.later(at_ms - world.now_ms - self.skew_ms, TimerFired(timer))
+            case RequestBuild():
+                self._build(effect)
+            case RequestCheck():
+                self._check(effect)
+            case Finalized(blocks):
+                self._finalize(blocks)
+            case FetchBlocks(from_height, target):
+                world.later(world.random.randrange(20, 400), self._sync, self._life, from_height, target)
+            case Evidence():
+                self.watch.accused(self.me, effect)
+            case Halt(sentence):
+                self.stop()  # only its operator starts it again
+                self.watch.halted(self.me, sentence)
+            case Score(member, reason):
+                self.watch.blamed(self.me, member, reason)
+
+    def say(self, to: MemberIndex | None, message: ValidatorMessage) -> None:
+        """To one member, or to all."""
+        if to is None:
+            self.world.network.broadcast(self.me, message)
+        else:
+            self.world.network.send(self.me, to, message)
+
+    def _build(self, request: RequestBuild) -> None:
+        random_ = self.world.random
+        delay_ms = random_.randrange(1, 60)
+        if random_.random() < 0.5 and request.parent in self.roots:
+            body = random_.randbytes(random_.randrange(1, 40))
+            self.later(delay_ms, BodyBuilt(request.view, body, execute(self.roots[request.parent], body)))
+            return
+        self.later(delay_ms, NothingToBuild(request.view))
+        if random_.random() < 0.3:
+            self.later(random_.randrange(100, 500), Nudge())
+
+    def _check(self, request: RequestCheck) -> None:
+        header, random_ = request.header, self.world.random
+        delay_ms = random_.randrange(1, 60)
+        if header.parent not in self.roots:
+            raise Broken(Rule.BROKEN, f"member {self.me} was asked to execute a block whose parent it does not know")
+        if self.world.chaos and random_.random() < CHECK_DEFERRED:
+            self.later(delay_ms, BodyChecked(request.block, None))
+            return
+        root = execute(self.roots[header.parent], request.body)
+        if root == header.state_root:
+            self.roots[request.block] = root
+        self.later(delay_ms, BodyChecked(request.block, True, root))
+
+    def _finalize(self, blocks: tuple[FinalizedBlock, ...]) -> None:
+        for block in blocks:
+            self.watch.finalized(self.me, block)
+            self.roots[block.header.digest()] = block.header.state_root
+        self.disk.finalize(blocks)
+
+    def _sync(self, life: int, from_height: Height, target: Certificate) -> None:
+        """The sync protocol of this world: ask members, one after another, for what ``target`` finalizes."""
+        if life != self._life or self.core is None:
+            return
+        world = self.world
+        order = [actor for actor in world.actors if world.network.reaches(actor.me, self.me)]
+        world.random.shuffle(order)
+        for actor in order:
+            answer = actor.serve(from_height, target)
+            try:
+                blocks = check_chain(answer, world.roster, CHAIN, quick_verify) if answer else ()
+            except Rejected:
+                continue
+            if blocks:
+                self.receive(Synced(blocks))
+                return
+
+    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+        """Our side of the sync protocol: our ledger from this height on, as far as one certificate covers it."""
+        ledger = self.disk.ledger
+        for height in range(len(ledger), from_height - 1, -1):
+            if ledger[height - 1].certificate is not None and ledger[height - 1].header.view <= target.view:
+                return ledger[from_height - 1 : height]
+        return []

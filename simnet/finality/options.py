@@ -1,0 +1,65 @@
+"""What one seed draws, swarm style: each run has some faults and lacks others, so that each fault also appears alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from simnet.finality.genesis import WEIGHTS
+from simnet.finality.network import SHAPES, SWIZZLE
+from simnet.finality.villains import VILLAINS
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One run's faults. Probabilities of one; counts over the whole time of faults."""
+
+    loss: float = 0.0
+    repeat: float = 0.0
+    delay_mean_ms: float = 20.0
+    tail: float = 0.0
+    clogs: int = 0
+    partitions: tuple[str, ...] = ()
+    crashes: int = 0
+    cut: float = 0.0  # a crash between two effects of one event, for each effect
+    pauses: int = 0
+    lost_journals: bool = False
+    skew_ms: int = 0  # clocks are off by up to so much, each by its own
+    leave_behind: bool = False  # after the heal only a random core of more than two thirds lives
+    weights: str = "equal"
+    villain: str | None = None
+
+    @classmethod
+    def draw(cls, random_: random.Random) -> Options:
+        """The swarm: every field by itself."""
+        shapes = (*SHAPES, SWIZZLE)
+        return cls(
+            loss=random_.choice((0.0, 0.05, 0.1, 0.3, 0.4)),
+            repeat=random_.choice((0.0, 0.2, 0.5)),
+            delay_mean_ms=random_.choice((20.0, 60.0, 150.0)),
+            tail=random_.choice((0.0, 0.02, 0.1)),
+            clogs=random_.choice((0, 0, 5, 20)),
+            partitions=tuple(random_.choice(shapes) for _ in range(random_.choice((0, 1, 3)))),
+            crashes=random_.choice((0, 2, 5)),
+            cut=random_.choice((0.0, 0.002, 0.01)),
+            pauses=random_.choice((0, 0, 3)),
+            lost_journals=random_.random() < 0.2,
+            skew_ms=random_.choice((0, 0, 500, 2_000)),
+            leave_behind=random_.random() < 0.3,
+            weights=random_.choice(("equal", *WEIGHTS)),
+            villain=random_.choice(tuple(VILLAINS)) if random_.random() < 0.5 else None,
+        )
+
+    def told(self) -> str:
+        """What differs from a calm run, for people."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__ if _differs(self, name)) or "calm"
+
+
+CALM: Final = Options()
+# A villain and little else: what a villain does shows best when nothing else goes wrong.
+ALMOST_CALM: Final = Options(loss=0.05, crashes=1, cut=0.002)
+
+
+def _differs(options: Options, name: str) -> bool:
+    return bool(getattr(options, name) != getattr(CALM, name))

@@ -1,0 +1,112 @@
+"""What a run says: progress on stderr, a table or one JSON object on stdout, and how to repeat what failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from simnet.finality.checkers import Rule
+from simnet.finality.run import Plan, Totals
+from simnet.text import count_text
+
+FAILURES_TOLD_MAX: Final = 10
+LINES_BETWEEN: Final = 10  # without a terminal: one line for each tenth
+MS_PER_HOUR: Final = 3_600_000
+
+# For people; the names in the JSON object are the rules' own.
+HEADINGS: Final = {
+    Rule.UNSAFE: "unsafe",
+    Rule.FRAMED: "framed",
+    Rule.NOT_LIVE: "not live",
+    Rule.NOT_DURABLE: "not durable",
+    Rule.UNATTRIBUTED: "unattributed",
+    Rule.BROKEN: "broken",
+}
+
+
+class ProgressLine:
+    """A bar on a terminal, a line now and then elsewhere. How fast it went is said here only: results know no clock."""
+
+    def __init__(self, seeds: int) -> None:
+        console = Console(stderr=True)
+        self._seeds = seeds
+        self._began = time.monotonic()
+        self._bar: Progress | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self._task = self._bar.add_task("seeds", total=seeds, said="")
+            self._bar.start()
+
+    def update(self, totals: Totals) -> None:
+        said = f"{totals.events / max(0.001, time.monotonic() - self._began):,.0f} events/s"
+        if totals.failures:
+            said += f", {count_text(len(totals.failures), 'failure')}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=totals.seeds, said=said)
+        elif totals.seeds == self._seeds or totals.seeds % max(1, self._seeds // LINES_BETWEEN) == 0:
+            print(f"{totals.seeds} of {count_text(self._seeds, 'seed')}, {said}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def facts_of(plan: Plan, totals: Totals) -> dict[str, object]:
+    """The run as one object; the same for every run of one command."""
+    return {
+        "members": plan.count,
+        "villain": plan.villain or "drawn",
+        "byzantine": "over" if plan.over else "below",
+        "seeds": totals.seeds,
+        **{rule.value: totals.broken[rule] for rule in Rule},
+        "forked": totals.forked,
+        "exposed": totals.exposed,
+        "simulated_hours": round(totals.simulated_ms / MS_PER_HOUR, 4),
+        "events": totals.events,
+        "digest": totals.digest,
+        "failures": [
+            {"seed": failure.seed, "sentence": failure.sentence, "repeat": plan.command(failure.seed)}
+            for failure in totals.failures
+        ],
+    }
+
+
+def print_json(plan: Plan, totals: Totals) -> None:
+    """The last line of stdout."""
+    print(json.dumps(facts_of(plan, totals)), flush=True)
+
+
+def print_summary(plan: Plan, totals: Totals) -> None:
+    """A table for people: one line a number, so that it fits everywhere."""
+    over = ", more than a third Byzantine" if plan.over else ""
+    table = Table(title=f"finality, {plan.count} members, villain: {plan.villain or 'drawn'}{over}", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    rows = {
+        "seeds": f"{totals.seeds:,}",
+        "simulated": f"{totals.simulated_ms / MS_PER_HOUR:.2f} h",
+        "events": f"{totals.events:,}",
+        **({"chains forked": f"{totals.forked:,}", "exposed by members": f"{totals.exposed:,}"} if plan.over else {}),
+        **{heading: f"{totals.broken[rule]:,}" for rule, heading in HEADINGS.items()},
+        "digest": totals.digest[:16],
+    }
+    for heading, value in rows.items():
+        table.add_row(heading, value)
+    Console().print(table)
+
+
+def tell_failures(plan: Plan, totals: Totals) -> None:
+    """Each with the command that repeats it, on stderr."""
+    for failure in totals.failures[:FAILURES_TOLD_MAX]:
+        print(f"seed {failure.seed}: {failure.sentence} ({failure.faults})", file=sys.stderr)
+        print(f"  repeat: {plan.command(failure.seed)}", file=sys.stderr)
+    more = len(totals.failures) - FAILURES_TOLD_MAX
+    if more > 0:
+        print(f"and {more} more; --json names all", file=sys.stderr)

@@ -1,0 +1,83 @@
+"""Two honest programs with one key that know nothing of each other: each member sees one, the other, or both.
+
+Who sees whom changes all the time, for all twins alike: first halves hear first halves. Neither breaks a rule by itself;
+together they say everything twice. (Shehar Bano et al., "Twins: BFT Systems Made Robust", 2021.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from protocol.finality import Certificate, FinalizedBlock, ValidatorMessage
+from protocol.ids import Height, MemberIndex
+from simnet.finality.checkers import Watch
+from simnet.finality.members import Member
+
+if TYPE_CHECKING:
+    from simnet.finality.world import World
+
+MASK_MS: Final = (500, 6_000)  # how long a mask holds: a view or a few
+FIRST, SECOND, BOTH = 1, 2, 3
+
+
+class FromTwin(NamedTuple):
+    """A message from one twin to another member's twins: which half said it."""
+
+    bit: int
+    message: ValidatorMessage
+
+
+class Twin(Member):
+    """One of the two."""
+
+    def __init__(self, world: World, twins: Twins, bit: int) -> None:
+        super().__init__(world, twins.me, Watch(), world.machine)
+        self._twins = twins
+        self._bit = bit
+
+    def say(self, to: MemberIndex | None, message: ValidatorMessage) -> None:
+        for index in range(self.world.count) if to is None else (to,):
+            member = MemberIndex(index)
+            if member in self.world.byzantine and member != self.me:
+                self.world.network.send(self.me, member, FromTwin(self._bit, message))
+            elif member != self.me and self._twins.mask_of(member) & self._bit:
+                self.world.network.send(self.me, member, message)
+
+
+class Twins:
+    """The pair as one actor."""
+
+    SUMMARY = "two honest programs with one key; each member sees one of them, the other, or both"
+
+    def __init__(self, world: World, me: MemberIndex) -> None:
+        self.me = me
+        self._world = world
+        self._mask = [BOTH] * world.count
+        self._pair = (Twin(world, self, FIRST), Twin(world, self, SECOND))
+
+    def start(self) -> None:
+        self._draw_mask()
+        for twin in self._pair:
+            twin.start()
+
+    def hear(self, source: MemberIndex, message: Any) -> None:
+        seen = self.mask_of(source)
+        if isinstance(message, FromTwin):
+            seen, message = message
+        for bit, twin in zip((FIRST, SECOND), self._pair, strict=True):
+            if seen & bit:
+                twin.hear(source, message)
+
+    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+        return self._pair[0].serve(from_height, target)
+
+    def mask_of(self, member: MemberIndex) -> int:
+        """Which halves this member sees and is seen by: the mask of the first twins holds for all."""
+        leader = self._world.actors[self._world.byzantine[0]]
+        return leader._mask[member] if isinstance(leader, Twins) else BOTH
+
+    def _draw_mask(self) -> None:
+        random_ = self._world.random
+        choices = random_.choice(((FIRST, SECOND), (FIRST, SECOND, BOTH)))
+        self._mask = [random_.choice(choices) for _ in self._mask]
+        self._world.later(random_.randrange(*MASK_MS), self._draw_mask)

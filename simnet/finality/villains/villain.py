@@ -1,0 +1,212 @@
+"""What every villain can do: listen, remember certificates and headers, sign whatever it likes, and lead badly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
+
+from msgspec.structs import replace
+
+from consensus.finality.core import NO_EVIDENCE
+from protocol.finality import (
+    EMPTY_BODY,
+    HEADER_VERSION,
+    NO_BLOCK,
+    Certificate,
+    FinalizedBlock,
+    Header,
+    Proposal,
+    ValidatorMessage,
+    Vote,
+    VoteKind,
+    body_root,
+    vote_text,
+)
+from protocol.ids import Digest, Epoch, Height, MemberIndex, View
+from simnet.finality.genesis import CHAIN, GENESIS_ROOT
+
+if TYPE_CHECKING:
+    from simnet.finality.world import World
+
+VIEWS_REMEMBERED_MAX: Final = 200
+PARENTS_KNOWN_MAX: Final = 4
+HEADERS_REMEMBERED_MAX: Final = 400
+
+
+class Actor(Protocol):
+    """Whoever holds a key of the roster."""
+
+    me: MemberIndex
+
+    def start(self) -> None:
+        """The world begins."""
+
+    def hear(self, source: MemberIndex, message: Any) -> None:
+        """A message, or bytes."""
+
+    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+        """An answer of the sync protocol; empty for none."""
+
+
+class Ground(NamedTuple):
+    """Something to build on: genesis, if both are None."""
+
+    certificate: Certificate | None
+    header: Header | None
+
+
+class Villain:
+    """Silent as it is; its kinds override what they do better."""
+
+    SUMMARY: ClassVar[str] = ""
+    TICK_MS: ClassVar[tuple[int, int]] = (200, 900)
+
+    def __init__(self, world: World, me: MemberIndex) -> None:
+        self.world = world
+        self.me = me
+        self.certificates: dict[View, dict[VoteKind, Certificate]] = {}
+        self.headers: dict[Digest, Header] = {}
+        self._led = View(0)
+        self._said: set[tuple[View, VoteKind, Digest]] = set()  # asked only "is it in"
+
+    # -- what a kind overrides ----------------------------------------------------------------------------------------
+
+    def on_vote(self, vote: Vote) -> None:
+        """Somebody's vote was heard."""
+
+    def on_view(self, view: View) -> None:
+        """A higher view began, as far as it knows."""
+
+    def lead(self, view: View) -> None:
+        """It is the leader of a view that began."""
+
+    def tick(self) -> None:
+        """Now and then."""
+
+    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+        return []
+
+    # -- what it hears ------------------------------------------------------------------------------------------------
+
+    @property
+    def view(self) -> View:
+        return View(max(self.certificates, default=0) + 1)
+
+    def start(self) -> None:
+        self.world.later(100, self._tick)
+
+    def hear(self, source: MemberIndex, message: Any) -> None:
+        before = self.view
+        match message:
+            case Certificate():
+                self._learn(message)
+            case Proposal():
+                self._remember(message.header)
+                for certificate in (message.parent_certificate, *message.nullifications):
+                    if certificate is not None:
+                        self._learn(certificate)
+                self.on_vote(message.vote)
+            case Vote():
+                self.on_vote(message)
+            case _:
+                pass
+        if self.view > before:
+            self.on_view(self.view)
+        self._maybe_lead()
+
+    def _tick(self) -> None:
+        self.tick()
+        self._maybe_lead()
+        self.world.later(self.world.random.randrange(*self.TICK_MS), self._tick)
+
+    def _maybe_lead(self) -> None:
+        view = self.view
+        if view > self._led and self.world.schedule.leader(view) == self.me:
+            self._led = view
+            self.lead(view)
+
+    def _learn(self, certificate: Certificate) -> None:
+        self.certificates.setdefault(certificate.view, {})[certificate.kind] = certificate
+        if len(self.certificates) > VIEWS_REMEMBERED_MAX:
+            del self.certificates[min(self.certificates)]
+
+    def _remember(self, header: Header) -> None:
+        self.headers[header.digest()] = header
+        if len(self.headers) > HEADERS_REMEMBERED_MAX:
+            del self.headers[next(iter(self.headers))]
+
+    # -- what it may say ----------------------------------------------------------------------------------------------
+
+    @property
+    def others(self) -> list[MemberIndex]:
+        return [MemberIndex(index) for index in range(self.world.count) if index != self.me]
+
+    def somebody(self) -> MemberIndex:
+        return self.world.random.choice(self.others) if self.world.count > 1 else self.me
+
+    def send(self, to: MemberIndex, message: ValidatorMessage | bytes) -> None:
+        self.world.network.send(self.me, to, message)
+
+    def broadcast(self, message: ValidatorMessage | bytes) -> None:
+        self.world.network.broadcast(self.me, message)
+
+    def vote(self, view: View, kind: VoteKind, block: Digest = NO_BLOCK) -> Vote:
+        text = vote_text(CHAIN, 0, view, kind, block)
+        return Vote(Epoch(0), view, kind, block, self.me, self.world.keys[self.me].sign(text))
+
+    def find_new_vote(self, view: View, kind: VoteKind, block: Digest) -> Vote | None:
+        """A vote that this was not asked for before; two villains that echo each other would never end."""
+        if (view, kind, block) in self._said or (kind is VoteKind.NULLIFY) != (block == NO_BLOCK):
+            return None
+        self._said.add((view, kind, block))
+        return self.vote(view, kind, block)
+
+    def grounds(self, view: View) -> list[Ground]:
+        """What a block of ``view`` could be built on, the newest first; some of it without right."""
+        found: list[Ground] = []
+        for at in sorted(self.certificates, reverse=True):
+            certificate = self.certificates[at].get(VoteKind.NOTARIZE) or self.certificates[at].get(VoteKind.FINALIZE)
+            if certificate is not None and certificate.block in self.headers and at < view:
+                found.append(Ground(certificate, self.headers[certificate.block]))
+            if len(found) == PARENTS_KNOWN_MAX:
+                return found
+        if view < 5:
+            found.append(Ground(None, None))
+        return found
+
+    def make_header(self, view: View, ground: Ground, copy: int = 0) -> Header:
+        """An empty block on this ground that breaks no rule by itself; ``copy`` makes another one."""
+        above = ground.header
+        now_ms = self.world.now_ms
+        return Header(
+            version=HEADER_VERSION,
+            chain=CHAIN,
+            epoch=Epoch(0),
+            view=view,
+            height=Height(above.height + 1 if above else 1),
+            parent=ground.certificate.block if ground.certificate else NO_BLOCK,
+            parent_view=above.view if above else View(0),
+            time_ms=max(now_ms, above.time_ms if above else 0) + 1 + copy,
+            proposer=self.me,
+            body_root=body_root(EMPTY_BODY),
+            body_bytes=len(EMPTY_BODY),
+            state_root=above.state_root if above else GENESIS_ROOT,
+            roster=self.world.roster.digest(),
+            next_roster=self.world.roster.digest(),
+            beacon=self.world.roster.beacon,
+            evidence_root=NO_EVIDENCE,
+        )
+
+    def propose(self, header: Header, ground: Ground, **changes: Any) -> Proposal:
+        """The header with the nullifications that are at hand, and our vote for it; then ``changes`` of the proposal."""
+        block = header.digest()
+        self._remember(header)
+        between = [self.certificates.get(View(at), {}) for at in range(header.parent_view + 1, header.view)]
+        skipped = tuple(held[VoteKind.NULLIFY] for held in between if VoteKind.NULLIFY in held)
+        vote = self.vote(header.view, VoteKind.NOTARIZE, block)
+        return replace(Proposal(header, ground.certificate, skipped, vote), **changes)
+
+    def lead_well(self, view: View) -> None:
+        """As an honest leader would."""
+        grounds = self.grounds(view)
+        if grounds:
+            self.broadcast(self.propose(self.make_header(view, grounds[0]), grounds[0]))

@@ -1,0 +1,36 @@
+"""Follows every rule but one: what others need from it, it keeps, or gives to one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from protocol.finality import BodyMessage, Certificate, FinalizedBlock, ValidatorMessage
+from protocol.ids import Height, MemberIndex
+from simnet.finality.checkers import Watch
+from simnet.finality.members import Member
+
+if TYPE_CHECKING:
+    from simnet.finality.world import World
+
+KEPT: Final = (Certificate, BodyMessage)
+
+
+class Withholder(Member):
+    """An honest program whose certificates and bodies reach one member, if any; it answers no question for blocks."""
+
+    SUMMARY = "honest but for its certificates and bodies, which reach one member at most"
+
+    def __init__(self, world: World, me: MemberIndex) -> None:
+        super().__init__(world, me, Watch(), world.machine)
+
+    def say(self, to: MemberIndex | None, message: ValidatorMessage) -> None:
+        random_ = self.world.random
+        if not isinstance(message, KEPT):
+            super().say(to, message)
+        elif to is None and random_.random() < 0.5:
+            favourite = MemberIndex(random_.randrange(self.world.count))
+            if favourite != self.me:
+                super().say(favourite, message)
+
+    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+        return []

@@ -1,0 +1,254 @@
+"""The virtual world of the finality machine: one seed is one run, villains do no harm, every checker sees what it is for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace as msgspec_replace
+
+from consensus.finality.core import FinalityCore
+from consensus.finality.events import Effect, Event, Finalized, Persist, StoreBlocks
+from consensus.finality.signer import JournalState
+from protocol.finality import EMPTY_BODY, NO_BLOCK, FinalizedBlock, Vote, VoteKind
+from protocol.ids import Epoch, Height, MemberIndex, View
+from simnet.finality.checkers import Broken, Rule
+from simnet.finality.disk import Disk
+from simnet.finality.genesis import WEIGHTS, choose_byzantine
+from simnet.finality.members import RIGHT, Machine
+from simnet.finality.network import SHAPES, SWIZZLE
+from simnet.finality.options import ALMOST_CALM, CALM, Options
+from simnet.finality.run import Plan, run_many, run_seed
+from simnet.finality.villains import VILLAINS
+from simnet.finality.villains.villain import Ground, Villain
+from simnet.finality.world import World
+from tests.consensus.finality.mutants import MUTANTS, find_break
+
+ROOT = Path(__file__).parents[2]
+
+
+# -- one seed, one run ------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_digest_under_any_hash_seed():
+    """Ten worlds have the same log in this process, again, and in two others with other hash seeds."""
+    code = (
+        "from simnet.finality.run import Plan, run_many\n"
+        "print(run_many(Plan(4), range(10), 1, lambda totals: None).digest)"
+    )
+    digests = [run_many(Plan(4), range(10), 1, lambda totals: None).digest for _ in range(2)]
+    for hash_seed in ("0", "1"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        digests.append(done.stdout.strip())
+    assert len(set(digests)) == 1, digests
+    assert len(digests[0]) == 64
+
+
+@pytest.mark.parametrize("villain", VILLAINS)
+def test_villains_too_have_the_same_digest_twice(villain):
+    """Nothing that a villain does depends on anything but the seed."""
+    runs = [run_seed(Plan(4, villain), RIGHT, 3).digest for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_seeds_differ():
+    """Another seed is another run, and other members lead."""
+    worlds = [World(seed, 4, CALM) for seed in range(3)]
+    assert len({world.roster.beacon for world in worlds}) == 3
+    assert len({world.run().log.hexdigest() for world in worlds}) == 3
+
+
+def test_several_processes_give_the_same_totals():
+    """How many processes share the work is not part of the result."""
+    alone, shared = (run_many(Plan(4), range(9), jobs, lambda totals: None) for jobs in (1, 2))
+    assert alone.digest == shared.digest
+    assert (alone.seeds, alone.events, alone.simulated_ms) == (shared.seeds, shared.events, shared.simulated_ms)
+
+
+# -- villains ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("villain", VILLAINS)
+def test_villains_below_a_third_do_no_harm(villain):
+    """Whatever else goes wrong: safe, nobody framed, durable, and live after the heal."""
+    totals = run_many(Plan(4, villain), range(4), 1, lambda totals: None)
+    assert not totals.failures, totals.failures
+    assert not run_many(Plan(7, villain), range(1), 1, lambda totals: None).failures
+
+
+def test_ten_members_and_thirty_one():
+    """Larger rosters, with as much weight of villains as they can bear."""
+    for count in (10, 31):
+        assert run_seed(Plan(count, "equivocator"), RIGHT, 0).rule is None
+
+
+def test_too_many_villains_fork_the_chain_and_are_convicted():
+    """With more than a third Byzantine some chains fork, and each fork convicts more than a third and nobody honest."""
+    totals = run_many(Plan(4, "equivocator", over=True), range(40), 1, lambda totals: None)
+    assert totals.forked >= 2
+    assert totals.exposed == totals.forked, "the machines' own evidence convicts too"
+    assert not totals.failures, totals.failures
+
+
+def test_byzantine_members_hold_the_most_weight_below_a_third():
+    """No set of members has more and is still below; with ``over`` the weight is between one and two thirds."""
+    for name, seed, count in itertools.product(WEIGHTS, range(5), (4, 7)):
+        weights = WEIGHTS[name](random.Random(seed), count)
+        total = sum(weights)
+        subsets = itertools.chain.from_iterable(itertools.combinations(weights, size) for size in range(count))
+        most = max(sum(subset) for subset in subsets if 3 * sum(subset) < total)
+        below = choose_byzantine(random.Random(seed), weights, over=False)
+        assert sum(weights[member] for member in below) == most
+        over = sum(weights[member] for member in choose_byzantine(random.Random(seed), weights, over=True))
+        assert total < 3 * over < 2 * total
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, SWIZZLE])
+def test_every_partition_stops_something_and_ends(shape):
+    """While a partition holds somebody cannot reach somebody; after the heal everybody reaches everybody."""
+    world = World(1, 4, replace(CALM, partitions=(shape, shape)))
+    pairs = [(MemberIndex(a), MemberIndex(b)) for a in range(4) for b in range(4) if a != b]
+    stopped = []
+    for at_ms in range(0, world.chaos_ms, 250):
+        world.later(at_ms, lambda: stopped.append([pair for pair in pairs if not world.network.reaches(*pair)]))
+    world.run()
+    assert any(stopped)
+    assert all(world.network.reaches(*pair) for pair in pairs)
+
+
+def test_one_way_partition_is_one_way():
+    """One side is heard and does not hear."""
+    links = SHAPES["asymmetric"](random.Random(1), 7)
+    assert links
+    assert not {(b, a) for a, b in links} & set(links)
+
+
+def test_a_torn_write_is_a_part_of_it():
+    """A torn record is never in the journal, and of blocks there is a prefix."""
+    world = World(0, 4, CALM).run()
+    ledger = world.members[0].disk.ledger
+    for seed in range(20):
+        disk = Disk()
+        disk.tear(Persist((b"record",)), random.Random(seed))
+        disk.tear(Finalized(tuple(ledger[:5])), random.Random(seed))
+        disk.tear(StoreBlocks(), random.Random(seed))
+        assert disk.state is JournalState.TORN
+        assert disk.journal == []
+        assert disk.ledger == ledger[: len(disk.ledger)]
+        assert 1 <= len(disk.ledger) < 5
+
+
+def test_a_paused_member_hears_nothing_until_it_wakes():
+    """A pause is a delay, not a loss: the world goes on, and the member catches up."""
+    heard: list[int] = []
+
+    class Listening(FinalityCore):
+        """Notes when member 0 handles something."""
+
+        def handle(self, event: Event, now_ms: int) -> list[Effect]:
+            if self._me == 0:
+                heard.append(now_ms)
+            return super().handle(event, now_ms)
+
+    world = World(2, 4, CALM, Machine(core=Listening))
+    world.later(1_000, world.members[0].pause, 5_000)
+    world.run()
+    gaps = [later - earlier for earlier, later in itertools.pairwise(heard)]
+    assert max(gaps) >= 4_900
+    assert sorted(gaps)[-2] < 1_000
+
+
+# -- each checker sees what it is for ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "mutant", "generator", "over"),
+    [
+        (Rule.UNSAFE, "R3 without skip check", "skipper", False),
+        (Rule.FRAMED, "S2 removed", "swarm", False),
+        (Rule.FRAMED, "accuses the cautious", "swarm", False),
+        (Rule.NOT_LIVE, "R8 removed", "swarm", False),
+        (Rule.NOT_DURABLE, "S5 removed", "crashes", False),
+        (Rule.BROKEN, "finalizes twice", "swarm", False),
+        (Rule.UNATTRIBUTED, "quorum 2f", "equivocator", True),
+    ],
+)
+def test_each_rule_is_seen_broken_when_it_is(rule, mutant, generator, over):
+    """A machine with a rule removed is told by the checker of that rule, within some seeds."""
+    found = [find_break(MUTANTS[mutant], generator, seed, over=over) for seed in range(40)]
+    assert rule in [broken.rule for broken in found if broken is not None]
+
+
+def test_agreement_sees_two_blocks_at_one_height():
+    """And a block that stands on another than the one below."""
+    world = World(0, 4, CALM)
+    one, other = (final(world, copy) for copy in range(2))
+    world.checkers.agreement.finalized(MemberIndex(0), one)
+    world.checkers.agreement.finalized(MemberIndex(1), one)
+    for wrong in (other, replace_height(other, 2), replace_height(other, 5)):
+        with pytest.raises(Broken, match="unsafe"):
+            world.checkers.agreement.finalized(MemberIndex(2), wrong)
+
+
+def final(world: World, copy: int) -> FinalizedBlock:
+    header = Villain(world, MemberIndex(0)).make_header(View(1), Ground(None, None), copy)
+    return FinalizedBlock(header, EMPTY_BODY, None)
+
+
+def replace_height(block: FinalizedBlock, height: int) -> FinalizedBlock:
+    header = msgspec_replace(block.header, height=Height(height))
+    return FinalizedBlock(header, block.body, None)
+
+
+def test_ancestry_sees_two_notarized_blocks_in_a_view():
+    """Whoever stores the second certificate gives it away."""
+    world = World(0, 4, CALM).run()
+    certificate = next(block.certificate for block in world.members[0].disk.ledger if block.certificate is not None)
+    notarized = msgspec_replace(certificate, kind=VoteKind.NOTARIZE)
+    with pytest.raises(Broken, match="unsafe: two blocks are notarized"):
+        world.checkers.stored(MemberIndex(0), msgspec_replace(notarized, block=NO_BLOCK))
+
+
+def test_framing_remembers_across_restarts():
+    """A member that signs NULLIFY and FINALIZE in one view is seen, whenever it does."""
+    world = World(0, 4, CALM)
+    vote = Vote(Epoch(0), View(10**6), VoteKind.NULLIFY, NO_BLOCK, MemberIndex(1), world.keys[1].sign(b""))
+    world.checkers.sent(MemberIndex(1), vote)
+    world.checkers.sent(MemberIndex(0), vote)  # somebody else's, relayed
+    with pytest.raises(Broken, match="framed"):
+        world.checkers.sent(MemberIndex(1), msgspec_replace(vote, kind=VoteKind.FINALIZE))
+
+
+def test_every_fault_of_the_swarm_is_drawn():
+    """Among a hundred seeds each option has its harmless value and another."""
+    drawn = [Options.draw(random.Random(seed)) for seed in range(100)]
+    for name in Options.__slots__:
+        values = [getattr(options, name) for options in drawn]
+        assert any(value != values[0] for value in values), name
+    assert {options.villain for options in drawn} == {None, *VILLAINS}
+    assert {options.weights for options in drawn} == set(WEIGHTS)
+    assert CALM.told() == "calm"
+    assert "villain='twins'" in replace(ALMOST_CALM, villain="twins").told()
+
+
+def test_members_left_behind_stay_away_and_the_rest_is_more_than_two_thirds():
+    """After the heal a random core lives alone, and is live."""
+    gone = 0
+    for seed in range(12):
+        world = World(seed, 7, replace(ALMOST_CALM, leave_behind=True, weights="drawn")).run()
+        weights, core = world.roster.weights, [member.me for member in world.core]
+        assert 3 * sum(weights[member] for member in core) > 2 * sum(weights)
+        gone += sum(member.left_behind and member.core is None for member in world.members)
+    assert gone >= 12
