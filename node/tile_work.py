@@ -117,10 +117,6 @@ class TileWork:
                 self._store.put(tile_id, Version(0), block, root)
         return roots
 
-    def check_payload(self, tile_id: TileId, payload: bytes) -> None:
-        """Check that a delta's payload decodes for its tile; raises ``Rejected``."""
-        decode(payload, self.tile_map.tile(tile_id).values)
-
     def merge(self, jobs: Iterable[MergeJob]) -> list[MergeResult]:
         """Merge each slot's deltas and compute the next state."""
         return [self._merge(job) for job in jobs]
