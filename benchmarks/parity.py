@@ -272,6 +272,7 @@ class _World:
 
     def learn_in_rounds(self) -> Callable[..., Outcome]:
         """What four nodes do when no delta is lost: learn from the same versions, merge all deltas, apply the updates."""
+        from compute.delta.codec import decode
         from compute.delta.feedback import begin_ahead, compress_with_feedback, empty_residual
         from compute.learner import Learner
         from compute.model.genesis import genesis_tile
@@ -318,7 +319,8 @@ class _World:
             for tile, contributions in payloads.items():
                 update = self._merge(tile, contributions)
                 update_bytes += len(update)
-                states[tile] = apply_update(states[tile], update, outer, Version(number + 1))
+                said = decode(update, self.tile_map.tile(tile).values)
+                states[tile] = apply_update(states[tile], said, outer, Version(number + 1))
             losses.append(self._evaluate({tile: state[0] for tile, state in states.items()}))
             say(f"{_title(self.case)}, round {number}: {losses[-1]:.4f}")
         return self._outcome(losses, first_loss, tokens, delta_bytes, update_bytes)

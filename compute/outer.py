@@ -28,7 +28,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from compute.delta.codec import decode
+from compute.delta.decoded import DecodedDelta
 from compute.exact import FLOAT32, Float32, float32_of, settle
 from protocol.ids import Version
 from protocol.rejection import Reason, Rejected, check_invariant
@@ -79,12 +79,11 @@ def initial_state(weights_N: Float32, rule: OuterRule) -> NDArray[np.float32]:
 
 
 def apply_update(
-    state_PN: NDArray[np.float32], update: bytes, rule: OuterRule, version: Version
+    state_PN: NDArray[np.float32], update: DecodedDelta, rule: OuterRule, version: Version
 ) -> NDArray[np.float32]:
     """The state of ``version`` (1 or more) from that of the version before and the published update; the input stays.
 
-    Raises Rejected(BAD_DELTA, BAD_SHAPE, TOO_LARGE) for an update that does not decode, or drives a weight out of
-    range.
+    Raises Rejected(BAD_SHAPE) for an update of another size, Rejected(BAD_DELTA) for one that drives a weight out of range.
     """
     check_invariant(version >= 1, "version 0 is genesis")
     check_invariant(
@@ -94,7 +93,9 @@ def apply_update(
         and state_PN.shape[0] == rule.planes,
         "the state has the planes of its rule",
     )
-    update_N = decode(update, state_PN.shape[1]).dense()
+    if update.values != state_PN.shape[1]:
+        raise Rejected(Reason.BAD_SHAPE, f"an update of {update.values} values for a tile of {state_PN.shape[1]}")
+    update_N = update.dense()
     new_PN = np.empty_like(state_PN)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # settle refuses what left the range
         RULES[rule.name].step(state_PN, update_N, rule, version, new_PN)

@@ -21,7 +21,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from compute.delta.codec import decode, encode
+from compute.delta.codec import decode, encode_and_read
 from compute.delta.decoded import DecodedDelta
 from compute.merge import MergeRule, merge
 from compute.model.genesis import genesis_tile
@@ -135,8 +135,10 @@ class TileWork:
             if unusable:
                 raise Rejected(Reason.BAD_DELTA, f"{len(unusable)} of {len(job.deltas)} deltas do not decode")
             gradient = merge(contributions, self._merge_rule).gradient_N
-            update = encode(gradient, self._rule.update_pipeline, matrices_of(self.tile_map.tile(tile_id)))
-            root = self._next(tile_id, Version(version - 1), update)
+            update, said = encode_and_read(
+                gradient, self._rule.update_pipeline, matrices_of(self.tile_map.tile(tile_id))
+            )
+            root = self._next(tile_id, Version(version - 1), said)
         except (Rejected, LookupError) as refusal:
             return MergeResult(job.slot, b"", Digest(bytes(32)), str(refusal), tuple(unusable))
         return MergeResult(job.slot, update, root)
@@ -182,7 +184,9 @@ class TileWork:
         self._store.put(tile_id, version, file, root)
         self._store.prune(tile_id, TILE_VERSIONS_KEPT)
 
-    def _next(self, tile_id: TileId, parent: Version, update: bytes, parent_root: Digest | None = None) -> Digest:
+    def _next(
+        self, tile_id: TileId, parent: Version, update: bytes | DecodedDelta, parent_root: Digest | None = None
+    ) -> Digest:
         """Apply an update to a held version; remember the result; return its root."""
         try:
             tile = self._store.open(tile_id, parent)
@@ -191,7 +195,8 @@ class TileWork:
         if parent_root is not None and tile.root != parent_root:
             raise Rejected(Reason.WRONG_PARENT, f"{tile_id}@{parent}")
         state = np.frombuffer(tile.state, np.float32).reshape(tile.planes, tile.values)
-        following = apply_update(state, update, self._outer, Version(parent + 1))
+        said = decode(update, tile.values) if isinstance(update, bytes) else update
+        following = apply_update(state, said, self._outer, Version(parent + 1))
         block, root = self._block(tile_id, following)
         self._remember(tile_id, root, block)
         return root

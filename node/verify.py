@@ -165,7 +165,8 @@ class _Verification:
         update = self._find(head.update)
         state = self._states[head.tile]
         if update is not None and state is not None:
-            self._states[head.tile] = apply_update(state, update, self._outer, Version(head.version))
+            said = decode_delta(update, state.shape[1])
+            self._states[head.tile] = apply_update(state, said, self._outer, Version(head.version))
             self._report.roots_derived += 1
             if self._root(head.tile) != head.root:
                 self._problem(f"{head.slot}: applying its update gives another root than was decided")

@@ -78,7 +78,12 @@ def payload_bytes_max(values: int) -> int:
 
 
 def encode(delta_N: Float32, pipeline: str, matrices: Matrices = ()) -> bytes:
-    """The payload of a delta.
+    """The payload of a delta: see ``encode_and_read``."""
+    return encode_and_read(delta_N, pipeline, matrices)[0]
+
+
+def encode_and_read(delta_N: Float32, pipeline: str, matrices: Matrices = ()) -> tuple[bytes, DecodedDelta]:
+    """The payload of a delta, and what ``decode`` reads from it, without reading it.
 
     ``matrices`` are the (rows, columns) that fill the tile, at most 255; knowing them makes a sparse payload 4 %
     smaller.
@@ -98,11 +103,16 @@ def encode(delta_N: Float32, pipeline: str, matrices: Matrices = ()) -> bytes:
         raw_N = settle(delta_N.copy())
         if (np.abs(raw_N) > RAW_MAX).any():
             raise Rejected(Reason.BAD_DELTA, "a value is larger than any delta may hold")
-        return _header(row, delta_N.size, delta_N.size) + raw_N.tobytes()
+        payload = _header(row, delta_N.size, delta_N.size) + raw_N.tobytes()
+        indices_K = np.arange(delta_N.size, dtype=np.uint32)
+        return payload, DecodedDelta(
+            blob_digest(payload), row, delta_N.size, (), indices_K, _NO_CODES, _NO_SCALES, raw_N
+        )
     if row.keep is Keep.ALL:
+        matrices = ()
+        indices_K = np.arange(delta_N.size, dtype=np.uint32)
         codes_K, scales_G = _quantize(delta_N, row)
-        return _header(row, delta_N.size, delta_N.size) + _pack_codes(codes_K, scales_G, row)
-    if row.keep is Keep.TOP:
+    elif row.keep is Keep.TOP:
         indices_K = top_indices(delta_N, kept_count(delta_N.size, row.fraction))
         codes_K, scales_G = _quantize(delta_N[indices_K], row)
     else:
@@ -110,8 +120,11 @@ def encode(delta_N: Float32, pipeline: str, matrices: Matrices = ()) -> bytes:
         codes_K, _ = _quantize(delta_N[indices_K], row)
         indices_K = indices_K[codes_K != 0]  # what rounds to zero needs no index
         codes_K, scales_G = _quantize(delta_N[indices_K], row)
-    positions = _pack_positions(indices_K, matrices, delta_N.size)
-    return _header(row, delta_N.size, indices_K.size) + positions + _pack_codes(codes_K, scales_G, row)
+    positions = b"" if row.keep is Keep.ALL else _pack_positions(indices_K, matrices, delta_N.size)
+    payload = _header(row, delta_N.size, indices_K.size) + positions + _pack_codes(codes_K, scales_G, row)
+    return payload, DecodedDelta(
+        blob_digest(payload), row, delta_N.size, matrices, indices_K, codes_K, scales_G, _NO_RAW
+    )
 
 
 def decode(payload: bytes, values: int) -> DecodedDelta:

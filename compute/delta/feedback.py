@@ -22,7 +22,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from compute.delta.codec import decode, encode
+from compute.delta.codec import decode, encode_and_read
 from compute.delta.order import Matrices
 from compute.delta.pipeline import get_pipeline
 from compute.exact import Float32, check_vector, float32_of, settle
@@ -38,8 +38,8 @@ def compress_with_feedback(
     """
     check_vector(residual_N, check_vector(delta_N).size)
     target_N = delta_N + residual_N
-    payload = encode(target_N, pipeline, matrices)
-    rest_N = target_N - decode(payload, target_N.size).dense()
+    payload, said = encode_and_read(target_N, pipeline, matrices)
+    rest_N = target_N - said.dense()
     return payload, settle(float32_of(get_pipeline(pipeline).decay if decay is None else decay) * rest_N)
 
 

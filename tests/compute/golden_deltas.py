@@ -75,7 +75,7 @@ def results() -> dict[str, str]:
         state = initial_state(drawn_delta("weights", 20_001) * np.float32(64), rule)
         for version in range(1, 4):
             update = encode(drawn_delta(f"update {version}", 20_001), "update_int4" if version % 2 else "update_int8")
-            state = apply_update(state, update, rule, Version(version))
+            state = apply_update(state, decode(update, state.shape[1]), rule, Version(version))
         note(f"outer {rule_name}", state)
     return table
 

@@ -53,7 +53,7 @@ def test_every_rule_follows_its_formula(name: str) -> None:
     published = updates(5)
     for version, payload in enumerate(published, 1):
         before = state.copy()
-        after = apply_update(state, payload, rule, Version(version))
+        after = apply_update(state, decode(payload, VALUES), rule, Version(version))
         assert np.array_equal(state, before)
         assert after.shape == (rule.planes, VALUES)
         state = after
@@ -66,7 +66,8 @@ def test_averaging_one_delta_with_itself_arrives_at_the_learner() -> None:
     rule = OuterRule("average")
     old = np.array([1.0, -2.0, 0.5], np.float32)
     new = np.array([1.5, -2.25, 0.25], np.float32)
-    assert np.array_equal(apply_update(initial_state(old, rule), encode(old - new, "none"), rule, Version(1))[0], new)
+    update = decode(encode(old - new, "none"), old.size)
+    assert np.array_equal(apply_update(initial_state(old, rule), update, rule, Version(1))[0], new)
 
 
 def test_bias_corrections_are_exact_and_fade() -> None:
@@ -82,7 +83,7 @@ def test_weights_that_leave_the_range_are_refused() -> None:
     rule = OuterRule("nesterov", rate=Fraction(10))
     state = np.full((2, 1), 3e38, np.float32)
     with pytest.raises(Rejected):
-        apply_update(state, encode(np.ones(1, np.float32), "none"), rule, Version(1))
+        apply_update(state, decode(encode(np.ones(1, np.float32), "none"), 1), rule, Version(1))
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -91,7 +92,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         with pytest.raises(Rejected):
             OuterRule(**arguments)  # type: ignore[arg-type]  # a table of mistakes
     rule = OuterRule("nesterov")
+    update = decode(encode(np.ones(3, np.float32), "none"), 3)
     with pytest.raises(InvariantBroken):
-        apply_update(np.zeros((1, 3), np.float32), encode(np.ones(3, np.float32), "none"), rule, Version(1))
-    with pytest.raises(Rejected):
-        apply_update(initial_state(np.ones(3, np.float32), rule), b"junk", rule, Version(1))
+        apply_update(np.zeros((1, 3), np.float32), update, rule, Version(1))
+    with pytest.raises(Rejected, match="3 values for a tile of 4"):
+        apply_update(initial_state(np.ones(4, np.float32), rule), update, rule, Version(1))
