@@ -3,7 +3,8 @@
     rounds         the rounds as nodes run them: four learners, H local steps, compressed deltas with error feedback, merge,
                    published update, outer step. The very functions that node and worker call, in one process
     uncompressed   the same with float32 deltas and updates
-    synchronous    one learner; a step's batch is the four learners' batches of that step in one
+    synchronous    one learner; a step's batch is the four learners' batches of that step in one. The same inner
+                   optimiser, with as many sequences in its divisor: stronger than plain AdamW (docs/decisions/0011)
 
 Model, text, tokens, batches, schedule and first weights are the same in all three; a seed chooses first weights and learner
 ids, and with these the batches. Losses are nats per byte on the fixed validation windows. Seeds differ by about 1 %: judge on

@@ -24,15 +24,13 @@ import numpy as np
 
 from compute.delta.codec import decode, encode_and_read
 from compute.delta.order import Matrices
-from compute.delta.pipeline import get_pipeline
 from compute.exact import Float32, check_vector, float32_of, settle
 
 
 def compress_with_feedback(
-    delta_N: Float32, residual_N: Float32, pipeline: str, decay: Fraction | None = None, matrices: Matrices = ()
+    delta_N: Float32, residual_N: Float32, pipeline: str, decay: Fraction, matrices: Matrices = ()
 ) -> tuple[bytes, Float32]:
-    """The payload to send and the new residual; ``decay`` is the pipeline's unless given, ``matrices`` as in
-    ``encode``.
+    """The payload to send and the new residual; ``matrices`` as in ``encode``.
 
     Raises Rejected(BAD_DELTA) if the delta is not finite: training diverged.
     """
@@ -40,7 +38,7 @@ def compress_with_feedback(
     target_N = delta_N + residual_N
     payload, said = encode_and_read(target_N, pipeline, matrices)
     rest_N = target_N - said.dense()
-    return payload, settle(float32_of(get_pipeline(pipeline).decay if decay is None else decay) * rest_N)
+    return payload, settle(float32_of(decay) * rest_N)
 
 
 def begin_ahead(weights_N: Float32, residual_N: Float32, start: Fraction) -> Float32:

@@ -57,25 +57,21 @@ class Pipeline:
     scale: Scale
     block: int  # kept values under one scale
     levels: int  # codes go from -levels to levels
-    decay: Fraction  # of the residual, at the learner
 
 
 _WHOLE = Fraction(1)
-_DECAY = Fraction(
-    95, 100
-)  # for the sparsest: a residual fades to a third in twenty rounds, so that stale parts do not pile up
 
 PIPELINES: Final[tuple[Pipeline, ...]] = (
-    Pipeline(0, "none", Keep.ALL, _WHOLE, Scale.RAW, 1, 0, _WHOLE),
-    Pipeline(1, "int8", Keep.ALL, _WHOLE, Scale.PEAK, 256, 127, _WHOLE),
-    Pipeline(2, "int4", Keep.ALL, _WHOLE, Scale.PEAK, 128, 7, _WHOLE),
-    Pipeline(3, "top20_int8", Keep.TOP, Fraction(20, 100), Scale.PEAK, 256, 127, _WHOLE),
-    Pipeline(4, "top20_sign", Keep.TOP, Fraction(20, 100), Scale.MEAN, 128, 1, _WHOLE),
-    Pipeline(5, "top10_int4", Keep.TOP, Fraction(10, 100), Scale.PEAK, 128, 7, _DECAY),
-    Pipeline(6, "top10_int3", Keep.TOP, Fraction(10, 100), Scale.PEAK, 128, 3, _DECAY),
-    Pipeline(7, "top5_int4", Keep.TOP, Fraction(5, 100), Scale.PEAK, 128, 7, _DECAY),
-    Pipeline(8, "update_int4", Keep.NONZERO, _WHOLE, Scale.PEAK, 128, 7, _WHOLE),
-    Pipeline(9, "update_int8", Keep.NONZERO, _WHOLE, Scale.PEAK, 256, 127, _WHOLE),
+    Pipeline(0, "none", Keep.ALL, _WHOLE, Scale.RAW, 1, 0),
+    Pipeline(1, "int8", Keep.ALL, _WHOLE, Scale.PEAK, 256, 127),
+    Pipeline(2, "int4", Keep.ALL, _WHOLE, Scale.PEAK, 128, 7),
+    Pipeline(3, "top20_int8", Keep.TOP, Fraction(20, 100), Scale.PEAK, 256, 127),
+    Pipeline(4, "top20_sign", Keep.TOP, Fraction(20, 100), Scale.MEAN, 128, 1),
+    Pipeline(5, "top10_int4", Keep.TOP, Fraction(10, 100), Scale.PEAK, 128, 7),
+    Pipeline(6, "top10_int3", Keep.TOP, Fraction(10, 100), Scale.PEAK, 128, 3),
+    Pipeline(7, "top5_int4", Keep.TOP, Fraction(5, 100), Scale.PEAK, 128, 7),
+    Pipeline(8, "update_int4", Keep.NONZERO, _WHOLE, Scale.PEAK, 128, 7),
+    Pipeline(9, "update_int8", Keep.NONZERO, _WHOLE, Scale.PEAK, 256, 127),
 )
 DEFAULT: Final = "top10_int4"
 DEFAULT_UPDATE: Final = "update_int4"

@@ -49,12 +49,13 @@ def results() -> dict[str, str]:
         table[name] = blob_digest(np.ascontiguousarray(array).tobytes()).hex()
 
     for pipeline in PIPELINES:
+        decay = Fraction(95, 100) if pipeline.fraction <= Fraction(1, 10) else Fraction(1)
         for values in (1, 127, 20_001):
             residual = empty_residual(values)
             for step in range(2):
                 delta = drawn_delta(f"{pipeline.name} {values} {step}", values)
                 payload, residual = compress_with_feedback(
-                    delta, residual, pipeline.name, matrices=drawn_matrices(values)
+                    delta, residual, pipeline.name, decay, drawn_matrices(values)
                 )
                 table[f"payload {pipeline.name} {values} {step}"] = blob_digest(payload).hex()
             note(f"residual {pipeline.name} {values}", residual)

@@ -129,7 +129,7 @@ def test_with_decay_one_everything_arrives_in_the_end(name: str) -> None:
 def test_the_residual_is_what_was_not_sent_and_fades() -> None:
     """residual' = decay * (delta + residual - decoded), one rounding an operation."""
     delta, residual = drawn_delta("a", 999), drawn_delta("b", 999)
-    payload, new_residual = compress_with_feedback(delta, residual, "top10_int4")
+    payload, new_residual = compress_with_feedback(delta, residual, "top10_int4", Fraction(95, 100))
     target = delta + residual
     assert np.array_equal(new_residual, np.float32(0.95) * (target - decode(payload, 999).dense()))
 
