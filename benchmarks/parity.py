@@ -267,7 +267,7 @@ class _World:
         self.rule = _rule_of(self.genesis, case.arm)
         self.tile_map = TileMap.from_shape(self.genesis.model, self.genesis.tile_bytes)
         self.config = check_config(self.genesis.model)
-        self.learners = [card.node for card in self.genesis.roster]
+        self.learners = [founder.card.node for founder in self.genesis.founders]
         self._reader = MoEModel(self.config).to(case.device)
         self._validation = list(self._validation_batches())
 
@@ -442,7 +442,7 @@ def _rule_of(genesis: Genesis, arm: str) -> Any:
     if arm == UNCOMPRESSED:
         return replace(genesis.learning, delta_pipeline="none", update_pipeline="none", residual_decay_micro=0)
     if arm == SYNCHRONOUS:
-        batches = max(1, genesis.learning.averaged_batches // len(genesis.roster))
+        batches = max(1, genesis.learning.averaged_batches // len(genesis.founders))
         return replace(genesis.learning, averaged_batches=batches)
     return genesis.learning
 

@@ -33,8 +33,8 @@ from node.toml_table import (
     whole,
     write_table,
 )
-from protocol.genesis import MILLION, ChainRule, LearningRule, ModelShape
-from protocol.limits import MIB, TILE_BYTES_MAX
+from protocol.genesis import MILLION, ChainRule, LearningRule, LedgerRule, ModelShape
+from protocol.limits import MIB, NANO_PER_NOCK, TILE_BYTES_MAX, WORK_BITS_MAX
 from protocol.rejection import Reason, Rejected
 
 # -- one node ----------------------------------------------------------------------------------------------------------
@@ -247,6 +247,9 @@ class NetworkTemplate:
     tile_bytes: int
     learning: LearningRule
     chain: ChainRule
+    ledger: LedgerRule
+    founder_stake_nano: int  # what each founder puts at stake, and has besides
+    founder_balance_nano: int
     dataset_name: str
     dataset_licence: str
     dataset_split_micro: int
@@ -285,6 +288,12 @@ TEMPLATE_KEYS: Final = (
     Key("chain.block_interval_ms_min", whole(1, 60_000), 50, "From a block to the next."),
     Key("chain.idle_interval_ms", whole(1, 600_000), 2000, "Before an empty block."),
     Key("chain.tile_shards", whole(1, 256), 1, "Gossip topics over which heads are spread."),
+    Key("chain.epoch_heights", whole(2, 1 << 30), 1024, "Blocks of an epoch: the roster changes between two."),
+    Key("ledger.founder_stake", whole(1, 1_000_000), 10_000, "NOCK that each founder has at stake."),
+    Key("ledger.founder_balance", whole(0, 1_000_000), 10_000, "NOCK that each founder has besides."),
+    Key("ledger.fee_nano_per_byte", whole(0, NANO_PER_NOCK), 1_000, "Least fee of a transaction, in 10^-9 NOCK."),
+    Key("ledger.parameter_work_bits", whole(0, WORK_BITS_MAX), 16, "Proof of work of a parameter record."),
+    Key("ledger.dataset_work_bits", whole(0, WORK_BITS_MAX), 21, "Proof of work of a data set's record."),
     Key("dataset.name", _NAME, "corpus", "Name of data set 0."),
     Key(
         "dataset.split", scaled(Fraction(1, 10_000), Fraction(1, 2), MILLION, "millionths"), 0.015625, "For validation."
@@ -317,12 +326,17 @@ def load_template(
     """
     path = _find_template(name_or_path)
     values = read_table(read_toml(path), TEMPLATE_KEYS, str(path), overrides)
+    ledger = _section(values, "ledger")
+    stake_nano, balance_nano = (ledger.pop(name) * NANO_PER_NOCK for name in ("founder_stake", "founder_balance"))
     return NetworkTemplate(
         name=values["name"],
         model=load_model(model_path or path.parent / values["model"]),
         tile_bytes=values["tile_bytes"],
         learning=LearningRule(**_fields(LearningRule, _section(values, "learning"))),
         chain=ChainRule(**_section(values, "chain")),
+        ledger=LedgerRule(**ledger),
+        founder_stake_nano=stake_nano,
+        founder_balance_nano=balance_nano,
         dataset_name=values["dataset.name"],
         dataset_licence=values["dataset.licence"],
         dataset_split_micro=values["dataset.split"],

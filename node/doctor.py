@@ -174,7 +174,7 @@ def check_genesis(patient: Patient) -> Iterator[Finding]:
     except Rejected as error:
         yield Finding("genesis", Grade.BAD, f"{error.detail}.")
         return
-    members = len(genesis.roster)
+    members = len(genesis.founders)
     name = f"{genesis.network_name} {genesis.network_id().hex()[:16]}"
     if members in (2, 3):
         # Strictly more than two thirds: of two or three members every one is needed.

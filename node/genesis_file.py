@@ -10,7 +10,7 @@ from typing import Final
 from node.config import NetworkTemplate
 from protocol.codec import encode
 from protocol.digest import Domain, blob_digest, digest, number
-from protocol.genesis import MILLION, DatasetManifest, Genesis, check_genesis
+from protocol.genesis import MILLION, DatasetManifest, Founder, Genesis, check_genesis
 from protocol.ids import NetworkId
 from protocol.limits import DATASET_SHARDS_MAX, GENESIS_BYTES_MAX, ROSTER_MEMBERS_MAX
 from protocol.rejection import Reason, Rejected
@@ -69,7 +69,11 @@ def found_network(
         tile_bytes=template.tile_bytes,
         learning=template.learning,
         chain=template.chain,
-        roster=tuple(by_node[node] for node in sorted(by_node)),
+        ledger=template.ledger,
+        founders=tuple(
+            Founder(by_node[node], template.founder_stake_nano, template.founder_balance_nano)
+            for node in sorted(by_node)
+        ),
         datasets=(manifest,),
     )
     return check_genesis(encode(genesis))

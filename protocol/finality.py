@@ -29,7 +29,13 @@ from protocol.ids import (
     SignatureField,
     ViewField,
 )
-from protocol.limits import HEADS_PER_BODY_MAX, NULLIFICATIONS_INLINE_MAX, ROSTER_MEMBERS_MAX
+from protocol.limits import (
+    HEADS_PER_BODY_MAX,
+    NULLIFICATIONS_INLINE_MAX,
+    ROSTER_MEMBERS_MAX,
+    TRANSACTION_BYTES_MAX,
+    TRANSACTIONS_PER_BODY_MAX,
+)
 from protocol.roster import Head
 
 NO_BLOCK = Digest(bytes(32))  # what a NULLIFY vote names, and the parent of the first block of an epoch without anchor
@@ -112,9 +118,16 @@ class Header(Message, frozen=True):
 
 
 class Body(Message, frozen=True):
-    """What a block decides: heads, in ascending order of tile, at most one a tile."""
+    """What a block decides: heads, in ascending order of tile, at most one a tile; then transactions, as they were signed.
+
+    A head is the tile commit of its proposer: its signature says whose it is, its slot that it happens once, so it has no
+    account's envelope around it and pays no fee.
+    """
 
     heads: Annotated[tuple[Head, ...], Meta(max_length=HEADS_PER_BODY_MAX)]
+    transactions: Annotated[
+        tuple[Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)], ...], Meta(max_length=TRANSACTIONS_PER_BODY_MAX)
+    ] = ()
 
 
 def body_root(body: bytes) -> Digest:

@@ -19,6 +19,7 @@ from protocol.limits import (
     GENESIS_BYTES_MAX,
     NANO_PER_NOCK,
     ROSTER_MEMBERS_MAX,
+    SUPPLY_NANO_MAX,
     TILE_BYTES_MAX,
     WORK_BITS_MAX,
 )
@@ -80,6 +81,7 @@ class ChainRule(Message, frozen=True):
     block_interval_ms_min: _Size  # from parent's time to the next block
     idle_interval_ms: _Size  # a leader with nothing to propose waits this long before it proposes an empty block
     tile_shards: _Size  # gossip topics over which heads are spread
+    epoch_heights: _Size  # blocks of an epoch: who votes changes only between two epochs (chain.md 2.7)
 
 
 class LedgerRule(Message, frozen=True):
@@ -97,6 +99,14 @@ class LedgerRule(Message, frozen=True):
     meta_author: AccountField | None = None  # who may record model versions until members vote on them; None: nobody
 
 
+class Founder(Message, frozen=True):
+    """A member of the first roster: its keys, and what it has at the beginning. All of it is minted here."""
+
+    card: MemberCard
+    stake_nano: Annotated[int, Meta(ge=1, le=SUPPLY_NANO_MAX)]
+    balance_nano: Annotated[int, Meta(ge=0, le=SUPPLY_NANO_MAX)]
+
+
 class DatasetManifest(Message, frozen=True):
     """Content-addressed shards of one data set. The manifest's own digest is the data set's root."""
 
@@ -111,7 +121,7 @@ class DatasetManifest(Message, frozen=True):
 
 
 class Genesis(Message, frozen=True):
-    """The first state. ``roster`` is in ascending order of node key."""
+    """The first state. ``founders`` are in ascending order of node key."""
 
     version: Annotated[int, Meta(ge=1, le=1)]
     network_name: _Name
@@ -121,7 +131,8 @@ class Genesis(Message, frozen=True):
     tile_bytes: _Size  # float32 bytes of a tile's weights
     learning: LearningRule
     chain: ChainRule
-    roster: Annotated[tuple[MemberCard, ...], Meta(min_length=1, max_length=ROSTER_MEMBERS_MAX)]
+    ledger: LedgerRule
+    founders: Annotated[tuple[Founder, ...], Meta(min_length=1, max_length=ROSTER_MEMBERS_MAX)]
     datasets: Annotated[tuple[DatasetManifest, ...], Meta(min_length=1, max_length=DATASETS_PER_GENESIS_MAX)]
 
     def network_id(self) -> NetworkId:
@@ -139,13 +150,16 @@ def check_genesis(data: bytes, expected: NetworkId | None = None) -> Genesis:
             Reason.FOREIGN_NETWORK,
             f"the genesis has id {genesis.network_id().hex()[:16]}..., the one asked for is {expected.hex()[:16]}...",
         )
-    nodes = [card.node for card in genesis.roster]
+    cards = [founder.card for founder in genesis.founders]
+    nodes = [card.node for card in cards]
     if nodes != sorted(set(nodes)):
         raise Rejected(Reason.MALFORMED, "the roster is not in ascending order of distinct node keys")
-    if len({card.vote for card in genesis.roster}) != len(nodes):
+    if len({card.vote for card in cards}) != len(nodes):
         raise Rejected(Reason.MALFORMED, "two members share a vote key")
-    for card in genesis.roster:
+    for card in cards:
         check_member_card(card)
+    if sum(founder.stake_nano + founder.balance_nano for founder in genesis.founders) > SUPPLY_NANO_MAX:
+        raise Rejected(Reason.MALFORMED, f"more than {SUPPLY_NANO_MAX // NANO_PER_NOCK} NOCK at the beginning")
     if not 4096 <= genesis.tile_bytes <= TILE_BYTES_MAX or genesis.tile_bytes % 4:
         raise Rejected(
             Reason.MALFORMED, f"tile_bytes must be between 4096 and {TILE_BYTES_MAX} and whole float32 values"
@@ -157,10 +171,10 @@ def check_genesis(data: bytes, expected: NetworkId | None = None) -> Genesis:
 
 
 def genesis_roster(genesis: Genesis) -> Roster:
-    """The roster of epoch 0: equal weights, beacon from the network id."""
+    """The roster of epoch 0: the founders by their stakes, beacon from the network id."""
     return Roster(
         epoch=Epoch(0),
-        members=tuple(Member(card.node, card.vote) for card in genesis.roster),
-        weights=(1,) * len(genesis.roster),
+        members=tuple(Member(founder.card.node, founder.card.vote) for founder in genesis.founders),
+        weights=tuple(founder.stake_nano for founder in genesis.founders),
         beacon=digest(Domain.BEACON, genesis.network_id()),
     )

@@ -161,6 +161,6 @@ def _write(data_dir: Path, keys: NodeKeys, genesis_data: bytes, values: dict[str
         "network_id": genesis.network_id().hex(),
         "peer": peer_text(keys.peer),
         "data_dir": str(data_dir),
-        "roster": len(genesis.roster),
-        "is_member": any(card.node == keys.peer for card in genesis.roster),
+        "roster": len(genesis.founders),
+        "is_member": any(founder.card.node == keys.peer for founder in genesis.founders),
     }

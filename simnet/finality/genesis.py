@@ -21,7 +21,9 @@ from protocol.roster import Member, Roster
 DELTA_MS: Final = 1_000
 GENESIS_MS: Final = 1_000_000
 CHAIN: Final = ChainId(b"test", 0)
-RULE: Final = ChainRule(view_delta_ms=DELTA_MS, block_interval_ms_min=300, idle_interval_ms=600, tile_shards=1)
+RULE: Final = ChainRule(
+    view_delta_ms=DELTA_MS, block_interval_ms_min=300, idle_interval_ms=600, tile_shards=1, epoch_heights=1_024
+)
 GENESIS_ROOT: Final = digest(Domain.STATE, b"genesis")
 
 

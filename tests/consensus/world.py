@@ -43,7 +43,9 @@ from simnet.finality.genesis import QuickKey, quick_verify
 ROUND_MS = 8_000
 GENESIS_MS = 1_000_000
 CHAIN = ChainId(b"test", 0)
-CHAIN_RULE = ChainRule(view_delta_ms=500, block_interval_ms_min=100, idle_interval_ms=2_500, tile_shards=1)
+CHAIN_RULE = ChainRule(
+    view_delta_ms=500, block_interval_ms_min=100, idle_interval_ms=2_500, tile_shards=1, epoch_heights=1_024
+)
 TILES = (TileId("layer0.expert0/0"), TileId("trunk/0"), TileId("trunk/1"))
 WEIGHT_MAX = 1_000
 ROSTER_PATIENCE_MS = 4_000

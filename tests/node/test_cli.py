@@ -129,7 +129,7 @@ def test_a_founded_directory_holds_everything(founded, corpus):
     settings = load_settings(founded)
     genesis = read_genesis(founded / "genesis.bin", bytes.fromhex(settings.network.id))
     assert genesis.network_name == "testnet"
-    assert [card.node for card in genesis.roster] == [load_keys(founded / "keys").peer]
+    assert [founder.card.node for founder in genesis.founders] == [load_keys(founded / "keys").peer]
     index = RocksKeyValue(founded / "db")
     try:
         blobs = BlobStore(DirectoryFiles(founded), index)
@@ -155,7 +155,7 @@ def test_members_of_a_network_are_its_roster(tmp_path, corpus):
     genesis = read_genesis(tmp_path / "a" / "genesis.bin")
     assert genesis.learning.round_ms == 2_500
     assert genesis.model.width == 32
-    assert len(genesis.roster) == 3
+    assert len(genesis.founders) == 3
 
 
 def test_what_cannot_be_founded_leaves_nothing(tmp_path, corpus):

@@ -30,7 +30,7 @@ def test_founders_agree_on_the_network_id():
     first = found_network(TEMPLATE, [card(1), card(2), card(3)], SHARDS, 7, 1000)
     second = found_network(TEMPLATE, [card(3), card(1), card(2), card(1)], SHARDS, 7, 1000)
     assert first.network_id() == second.network_id()
-    assert [entry.node for entry in first.roster] == sorted(card(number).node for number in (1, 2, 3))
+    assert [founder.card.node for founder in first.founders] == sorted(card(number).node for number in (1, 2, 3))
     assert check_genesis(encode(first)) == first
 
 

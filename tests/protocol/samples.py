@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK, ChainId, Vote, VoteKind, vote_text
-from protocol.genesis import ChainRule, DatasetManifest, Genesis, LearningRule, ModelShape
+from protocol.genesis import ChainRule, DatasetManifest, Founder, Genesis, LearningRule, LedgerRule, ModelShape
 from protocol.ids import AccountId, Epoch, MemberIndex, PeerId, Round, Signature, TileId, Version, View, VoteKey
 from protocol.keys import KeyPair
 from protocol.learning import SignedDelta, sign_delta
+from protocol.limits import NANO_PER_NOCK
 from protocol.roster import DeltaRef, Head, Member, MemberCard, Roster, sign_head
 from protocol.transactions import (
     DatasetRecord,
@@ -80,8 +81,9 @@ def genesis() -> Genesis:
             round_ms=10_000,
             validation_sequences=64,
         ),
-        chain=ChainRule(1_000, 200, 5_000, 4),
-        roster=member_cards(),
+        chain=ChainRule(1_000, 200, 5_000, 4, 1_024),
+        ledger=LedgerRule(),
+        founders=tuple(Founder(card, 10_000 * NANO_PER_NOCK, 5_000 * NANO_PER_NOCK) for card in member_cards()),
         datasets=(manifest(),),
     )
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from msgspec.structs import replace
 
 from protocol.codec import encode
-from protocol.genesis import Genesis, check_genesis, genesis_roster
+from protocol.genesis import Founder, Genesis, check_genesis, genesis_roster
 from protocol.ids import NetworkId
-from protocol.limits import TILE_BYTES_MAX
+from protocol.limits import NANO_PER_NOCK, SUPPLY_NANO_MAX, TILE_BYTES_MAX
 from protocol.rejection import Reason, Rejected
+from protocol.roster import MemberCard
 from tests.protocol.samples import NODE_KEYS, genesis, manifest, member_cards
 from tests.strategies import values
 
@@ -32,15 +33,25 @@ def test_another_genesis_is_a_foreign_network() -> None:
 
 
 cards = member_cards()
+founders = genesis().founders
+
+
+def with_card(card: MemberCard) -> Founder:
+    """A founder of other keys."""
+    return replace(founders[0], card=card)
+
+
 FAULTS: dict[str, dict[str, Any]] = {
     "a version of the future": {"version": 2},
     "a name with a newline": {"network_name": "sample\n"},
     "a name with capitals": {"network_name": "Sample"},
-    "no members": {"roster": ()},
-    "members out of order": {"roster": cards[::-1]},
-    "a member twice": {"roster": (cards[0], cards[0])},
-    "a card of borrowed parts": {"roster": (replace(cards[0], vote=cards[1].vote), *cards[2:])},
-    "a shared vote key": {"roster": (cards[0], replace(cards[1], vote=cards[0].vote))},
+    "no members": {"founders": ()},
+    "members out of order": {"founders": founders[::-1]},
+    "a member twice": {"founders": (founders[0], founders[0])},
+    "a card of borrowed parts": {"founders": (with_card(replace(cards[0], vote=cards[1].vote)), *founders[2:])},
+    "a shared vote key": {"founders": (founders[0], with_card(replace(cards[1], vote=cards[0].vote)))},
+    "a founder without a stake": {"founders": (replace(founders[0], stake_nano=0),)},
+    "more money than there may be": {"founders": (replace(founders[0], stake_nano=SUPPLY_NANO_MAX),)},
     "no data set": {"datasets": ()},
     "a data set without shards": {"datasets": (replace(manifest(), shards=(), shard_bytes=()),)},
     "more shards than sizes": {"datasets": (replace(manifest(), shard_bytes=(1,)),)},
@@ -67,11 +78,11 @@ def test_any_genesis_is_accepted_or_rejected(document: Genesis) -> None:
         check_genesis(encode(document))
 
 
-def test_the_first_roster_has_equal_weights_and_a_beacon_of_the_network() -> None:
+def test_the_first_roster_has_its_stakes_as_weights_and_a_beacon_of_the_network() -> None:
     """Two networks with the same members elect differently."""
     first = genesis_roster(genesis())
     assert [member.node for member in first.members] == [key.public for key in NODE_KEYS]
-    assert first.weights == (1, 1, 1, 1)
+    assert first.weights == (10_000 * NANO_PER_NOCK,) * 4
     assert first.epoch == 0
     assert genesis_roster(replace(genesis(), created_ms=1)).beacon != first.beacon
 
@@ -87,7 +98,8 @@ def test_the_network_id_is_over_everything() -> None:
         "tile_bytes": 8_192,
         "learning": replace(base.learning, round_ms=1),
         "chain": replace(base.chain, tile_shards=5),
-        "roster": cards[:3],
+        "ledger": replace(base.ledger, fee_nano_per_byte=1),
+        "founders": founders[:3],
         "datasets": (replace(manifest(), licence="MIT"),),
     }
     assert {*changes, "version"} == set(Genesis.__struct_fields__)
