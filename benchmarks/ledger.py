@@ -20,6 +20,8 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # also as a plain program; our packages before our neighbours
 
+from msgspec.structs import replace
+
 from benchmarks.common import Row, compare, report, say, standard_options, time_calls
 from consensus.heads import HeadRules
 from consensus.history import History, check_segment
@@ -38,6 +40,7 @@ from protocol.transactions import MetaVersion, SemVer, SignedTransaction, Transf
 
 CHAIN: Final = ChainId(b"test", 0)
 RULE: Final = LedgerRule()
+NOBODY: Final = Roster(Epoch(0), (), (), blob_digest(b""))
 FEE_NANO: Final = 1_000_000
 SENDERS, ACCOUNTS = 1_000, 100_000
 QUICK_SENDERS, QUICK_ACCOUNTS = 50, 1_000
@@ -71,7 +74,7 @@ def main(as_json: bool, quick: bool) -> None:
 
     floor = rate(timed(lambda: [verify(*each) for each in signed]))
     checked = rate(timed(lambda: [check_transaction(each, CHAIN) for each in data]))
-    applied = rate(timed(lambda: apply_block(state, block, here)[0].root()))
+    applied = rate(timed(lambda: apply_block(state, (), block, here)[0].root()))
     whole = rate(timed(lambda: apply_bytes(state, data, here)))
     pooled = rate(timed(lambda: pool_all(state, block)))
     history = History.after(blob_digest(b"benchmark"))
@@ -93,20 +96,22 @@ def make_state(keys: list[KeyPair], accounts: int) -> State:
     first = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b""), 1)
     rich = [(AccountId(key.public), 1_000 * NANO_PER_NOCK) for key in keys]
     others = [(AccountId(blob_digest(index.to_bytes(4, "big"))), 1) for index in range(accounts - len(keys))]
-    state = genesis_state([*rich, *others], (), (), first, created_ms=0)
+    state = genesis_state(
+        [*rich, *others], (), (), first, created_ms=0, rosters=(NOBODY, replace(NOBODY, epoch=Epoch(1)))
+    )
     state.root()
     return state
 
 
 def make_context() -> BlockContext:
     """The first block; nobody votes and nothing is learned here."""
-    heads = HeadRules(Roster(Epoch(0), (), (), blob_digest(b"")), 1)
-    return BlockContext(CHAIN, Epoch(0), Height(1), 1, AccountId(blob_digest(b"proposer")), RULE, heads)
+    proposer = AccountId(blob_digest(b"proposer"))
+    return BlockContext(CHAIN, Epoch(0), Height(1), 1, proposer, RULE, HeadRules(NOBODY, 1), epoch_heights=1_024)
 
 
 def apply_bytes(state: State, data: list[bytes], here: BlockContext) -> bytes:
     """From what travelled to the new state root."""
-    return apply_block(state, [check_transaction(each, CHAIN) for each in data], here)[0].root()
+    return apply_block(state, (), [check_transaction(each, CHAIN) for each in data], here)[0].root()
 
 
 def pool_all(state: State, block: list[SignedTransaction]) -> list[SignedTransaction]:

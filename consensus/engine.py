@@ -8,6 +8,7 @@ What each part says to the others:
 
     finality   RequestBuild, RequestCheck  -> execution -> BodyBuilt, NothingToBuild, BodyChecked
     finality   Finalized                   -> execution -> decided heads -> rounds
+                                              at a boundary, the rosters that follow -> finality: EpochOpened, rounds
     execution  a head became includable    -> finality: Nudge
 """
 
@@ -24,7 +25,10 @@ from consensus.events import (
     HeadsVerified,
     RoundEffect,
     RoundEvent,
+    StoreFinalized,
     TipSeen,
+    TransactionsDropped,
+    TransactionsSeen,
     VerifyHeads,
 )
 from consensus.execution import Execution, Verdict
@@ -33,6 +37,7 @@ from consensus.finality.core import FinalityCore
 from consensus.finality.events import (
     BodyBuilt,
     BodyChecked,
+    EpochOpened,
     Evidence,
     FetchBlocks,
     Finalized,
@@ -52,18 +57,21 @@ from consensus.finality.events import (
 from consensus.rounds import RoundMachine
 from protocol.finality import EMPTY_BODY
 from protocol.ids import PeerId
-from protocol.roster import Decided, Head
+from protocol.rejection import Rejected
+from protocol.roster import Head
+from protocol.transactions import SignedTransaction
 
-Event = RoundEvent | HeadsSeen | HeadsVerified | TipSeen | finality_events.Event
+Event = RoundEvent | HeadsSeen | HeadsVerified | TransactionsSeen | TipSeen | finality_events.Event
 Effect = (
     RoundEffect
     | VerifyHeads
+    | StoreFinalized
+    | TransactionsDropped
     | Decide
     | Persist
     | StoreBlocks
     | Send
     | SetTimer
-    | Finalized
     | FetchBlocks
     | Score
     | Evidence
@@ -96,11 +104,18 @@ class Engine:
             self.rounds.hear(self.execution.verified(event))
             self._take(self.execution.take_verdicts(event))
             self._nudge()
+        elif isinstance(event, TransactionsSeen):
+            for transaction in event.transactions:
+                try:
+                    self._add_transaction(transaction)
+                except Rejected:  # it is known, or we are further or less far than its sender: nobody is to blame
+                    continue
+            self._nudge()
         elif isinstance(event, TipSeen):
             self._questions.append(MessageReceived(None, event.certificate))
         elif isinstance(event, _FINALITY_EVENTS):
             self._questions.append(event)
-        elif isinstance(event, BodyBuilt | NothingToBuild | BodyChecked):
+        elif isinstance(event, BodyBuilt | NothingToBuild | BodyChecked | EpochOpened):
             raise TypeError("execution answers finality; nobody outside does")
         else:
             self._effects += self.rounds.handle(event, now)
@@ -126,7 +141,7 @@ class Engine:
         if isinstance(effect, RequestBuild):
             self._questions.append(self._build(effect))
         elif isinstance(effect, RequestCheck):
-            proposer = self.execution.rules.roster.members[effect.header.proposer].node
+            proposer = self.execution.roster.members[effect.header.proposer].node
             self._take(self.execution.check(effect.block, effect.header, effect.body, proposer))
         elif isinstance(effect, Finalized):
             self._finalize(effect, now)
@@ -134,21 +149,42 @@ class Engine:
             self._effects.append(effect)
 
     def _build(self, request: RequestBuild) -> BodyBuilt | NothingToBuild:
-        built = self.execution.build(request.parent)
-        if built is None or built[0] == EMPTY_BODY:
+        built = self.execution.build(request.parent, request.height, request.time_ms, request.proposer)
+        if built is None or (built[0] == EMPTY_BODY and not request.even_empty):
             return NothingToBuild(request.view)
         return BodyBuilt(request.view, *built)
 
     def _finalize(self, effect: Finalized, now: int) -> None:
         """Store the blocks, then decide their heads: in this order, so that a crash between loses nothing."""
-        decided: list[Decided] = []
-        for block in effect.blocks:
-            decided += self.execution.finalize(block.header.digest(), block.header, block.body)
-        self._effects.append(effect)
+        finals = [self.execution.finalize(block) for block in effect.blocks]
+        self._effects.append(StoreFinalized(tuple(final.committed for final in finals)))
+        decided = [each for final in finals for each in final.decided]
         if decided:
             self._effects.append(Decide(tuple(decided)))
             self._effects += self.rounds.decide(decided, now)
+        dropped = [each for final in finals for each in final.dropped]
+        if dropped:
+            self._effects.append(TransactionsDropped(tuple(dropped)))
+        opened = finals[-1].opened  # finality waits at a boundary: it is the last of a run
+        if opened is not None:
+            self._questions.append(EpochOpened(*opened))
+            self._effects += self.rounds.open_epoch(self.execution.head_rules, now)
         self._take(self.execution.resume())
+
+    # -- transactions ---------------------------------------------------------------------------------------------------
+
+    def add_transaction(self, transaction: SignedTransaction, now: int) -> list[Effect]:
+        """Take one transaction of our own; raises ``Rejected`` as ``Mempool.add``, and then nothing happened."""
+        self._add_transaction(transaction)
+        self._nudge()
+        self._settle(now)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _add_transaction(self, transaction: SignedTransaction) -> None:
+        dropped = self.execution.add_transaction(transaction)
+        if dropped:
+            self._effects.append(TransactionsDropped(tuple(dropped)))
 
     def _take(self, answers: Sequence[Verdict | VerifyHeads | Blamed]) -> None:
         """Answers of execution: verdicts go to finality, the rest outside."""

@@ -2,7 +2,8 @@
 
                     +----------------------- engine ------------------------+
   validator stream  |   finality  --RequestBuild/RequestCheck-->  execution |   Send, Persist, SetTimer, ...
-  gossip, requests ->      ^                                         |      |-> VerifyHeads, StoreFinalized, Decide
+  gossip, requests ->      ^                                         |      |-> VerifyHeads, StoreFinalized, Decide,
+                    |                                                       |   TransactionsDropped
   timers, jobs      |      +-------- BodyBuilt / BodyChecked --------+      |   StartLearning, StartMerge, Propose,
                     |                    decided heads -->  rounds          |   DeliverDeltas, RoundOpened, ...
                     +-------------------------------------------------------+
@@ -15,10 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protocol.finality import Certificate, Header
+from consensus.mempool import Dropped
+from consensus.transition import Receipt
+from protocol.codec import Message
+from protocol.finality import Certificate, FinalizedBlock, Header
 from protocol.ids import Digest, PeerId, Round, TileId, Version
 from protocol.rejection import Reason
 from protocol.roster import Decided, DeltaRef, Head, Slot
+from protocol.transactions import SignedTransaction
 
 # -- events -------------------------------------------------------------------------------------------------------------
 
@@ -146,6 +151,14 @@ class TilesApplied:
 
 
 @dataclass(frozen=True, slots=True)
+class TransactionsSeen:
+    """Transactions by gossip; their signatures were checked."""
+
+    transactions: tuple[SignedTransaction, ...]
+    sender: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class TipSeen:
     """A finalized header with its certificate, by gossip: how those outside the roster follow."""
 
@@ -242,6 +255,29 @@ class VerifyHeads:
     """Fetch each head's update from whoever has it, store it durably, recompute the root, answer ``HeadsVerified``."""
 
     heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedBlock:
+    """A final block with what became true by it: ``changes`` are rows of the state, None where an entry is gone."""
+
+    block: FinalizedBlock
+    changes: tuple[tuple[bytes, Message | None], ...]
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFinalized:
+    """Write each block, in order, in one batch with its changes; durable before the next effect."""
+
+    blocks: tuple[CommittedBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionsDropped:
+    """These left the pool without a block, and why."""
+
+    dropped: tuple[Dropped, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,32 +1,41 @@
-"""Execution: which heads may enter a body, whether a body may be voted for, and what is decided.
+"""Execution: what a body holds, whether it may be voted for, and what is decided.
 
-Between the rounds, which produce heads, and finality, which orders them. It holds the decided state, the states after
-blocks that are not final yet, and a pool of proposed heads. Its one promise (learning.md 2):
+Between finality, which orders, and those who make what is ordered: rounds and people. It holds the decided state, the states
+after blocks that are not final yet, a pool of proposed heads and a pool of transactions. Its one promise (learning.md 2):
 
     This node votes for a body only when it has durably stored the update of every head in it and recomputed the root.
 
 So a finalized head has its bytes on more than a third of honest disks. The storing is a job of the shell: ``VerifyHeads``
-out, ``HeadsVerified`` back.
+out, ``HeadsVerified`` back. Transactions need no bytes but their own: they are checked and applied where they are met.
+
+Every open block is of the epoch of the next height: finality does not go past a boundary before it is final (chain.md 2.7).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
-from consensus.events import Blamed, HeadsVerified, VerifyHeads
-from consensus.heads import HeadRules, HeadState
+from consensus.epochs import boundary_of, epoch_of, roster_of
+from consensus.events import Blamed, CommittedBlock, HeadsVerified, VerifyHeads
+from consensus.heads import HeadRules, TileHead
+from consensus.mempool import Dropped, Mempool
+from consensus.state import PROGRESS, State, changes_between, tile_head
+from consensus.transition import BlockRules, Receipt, apply_block, build_block
 from protocol.codec import decode, encode
-from protocol.finality import EMPTY_BODY, Body, Header
-from protocol.ids import Digest, Height, PeerId, TileId
+from protocol.finality import Body, FinalizedBlock, Header
+from protocol.ids import AccountId, Digest, Height, MemberIndex, PeerId, TileId
 from protocol.limits import BODY_BYTES_MAX, HEADS_PER_BODY_MAX
 from protocol.rejection import InvariantBroken, Reason, Rejected
-from protocol.roster import Decided, Head, Slot, check_head_signature
+from protocol.roster import Decided, Head, Roster, Slot, check_head_signature
+from protocol.transactions import SignedTransaction, check_transaction
 
 VERSIONS_AHEAD_MAX = 2  # heads for slots further ahead than this are not kept: we are behind and will sync
 VALUES_PER_PROPOSER_MAX = 4  # honest proposers sign one value for a slot; more would be a way to fill our memory
 STATES_MAX = 64  # unfinalized blocks whose state is kept: finality tracks no more views than this ahead
+_BODY_FRAME_BYTES = 16  # of the two lists of a body
+_ENTRY_FRAME_BYTES = 5  # of one transaction in its list, at most
 
 
 @dataclass(slots=True)
@@ -38,6 +47,16 @@ class _Pooled:
     checked: bool = False  # against the decided state that it continues
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a block makes of its parent's state."""
+
+    height: Height
+    state: State
+    receipts: tuple[Receipt, ...]
+    senders: tuple[AccountId, ...]
+
+
 @dataclass(slots=True)
 class _Check:
     """A block that waits for its parent's state or its heads' verdicts."""
@@ -46,7 +65,7 @@ class _Check:
     header: Header
     body: Body
     sender: PeerId
-    state: HeadState | None = None
+    outcome: _Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class FinalBlock:
+    """What a block did by becoming final. ``opened``: at a boundary, the rosters of the epoch that begins and of the next."""
+
+    committed: CommittedBlock
+    decided: tuple[Decided, ...]
+    dropped: tuple[Dropped, ...]
+    opened: tuple[Roster, Roster] | None
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionStatistics:
     """What execution can tell about itself."""
 
@@ -68,18 +97,35 @@ class ExecutionStatistics:
     blocks_waiting: int
 
 
-@dataclass(slots=True)
 class Execution:
-    """Runs bodies on states. ``anchor`` is the block after which ``state`` holds."""
+    """Runs bodies on states. ``anchor`` is the block after which ``state`` holds, at ``height``."""
 
-    rules: HeadRules
-    state: HeadState
-    anchor: Digest
-    _pool: dict[Digest, _Pooled] = field(default_factory=dict)
-    _slots: dict[Slot, dict[PeerId, list[Digest]]] = field(default_factory=dict)
-    _states: dict[Digest, tuple[Height, HeadState]] = field(default_factory=dict)
-    _checks: dict[Digest, _Check] = field(default_factory=dict)
-    _verdicts: dict[Digest, Verdict] = field(default_factory=dict)  # of blocks not yet final
+    def __init__(self, rules: BlockRules, state: State, anchor: Digest, height: Height) -> None:
+        self.rules = rules
+        self.state = state
+        self.anchor = anchor
+        self.height = height
+        self.mempool = Mempool(rules.chain, rules.ledger)
+        self.head_rules = self._rules_of_next()
+        self._pool: dict[Digest, _Pooled] = {}
+        self._slots: dict[Slot, dict[PeerId, list[Digest]]] = {}
+        self._outcomes: dict[Digest, _Outcome] = {}  # of open blocks
+        self._checks: dict[Digest, _Check] = {}
+        self._verdicts: dict[Digest, Verdict] = {}  # of blocks not yet final
+
+    def _rules_of_next(self) -> HeadRules:
+        epoch = epoch_of(self.height + 1, self.rules.epoch_heights)
+        return self.rules.head_rules(roster_of(self.state, epoch))
+
+    @property
+    def roster(self) -> Roster:
+        """Who votes about the next height."""
+        return self.head_rules.roster
+
+    @property
+    def next_roster(self) -> Roster:
+        """Who votes in the epoch after that of the next height."""
+        return roster_of(self.state, self.roster.epoch + 1)
 
     # -- heads ----------------------------------------------------------------------------------------------------------
 
@@ -103,16 +149,16 @@ class Execution:
         name = head.digest()
         if name in self._pool:
             raise Rejected(Reason.REPEATED, str(head.slot))
-        at = self.state.tiles.get(head.tile)
+        at = tile_head(self.state, head.tile)
         if at is None:
             raise Rejected(Reason.UNKNOWN_TILE, head.tile)
         if head.version <= at.version or head.version > at.version + VERSIONS_AHEAD_MAX:
             raise Rejected(Reason.SLOT_DECIDED, str(head.slot))
-        current = self._is_current(head)
+        current = self._is_current(at, head)
         if current:
-            self.rules.check_head(self.state, head)
+            self.head_rules.check_successor(at, self._newest_round, head)
         else:  # the whole rule is for when it has become current
-            self.rules.check_proposer(head)
+            self.head_rules.check_proposer(head)
             check_head_signature(head)
         values = self._slots.setdefault(head.slot, {}).setdefault(head.proposer, [])
         if len(values) >= values_max:
@@ -121,21 +167,34 @@ class Execution:
         # Our own heads were merged from bytes that we hold: the merge stored the update and computed the root.
         self._pool[name] = _Pooled(head, sender, verdict=True if own and current else None, checked=current)
 
-    def _is_current(self, head: Head) -> bool:
+    @property
+    def _newest_round(self) -> int:
+        return self.state.get(PROGRESS).newest_round
+
+    def _at(self, head: Head, state: State | None = None) -> TileHead:
+        """Where the tile of a pooled head stands."""
+        at = tile_head(state or self.state, head.tile)
+        if at is None:
+            raise InvariantBroken(f"a head of {head.tile} is in the pool, which has no such tile")
+        return at
+
+    def _is_current(self, at: TileHead, head: Head) -> bool:
         """Whether a head continues the decided state, in a round that may follow it."""
-        version = self.state.tiles[head.tile].version + 1
-        return head.version == version and head.round <= self.state.newest_round + 1
+        return head.version == at.version + 1 and head.round <= self._newest_round + 1
 
     def _ask(self) -> list[VerifyHeads | Blamed]:
         """Ask the shell to verify every pooled head whose parent is the decided version."""
         refused: list[VerifyHeads | Blamed] = []
         wanted = []
         for pooled in self._pool.values():
-            if pooled.verdict is not None or pooled.asked or not self._is_current(pooled.head):
+            if pooled.verdict is not None or pooled.asked:
+                continue
+            at = self._at(pooled.head)
+            if not self._is_current(at, pooled.head):
                 continue
             try:
                 if not pooled.checked:
-                    self.rules.check_head(self.state, pooled.head)
+                    self.head_rules.check_successor(at, self._newest_round, pooled.head)
             except Rejected as refusal:  # it came too early to be seen through
                 pooled.verdict = refusal.reason
                 refused.append(Blamed(pooled.head.proposer, refusal.reason, refusal.detail))
@@ -168,48 +227,69 @@ class Execution:
             settled.append(Verdict(check.block, None))
         return settled
 
-    def is_ready(self) -> bool:
-        """Whether a body built now on the decided state would carry a head."""
-        return any(
-            pooled.verdict is True and pooled.head.version == self.state.tiles[pooled.head.tile].version + 1
-            for pooled in self._pool.values()
-        )
+    # -- transactions ---------------------------------------------------------------------------------------------------
+
+    def add_transaction(self, transaction: SignedTransaction) -> list[Dropped]:
+        """Take a transaction into the pool; raises ``Rejected`` as ``Mempool.add``."""
+        return self.mempool.add(transaction, self.state)
+
+    def _read_transactions(self, body: Body) -> tuple[SignedTransaction, ...]:
+        """The transactions of a body; raises ``Rejected`` as ``check_transaction``. Those in the pool were checked."""
+        return tuple(self.mempool.find(data) or check_transaction(data, self.rules.chain) for data in body.transactions)
 
     # -- bodies ---------------------------------------------------------------------------------------------------------
 
-    def find_state(self, block: Digest) -> HeadState | None:
+    def is_ready(self) -> bool:
+        """Whether a body built now on the decided state would carry something."""
+        heads = (pooled.head for pooled in self._pool.values() if pooled.verdict is True)
+        return self.mempool.has_ready() or any(head.version == self._at(head).version + 1 for head in heads)
+
+    def find_state(self, block: Digest) -> State | None:
         """The state after a block that was executed, if it is kept."""
         if block == self.anchor:
             return self.state
-        kept = self._states.get(block)
-        return kept[1] if kept else None
+        outcome = self._outcomes.get(block)
+        return outcome.state if outcome else None
 
-    def build(self, parent: Digest) -> tuple[bytes, Digest] | None:
+    def build(self, parent: Digest, height: Height, time_ms: int, proposer: MemberIndex) -> tuple[bytes, Digest] | None:
         """A body on top of ``parent`` and the state root after it; None when the parent was not executed here.
 
-        For each tile the verified head of the lowest attempt. Empty when there is nothing to propose.
+        For each tile the verified head of the lowest attempt, then what the pool has. Empty when there is nothing to propose.
         """
         state = self.find_state(parent)
         if state is None:
             return None
+        heads, size = self._choose_heads(state)
+        context = self.rules.context(state, self.head_rules, height, time_ms, proposer)
+        after, included = build_block(state, heads, list(self._choose_transactions(state, size)), context)
+        return encode(Body(heads, tuple(encode(transaction.plain) for transaction in included))), after.root()
+
+    def _choose_heads(self, state: State) -> tuple[tuple[Head, ...], int]:
+        """The heads of a body, and how many bytes of it they take."""
         best: dict[TileId, Head] = {}
+        newest_round = state.get(PROGRESS).newest_round
         for pooled in self._pool.values():
             head = pooled.head
-            at = state.tiles[head.tile]
+            at = self._at(head, state)
             if pooled.verdict is not True or head.version != at.version + 1 or head.parent_root != at.root:
                 continue
-            if head.tile not in best or head.attempt < best[head.tile].attempt:
+            if head.round <= newest_round + 1 and (head.tile not in best or head.attempt < best[head.tile].attempt):
                 best[head.tile] = head
         heads: list[Head] = []
-        size = 16
+        size = _BODY_FRAME_BYTES
         for tile in sorted(best):
-            size += len(encode(best[tile]))
-            if size > BODY_BYTES_MAX or len(heads) == HEADS_PER_BODY_MAX:
+            head_bytes = len(encode(best[tile]))
+            if size + head_bytes > BODY_BYTES_MAX or len(heads) == HEADS_PER_BODY_MAX:
                 break
+            size += head_bytes
             heads.append(best[tile])
-        if not heads:
-            return EMPTY_BODY, state.root()
-        return encode(Body(tuple(heads))), state.extended(heads).root()
+        return tuple(heads), size
+
+    def _choose_transactions(self, state: State, size: int) -> Iterator[SignedTransaction]:
+        for transaction in self.mempool.take(BODY_BYTES_MAX - size, state):
+            size += transaction.size_bytes + _ENTRY_FRAME_BYTES
+            if size <= BODY_BYTES_MAX:
+                yield transaction
 
     def check(self, block: Digest, header: Header, body: bytes, sender: PeerId) -> list[Verdict | VerifyHeads | Blamed]:
         """Whether this node may vote for a block. The verdict comes now or with a later call."""
@@ -252,27 +332,37 @@ class Execution:
         return concluded
 
     def _try(self, check: _Check) -> Verdict | None:
-        if check.state is None:
+        if check.outcome is None:
             parent = self.find_state(check.header.parent)
             if parent is None:
                 return None
             try:
-                state = self.rules.apply_body(parent, check.body)
-                if state.root() != check.header.state_root:
-                    raise Rejected(Reason.WRONG_STATE, f"height {check.header.height}")
+                check.outcome = self._execute(parent, check.header, check.body)
             except Rejected as refusal:
                 return Verdict(check.block, False, refusal=refusal)
-            check.state = state
         for head in check.body.heads:
             pooled = self._pool.get(head.digest())
             if pooled is None or pooled.verdict is None:
                 return None
             if isinstance(pooled.verdict, Reason):
                 return Verdict(check.block, False, refusal=Rejected(pooled.verdict, str(head.slot)))
-        if len(self._states) >= STATES_MAX:
-            self._states.pop(next(iter(self._states)))
-        self._states[check.block] = (check.header.height, check.state)
+        if len(self._outcomes) >= STATES_MAX:
+            self._outcomes.pop(next(iter(self._outcomes)))
+        self._outcomes[check.block] = check.outcome
         return Verdict(check.block, True, check.header.state_root)
+
+    def _execute(self, state: State, header: Header, body: Body) -> _Outcome:
+        """What a block makes of its parent's state; raises ``Rejected``, WRONG_STATE where its header says something else."""
+        if header.proposer >= len(self.roster.members):
+            raise Rejected(Reason.NOT_A_MEMBER, f"proposer {header.proposer}")
+        context = self.rules.context(state, self.head_rules, header.height, header.time_ms, header.proposer)
+        if header.epoch != context.epoch:
+            raise Rejected(Reason.WRONG_EPOCH, f"epoch {header.epoch} at height {header.height}")
+        transactions = self._read_transactions(body)
+        after, receipts = apply_block(state, body.heads, transactions, context)
+        if after.root() != header.state_root:
+            raise Rejected(Reason.WRONG_STATE, f"height {header.height}")
+        return _Outcome(header.height, after, receipts, tuple(each.plain.sender for each in transactions))
 
     def _conclude(self, verdict: Verdict) -> Verdict:
         if len(self._verdicts) >= 4 * STATES_MAX:
@@ -282,37 +372,63 @@ class Execution:
 
     # -- finality -------------------------------------------------------------------------------------------------------
 
-    def finalize(self, block: Digest, header: Header, body: bytes) -> tuple[Decided, ...]:
-        """A block is final: its heads are decided. Blocks come in order of height.
+    def finalize(self, final: FinalizedBlock) -> FinalBlock:
+        """A block is final: its heads are decided, its transactions done. Blocks come in order of height.
 
         A finalized block that does not execute here, or gives another root, breaks the agreement: this node stops.
         """
-        decoded = decode(Body, body, limit_bytes=BODY_BYTES_MAX)
-        state = self.find_state(block)
-        if state is None:
-            try:
-                state = self.rules.apply_body(self.state, decoded)
-            except Rejected as refusal:
-                raise InvariantBroken(
-                    f"finalized block at height {header.height} does not execute: {refusal}"
-                ) from None
-        if state.root() != header.state_root:
-            raise InvariantBroken(f"finalized block at height {header.height} gives another state root than its header")
-        self.state, self.anchor = state, block
-        self._states = {name: kept for name, kept in self._states.items() if kept[0] > header.height}
+        try:
+            return self.replay(final)
+        except Rejected as refusal:
+            raise InvariantBroken(
+                f"the finalized block at height {final.header.height} does not execute here: {refusal}"
+            ) from None
+
+    def replay(self, final: FinalizedBlock) -> FinalBlock:
+        """As ``finalize``, for who only looks back: raises ``Rejected`` where a block does not execute."""
+        header, block = final.header, final.header.digest()
+        body = decode(Body, final.body, limit_bytes=BODY_BYTES_MAX)
+        outcome = self._outcomes.get(block) or self._execute(self.state, header, body)
+        committed = CommittedBlock(final, tuple(changes_between(self.state, outcome.state)), outcome.receipts)
+        self.state, self.anchor, self.height = outcome.state, block, header.height
+        self._outcomes = {name: kept for name, kept in self._outcomes.items() if kept.height > header.height}
         self._checks = {name: check for name, check in self._checks.items() if check.header.height > header.height}
+        opened = None
+        if header.height == boundary_of(header.epoch, self.rules.epoch_heights):
+            opened = self._open_epoch()
         self._prune()
-        return tuple(Decided(head.slot, head, header.height) for head in decoded.heads)
+        dropped = tuple(self.mempool.advance(outcome.senders, self.state))
+        decided = tuple(Decided(head.slot, head, header.height) for head in body.heads)
+        return FinalBlock(committed, decided, dropped, opened)
+
+    def _open_epoch(self) -> tuple[Roster, Roster]:
+        """Other members, other owners: heads of who may no longer propose are forgotten, as are blocks that cannot be final."""
+        self.head_rules = self._rules_of_next()
+        self._checks.clear()
+        self._outcomes.clear()
+        for name, pooled in list(self._pool.items()):
+            try:
+                self.head_rules.check_proposer(pooled.head)
+            except Rejected:
+                self._forget(name, pooled.head)
+        return self.roster, self.next_roster
+
+    def _forget(self, name: Digest, head: Head) -> None:
+        del self._pool[name]
+        values = self._slots.get(head.slot, {}).get(head.proposer, [])
+        if name in values:
+            values.remove(name)
 
     def _prune(self) -> None:
-        """Forget heads of decided slots, and blocks that can no longer be final."""
+        """Forget heads of decided slots."""
         for name in [name for name, pooled in self._pool.items() if self._is_past(pooled.head.slot)]:
             del self._pool[name]
         for slot in [slot for slot in self._slots if self._is_past(slot)]:
             del self._slots[slot]
 
     def _is_past(self, slot: Slot) -> bool:
-        return slot.version <= self.state.tiles[slot.tile].version
+        at = tile_head(self.state, slot.tile)
+        return at is not None and slot.version <= at.version
 
     def statistics(self) -> ExecutionStatistics:
         return ExecutionStatistics(

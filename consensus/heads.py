@@ -1,8 +1,8 @@
-"""The state that the chain decides: the newest head of every tile, and what a body may do to it.
+"""The rule for heads: how one moves a tile from its decided version to the next.
 
-A body is a list of heads. Each moves one tile from its decided version to the next. This file is the whole rule for a
-head, apart from one thing that no pure function can know: that applying the update to the parent gives the claimed root.
-A validator checks that with the bytes in its hand, durably stored, before it votes (consensus/execution.py).
+A body begins with a list of heads, at most one a tile (consensus/transition.py). This file is the whole rule for one, apart
+from a thing that no pure function can know: that applying the update to the parent gives the claimed root. A validator checks
+that with the bytes in its hand, durably stored, before it votes (consensus/execution.py).
 
 Invariants
 ----------
@@ -16,13 +16,11 @@ H3  Each proposer is in the tile's order at the place that its attempt says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from consensus.election import election_order
 from protocol.digest import Domain, digest, number
-from protocol.finality import Body
-from protocol.genesis import LearningRule, ModelShape
 from protocol.ids import Digest, MemberIndex, TileId, Version
 from protocol.limits import DELTAS_PER_SLOT_MAX, TILE_BYTES_MAX, UNREGISTERED_DELTAS_PER_SLOT_MAX
 from protocol.rejection import Reason, Rejected
@@ -39,38 +37,6 @@ class TileHead:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadState:
-    """Every tile's decided head after some block. Immutable: a block makes a new one (37 tiles on the devnet: a copy)."""
-
-    tiles: Mapping[TileId, TileHead]
-    newest_round: int = field(init=False)  # of any decided head; -1 at genesis
-
-    def __post_init__(self) -> None:
-        newest = max((at.head.round for at in self.tiles.values() if at.head is not None), default=-1)
-        object.__setattr__(self, "newest_round", newest)
-
-    @classmethod
-    def genesis(cls, roots: Iterable[tuple[TileId, Digest]]) -> HeadState:
-        """Version 0 of every tile."""
-        return cls({tile: TileHead(Version(0), root) for tile, root in roots})
-
-    def root(self) -> Digest:
-        """The state root: over tile, version, root and head of every tile in order of name."""
-        parts: list[bytes] = []
-        for tile in sorted(self.tiles):
-            at = self.tiles[tile]
-            parts += [tile.encode(), number(at.version), at.root, at.head.digest() if at.head else b""]
-        return digest(Domain.STATE, *parts)
-
-    def extended(self, heads: Iterable[Head]) -> HeadState:
-        """The state after ``heads``, which must have been checked."""
-        tiles = dict(self.tiles)
-        for head in heads:
-            tiles[head.tile] = TileHead(head.version, head.root, head)
-        return HeadState(tiles)
-
-
-@dataclass(frozen=True, slots=True)
 class HeadRules:
     """The rules of heads for one epoch: orders are computed once a tile."""
 
@@ -78,21 +44,12 @@ class HeadRules:
     delta_weight_max: int  # tokens: inner steps x sequences x context
     _orders: dict[TileId, tuple[MemberIndex, ...]] = field(default_factory=dict, repr=False)
 
-    @classmethod
-    def of(cls, roster: Roster, learning: LearningRule, model: ModelShape) -> HeadRules:
-        """The rules that a genesis asks for."""
-        return cls(roster, learning.inner_steps * learning.batch_sequences * model.context)
-
     def order(self, tile: TileId) -> tuple[MemberIndex, ...]:
         """The tile's primary and standbys."""
         order = self._orders.get(tile)
         if order is None:
             order = self._orders[tile] = election_order(self.roster.beacon, tile, self.roster)
         return order
-
-    def check_head(self, state: HeadState, head: Head) -> None:
-        """Check one head against the state that it continues; raises ``Rejected``."""
-        self.check_successor(state.tiles.get(head.tile), state.newest_round, head)
 
     def check_successor(self, at: TileHead | None, newest_round: int, head: Head) -> None:
         """Check one head against where its tile stands; raises ``Rejected``. Signature last: it costs most."""
@@ -137,15 +94,6 @@ class HeadRules:
         strangers = sum(self.roster.find_index(reference.learner) is None for reference in head.deltas)
         if strangers > UNREGISTERED_DELTAS_PER_SLOT_MAX:
             raise Rejected(Reason.WRONG_BODY, f"{strangers} unregistered learners in {head.slot}")
-
-    def apply_body(self, state: HeadState, body: Body) -> HeadState:
-        """The state after a body, or ``Rejected`` if any head breaks a rule."""
-        tiles = [head.tile for head in body.heads]
-        if tiles != sorted(set(tiles)):
-            raise Rejected(Reason.WRONG_BODY, "the heads are not in ascending order of distinct tiles")
-        for head in body.heads:
-            self.check_head(state, head)
-        return state.extended(body.heads)
 
     def select_deltas(self, tile: TileId, version: Version, candidates: Iterable[DeltaRef]) -> tuple[DeltaRef, ...]:
         """Which deltas of a slot are merged: the lowest by ``digest(beacon, tile, version, learner)``.

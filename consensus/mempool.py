@@ -30,7 +30,7 @@ from protocol.limits import (
     TRANSACTIONS_PER_BODY_MAX,
 )
 from protocol.rejection import Reason, Rejected
-from protocol.transactions import EvidenceReport, SignedTransaction
+from protocol.transactions import EvidenceReport, SignedTransaction, transaction_id
 
 REPLACEMENT_PERCENT = 10  # Bitcoin and Ethereum ask for about as much
 
@@ -90,8 +90,8 @@ class Mempool:
     bytes_max: int = MEMPOOL_BYTES_MAX
     _queues: dict[AccountId, _Queue] = field(default_factory=dict)
     _tails: list[_Tail] = field(default_factory=list)  # a heap; entries that are no longer a tail are skipped
+    _by_id: dict[Digest, SignedTransaction] = field(default_factory=dict)
     _bytes: int = 0
-    _count: int = 0
 
     def add(self, transaction: SignedTransaction, state: State) -> list[Dropped]:
         """Take a transaction; returns those that had to go for it. Raises ``Rejected``, and then nothing changed.
@@ -152,12 +152,18 @@ class Mempool:
 
     def holds(self, transaction: SignedTransaction) -> bool:
         """Whether exactly this transaction waits here."""
-        queue = self._queues.get(transaction.plain.sender)
-        held = queue.held.get(transaction.plain.nonce) if queue else None
-        return held is not None and held.id == transaction.id
+        return transaction.id in self._by_id
+
+    def find(self, data: bytes) -> SignedTransaction | None:
+        """The transaction of these bytes, if it waits here: its signature was checked."""
+        return self._by_id.get(transaction_id(data))
+
+    def has_ready(self) -> bool:
+        """Whether there is a transaction that does not wait for another one."""
+        return any(queue.next_nonce in queue.held for queue in self._queues.values())
 
     def statistics(self) -> MempoolStatistics:
-        return MempoolStatistics(self._count, self._bytes, len(self._queues))
+        return MempoolStatistics(len(self._by_id), self._bytes, len(self._queues))
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
@@ -199,14 +205,14 @@ class Mempool:
         queue = self._queues.setdefault(transaction.plain.sender, _Queue(next_nonce))
         queue.held[transaction.plain.nonce] = transaction
         self._bytes += transaction.size_bytes
-        self._count += 1
+        self._by_id[transaction.id] = transaction
         self._note_tail(queue)
 
     def _drop(self, transaction: SignedTransaction, reason: Reason) -> Dropped:
         queue = self._queues[transaction.plain.sender]
         del queue.held[transaction.plain.nonce]
         self._bytes -= transaction.size_bytes
-        self._count -= 1
+        del self._by_id[transaction.id]
         if queue.held:
             self._note_tail(queue)
         else:

@@ -29,7 +29,7 @@ A round at a node
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,7 @@ from consensus.events import (
     StartMerge,
     TilesApplied,
 )
-from consensus.heads import HeadRules, HeadState, TileHead
+from consensus.heads import HeadRules, TileHead
 from protocol.genesis import LearningRule
 from protocol.ids import Digest, PeerId, Round, Signature, TileId, Version, short
 from protocol.limits import UNREGISTERED_DELTAS_PER_SLOT_MAX
@@ -145,7 +145,7 @@ class RoundStatistics:
 class RoundMachine:
     """The rounds of one node.
 
-    ``state`` is the decided state to begin with, ``applied`` what is on disk, ``proposed`` the heads from the proposal
+    ``tiles`` is where each tile stands to begin with, ``applied`` what is on disk, ``proposed`` the heads from the proposal
     journal, ``outstanding`` our own deltas without a fate, ``counted`` those of them that decided heads list, which the newest
     heads alone do not tell, ``learned_round`` the last round that our learner journaled.
     ``learns`` is false for a node without a learner; ``rounds_max`` stops opening rounds after that many.
@@ -156,7 +156,7 @@ class RoundMachine:
         me: PeerId,
         rules: HeadRules,
         learning: LearningRule,
-        state: HeadState,
+        tiles: Mapping[TileId, TileHead],
         *,
         learns: bool,
         applied: dict[TileId, Version] | None = None,
@@ -171,9 +171,7 @@ class RoundMachine:
         self._rule = learning
         self._learns = learns
         self._rounds_max = rounds_max
-        self._tiles = {
-            tile: _Tile(at, at.version if applied is None else applied[tile]) for tile, at in state.tiles.items()
-        }
+        self._tiles = {tile: _Tile(at, at.version if applied is None else applied[tile]) for tile, at in tiles.items()}
         self._proposed: dict[Slot, Head] = {head.slot: head for head in proposed}
         self._own: dict[Digest, _Own] = {delta.digest: _Own(delta) for delta in outstanding}
         self._merged_own: list[Digest] = []  # fates that the learner has not journaled
@@ -262,6 +260,27 @@ class RoundMachine:
             effects.append(Stalled(None))
         return effects + self._proceed(now)
 
+    def open_epoch(self, rules: HeadRules, now: int) -> list[RoundEffect]:
+        """Other members, other owners. What a former owner proposed and did not get decided, a new one merges and proposes."""
+        self._rules = rules
+        self._members = {member.node for member in rules.roster.members}
+        here = self._connected | {self._me}
+        self._lost_at = {
+            member.node: self._lost_at.get(member.node, now)
+            for member in rules.roster.members
+            if member.node not in here
+        }
+        self._proposed = {slot: head for slot, head in self._proposed.items() if self._may_propose(head)}
+        for tile in self._tiles.values():
+            tile.heard = False
+        for own in self._own.values():
+            own.delivered.clear()
+        return self._proceed(now)
+
+    def _may_propose(self, head: Head) -> bool:
+        order = self._rules.order(head.tile)
+        return head.attempt < len(order) and self._rules.roster.members[order[head.attempt]].node == head.proposer
+
     def hear(self, heads: Iterable[Head]) -> None:
         """Heads were verified here, by whomever they are: their slots need no takeover, only time."""
         for head in heads:
@@ -337,17 +356,13 @@ class RoundMachine:
 
     def _why_no_quorum(self) -> str:
         roster = self._rules.roster
-        here = [
-            index
-            for index, member in enumerate(roster.members)
-            if member.node == self._me or member.node in self._connected
-        ]
-        if roster.is_quorum(sum(roster.weights[index] for index in here)):
+        here = self._connected | {self._me}
+        if roster.is_quorum(roster.weight_of(here)):
             return ""
-        heaviest = sorted(roster.weights, reverse=True)
-        need = next(n for n in range(1, len(heaviest) + 1) if roster.is_quorum(sum(heaviest[:n])))
+        reachable, members = len(self._members & here), len(roster.members)
         return (
-            f"{len(here)} of {len(roster.members)} roster members are reachable, {need} are needed to decide anything"
+            f"{reachable} of {members} roster members are reachable, "
+            f"{roster.quorum_members()} are needed to decide anything"
         )
 
     def _proceed(self, now: int) -> list[RoundEffect]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
@@ -23,8 +23,10 @@ from msgspec.structs import replace
 
 from consensus.heads import TileHead
 from consensus.state_tree import StateTree
-from protocol.codec import Message
-from protocol.digest import Domain, digest, number
+from protocol.codec import Message, decode, encode
+from protocol.digest import Domain, blob_digest, digest, number
+from protocol.finality import NO_BLOCK
+from protocol.genesis import Genesis, genesis_roster
 from protocol.ids import (
     AccountField,
     AccountId,
@@ -37,11 +39,11 @@ from protocol.ids import (
     Version,
     VersionField,
 )
-from protocol.limits import SUPPLY_NANO_MAX, UNBONDINGS_PER_VALIDATOR_MAX, VALIDATORS_MAX
+from protocol.limits import KIB, SUPPLY_NANO_MAX, UNBONDINGS_PER_VALIDATOR_MAX, VALIDATORS_MAX
 from protocol.rejection import Reason, Rejected, check_invariant
-from protocol.roster import Head, MemberCard
+from protocol.roster import Head, MemberCard, Roster
 from protocol.state_proof import StateProof, SubChain, combine_roots
-from protocol.transactions import DatasetRecord, MetaVersion, Money, ParameterRecord
+from protocol.transactions import DatasetRecord, MetaVersion, Money, ParameterRecord, SemVer
 
 # What fees leave for infrastructure, development and community waits here until there is a rule to spend it.
 TREASURY = AccountId(digest(Domain.ACCOUNT, b"treasury"))
@@ -229,9 +231,19 @@ SUPPLY = Table(SubChain.META, b"s", Supply)  # one entry
 VALIDATOR_INDEX = Table(SubChain.META, b"v", ValidatorIndex)  # one entry
 SLASHING_LOG = Table(SubChain.META, b"l", SlashingLog)  # one entry
 EPOCH_MARKS = Table(SubChain.META, b"e", EpochMark)  # epoch
+ROSTERS = Table(SubChain.META, b"r", Roster)  # epoch: of the one under way, the one before and the next ones
 PROGRESS = Table(SubChain.META, b"p", Progress)  # one entry
 
+ALL_TABLES: tuple[Table[Any], ...] = (
+    *(META_VERSIONS, META_TIP),
+    *(PARAMETERS, EXPERT_COUNTS, EXPERT_VERSIONS, TILES),
+    *(ACCOUNTS, VALIDATORS, VOTE_KEYS, EVIDENCE),
+    DATASETS,
+    *(SUPPLY, VALIDATOR_INDEX, SLASHING_LOG, EPOCH_MARKS, ROSTERS, PROGRESS),
+)
+
 ONLY = b""  # the key of a table with one entry
+ENTRY_BYTES_MAX = 64 * KIB  # the largest is an index of a thousand validators
 
 
 def evidence_key(epoch: int, view: int, validator: PeerId) -> bytes:
@@ -371,16 +383,18 @@ def genesis_state(
     tiles: Iterable[tuple[TileId, Digest]],
     first_version: MetaVersion,
     created_ms: int,
+    rosters: tuple[Roster, Roster],
 ) -> State:
     """The state before the first block: balances and stakes in nano are what is minted; cards were checked.
 
-    ``created_ms`` is when epoch 0 began, on the clock of the headers.
+    ``created_ms`` is when epoch 0 began, on the clock of the headers; ``rosters`` vote in it and in the next one.
 
     ``first_version`` is what the first parameter records depend on. Its author is the treasury: nobody.
     """
-    state = State(tuple(StateTree() for _ in SubChain), Supply(0, 0, 0, 0, 0, 0))
-    state = state.put(PROGRESS, Progress(0, 0, -1)).put(EPOCH_MARKS, EpochMark(0, created_ms), number(0))
+    state = _NOTHING.put(PROGRESS, Progress(0, 0, -1)).put(EPOCH_MARKS, EpochMark(0, created_ms), number(0))
     state = state.put(VALIDATOR_INDEX, ValidatorIndex(())).put(SLASHING_LOG, SlashingLog(()))
+    for roster in rosters:
+        state = state.put(ROSTERS, roster, number(roster.epoch))
     for account, amount in balances:
         state = state.add_balance(account, amount)
     for card, stake in validators:
@@ -391,6 +405,52 @@ def genesis_state(
     state = state.put(META_TIP, Reference(first_version.version_id()))
     supply = replace(state.supply, minted_nano=state.supply.balances_nano + state.supply.staked_nano)
     return State(state.trees, supply).sealed()
+
+
+def state_of_genesis(genesis: Genesis, tile_roots: Iterable[tuple[TileId, Digest]]) -> State:
+    """The state that a genesis document describes; ``tile_roots`` are those of the weights that follow from its seed."""
+    model = encode(genesis.model)
+    return genesis_state(
+        balances=[(founder.card.account, founder.balance_nano) for founder in genesis.founders],
+        validators=[(founder.card, founder.stake_nano) for founder in genesis.founders],
+        tiles=tile_roots,
+        first_version=MetaVersion(NO_BLOCK, SemVer(0, 1, 0), 0, blob_digest(model), len(model)),
+        created_ms=genesis.created_ms,
+        rosters=(genesis_roster(genesis, 0), genesis_roster(genesis, 1)),
+    )
+
+
+# -- as rows ------------------------------------------------------------------------------------------------------------
+
+
+def changes_between(before: State, after: State) -> Iterator[tuple[bytes, Message | None]]:
+    """What a block changed, for a database: one byte for the sub-chain, the key; and the entry, None where it is gone."""
+    for chain, (old, new) in enumerate(zip(before.trees, after.trees, strict=True)):
+        for key, value in new.changes_since(old):
+            yield bytes([chain]) + key, value
+
+
+def all_rows(state: State) -> Iterator[tuple[bytes, Message | None]]:
+    """Every entry, as ``changes_between`` gives what changed."""
+    return changes_between(_NOTHING, state)
+
+
+def load_state(rows: Iterable[tuple[bytes, bytes]]) -> State:
+    """The state of rows that were written of it. Raises ``Rejected`` where one is no entry; whether all are there, its root
+    tells."""
+    trees = list(_NOTHING.trees)
+    for key, value in rows:
+        table = _TABLES.get(key[:2])
+        if table is None:
+            raise Rejected(Reason.MALFORMED, f"no table has the key {key.hex()}")
+        entry = decode(table.kind, value, limit_bytes=ENTRY_BYTES_MAX)
+        trees[table.chain] = trees[table.chain].put(key[1:], entry)
+    state = State(tuple(trees), _NOTHING.supply)
+    return State(state.trees, state.get(SUPPLY))
+
+
+_NOTHING = State(tuple(StateTree() for _ in SubChain), Supply(0, 0, 0, 0, 0, 0))
+_TABLES = {bytes([table.chain]) + table.prefix: table for table in ALL_TABLES}
 
 
 # -- the parameter DAG --------------------------------------------------------------------------------------------------
@@ -423,6 +483,12 @@ def expert_versions(state: State, name: str) -> Iterator[ParameterEntry]:
     count = state.find(EXPERT_COUNTS, name.encode())
     for index in range(count.value if count else 0):
         yield state.get(PARAMETERS, state.get(EXPERT_VERSIONS, expert_key(name, index)).id)
+
+
+def tile_heads(state: State, tiles: Iterable[TileId]) -> dict[TileId, TileHead]:
+    """Where each of these tiles stands; unknown ones are left out."""
+    found = ((tile, tile_head(state, tile)) for tile in tiles)
+    return {tile: at for tile, at in found if at is not None}
 
 
 def tile_head(state: State, tile: TileId) -> TileHead | None:

@@ -141,6 +141,21 @@ class StateTree:
             elif node.root() != _EMPTY[level].root():
                 waiting += [(node.right, level - 1), (node.left, level - 1)]
 
+    def changes_since(self, before: StateTree) -> Iterator[tuple[bytes, Message | None]]:
+        """What differs from an earlier tree: keys with their values, None where one is gone. Shared pages are not looked at."""
+        waiting = [(before._top, self._top)]
+        while waiting:
+            old, new = waiting.pop()
+            if old is new:
+                continue
+            if isinstance(old, _Bucket) and isinstance(new, _Bucket):
+                was = {entry.key: entry.value for entry in old.entries}
+                now = {entry.key: entry.value for entry in new.entries}
+                yield from ((key, value) for key, value in now.items() if was.get(key) != value)
+                yield from ((key, None) for key in was if key not in now)
+            else:
+                waiting += [(old.right, new.right), (old.left, new.left)]
+
     def path(self, key: bytes) -> tuple[Digest, ...]:
         """The siblings from the key's bucket up to the root."""
         index, node, siblings = bucket_of(key_digest(key)), self._top, []

@@ -1,7 +1,11 @@
 """The rules of change: one table from kind of transaction to handler, one way to apply a block.
 
-    apply_block = a new epoch's mark -> stakes that are free again -> each transaction -> fees shared out -> totals checked
+    apply_block = a new epoch's mark -> stakes that are free again -> tile commits -> each transaction -> fees shared out
+                  -> at a boundary, the roster of the epoch after next -> totals checked
     apply       = charge (chain, fee, nonce, balance) -> handler of the kind
+
+A tile commit is a head: its proposer signed it, its slot happens once, and only a tile's owners may propose; so it has no
+account's envelope, no nonce and no fee. One that breaks a rule makes its block wrong.
 
 Nothing here looks at a clock, and nothing is changed in place: a function takes a state and returns the next one, or raises
 ``Rejected`` and there is none. A transaction that cannot pay makes its block wrong. One that can pay and then breaks a rule of
@@ -27,6 +31,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from consensus.epochs import boundary_of, close_epoch, epoch_of
 from consensus.finality.tally import find_contradiction
 from consensus.heads import HeadRules
 from consensus.state import (
@@ -69,8 +74,8 @@ from consensus.state import (
 )
 from protocol.digest import number
 from protocol.finality import ChainId, Vote, vote_text
-from protocol.genesis import LedgerRule
-from protocol.ids import AccountId, Digest, Epoch, Height, PeerId
+from protocol.genesis import Genesis, LedgerRule
+from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId
 from protocol.keys import verify
 from protocol.limits import (
     BODY_BYTES_MAX,
@@ -80,7 +85,7 @@ from protocol.limits import (
     VALIDATORS_MAX,
 )
 from protocol.rejection import Reason, Rejected, check_invariant
-from protocol.roster import check_member_card
+from protocol.roster import Head, Roster, check_member_card
 from protocol.transactions import (
     DatasetRecord,
     EvidenceReport,
@@ -91,7 +96,6 @@ from protocol.transactions import (
     Register,
     SignedTransaction,
     Stake,
-    TileCommit,
     Transfer,
     Unstake,
     check_work,
@@ -101,6 +105,43 @@ FEE_BURNED_PERCENT = 10  # source documents, distribution of network fees
 FEE_PROPOSER_PERCENT = 40  # the same: validators
 PENALTY_PERCENT = 5  # chain.md 2.8
 CORRELATION_FACTOR = 3  # chain.md 2.8: a third of all stake found out together loses everything
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRules:
+    """What a genesis fixes of how blocks change the state."""
+
+    chain: ChainId
+    ledger: LedgerRule
+    epoch_heights: int
+    delta_weight_max: int  # tokens of one learner in one round: inner steps x sequences x context
+
+    @classmethod
+    def of(cls, genesis: Genesis) -> BlockRules:
+        """The rules of a network."""
+        learning = genesis.learning
+        tokens = learning.inner_steps * learning.batch_sequences * genesis.model.context
+        return cls(ChainId.of(genesis.network_id()), genesis.ledger, genesis.chain.epoch_heights, tokens)
+
+    def head_rules(self, roster: Roster) -> HeadRules:
+        """The rules for heads in the epoch of a roster."""
+        return HeadRules(roster, self.delta_weight_max)
+
+    def context(
+        self, state: State, heads: HeadRules, height: Height, time_ms: int, proposer: MemberIndex
+    ) -> BlockContext:
+        """What the transactions of a block on top of ``state`` may know; ``heads`` are the rules of its epoch."""
+        validator = state.find(VALIDATORS, heads.roster.members[proposer].node)
+        return BlockContext(
+            chain=self.chain,
+            epoch=heads.roster.epoch,
+            height=height,
+            time_ms=time_ms,
+            proposer=validator.card.account if validator else TREASURY,  # it may have lost all that it had at stake
+            rule=self.ledger,
+            heads=heads,
+            epoch_heights=self.epoch_heights,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +155,7 @@ class BlockContext:
     proposer: AccountId
     rule: LedgerRule
     heads: HeadRules
+    epoch_heights: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,31 +170,33 @@ class Receipt:
 
 
 def apply_block(
-    state: State, transactions: Sequence[SignedTransaction], context: BlockContext
+    state: State, heads: Sequence[Head], transactions: Sequence[SignedTransaction], context: BlockContext
 ) -> tuple[State, tuple[Receipt, ...]]:
     """The state after a block, and a receipt for each transaction; raises ``Rejected`` when the block is wrong.
 
-    WRONG_BODY: too many or too large, or evidence not first or too much of it. WRONG_EPOCH: neither the epoch of
-    the last block nor the next one. And the reasons of ``charge``.
+    WRONG_BODY: too many or too large, heads out of order, or evidence not first or too much of it. WRONG_EPOCH: the height is
+    of another epoch. And the reasons of ``HeadRules.check_successor`` and of ``charge``.
     """
     _check_sizes(transactions)
     state = _release(_open_epoch(state, context), context)
+    state = _commit_heads(state, heads, context)
     receipts = []
     for transaction in transactions:
         state, receipt = _run(state, transaction, context)
         receipts.append(receipt)
-    return _share_fees(state, context).sealed(), tuple(receipts)
+    return _close(state, context), tuple(receipts)
 
 
 def build_block(
-    state: State, candidates: Sequence[SignedTransaction], context: BlockContext
+    state: State, heads: Sequence[Head], candidates: Sequence[SignedTransaction], context: BlockContext
 ) -> tuple[State, tuple[SignedTransaction, ...]]:
     """The transactions of ``candidates`` that can pay, in their order, and the state that ``apply_block`` gives for them.
 
-    Raises ``Rejected`` as ``apply_block`` where not one transaction alone is at fault.
+    ``heads`` were checked. Raises ``Rejected`` as ``apply_block`` where not one transaction alone is at fault.
     """
     _check_sizes(candidates)
     state = _release(_open_epoch(state, context), context)
+    state = _commit_heads(state, heads, context)
     included = []
     for transaction in candidates:
         try:
@@ -160,7 +204,14 @@ def build_block(
         except Rejected:
             continue  # it stays in the pool, which drops it when its account moves on
         included.append(transaction)
-    return _share_fees(state, context).sealed(), tuple(included)
+    return _close(state, context), tuple(included)
+
+
+def _close(state: State, context: BlockContext) -> State:
+    state = _share_fees(state, context)
+    if context.height == boundary_of(context.epoch, context.epoch_heights):
+        state = close_epoch(state, context.epoch)
+    return state.sealed()
 
 
 def _run(state: State, transaction: SignedTransaction, context: BlockContext) -> tuple[State, Receipt]:
@@ -214,8 +265,8 @@ def _check_sizes(transactions: Sequence[SignedTransaction]) -> None:
 def _open_epoch(state: State, context: BlockContext) -> State:
     """In the first block of an epoch: mark its beginning, and forget marks of which no evidence is taken any more."""
     progress = state.get(PROGRESS)
-    if not progress.epoch <= context.epoch <= progress.epoch + 1:  # every epoch has blocks (chain.md 2.7)
-        raise Rejected(Reason.WRONG_EPOCH, f"epoch {context.epoch} after {progress.epoch}")
+    if context.epoch != epoch_of(context.height, context.epoch_heights):
+        raise Rejected(Reason.WRONG_EPOCH, f"epoch {context.epoch} at height {context.height}")
     if context.epoch == progress.epoch:
         return state
     state = state.put(EPOCH_MARKS, EpochMark(context.height, context.time_ms), number(context.epoch))
@@ -263,6 +314,22 @@ def _share_fees(state: State, context: BlockContext) -> State:
     burned, earned = fees * FEE_BURNED_PERCENT // 100, fees * FEE_PROPOSER_PERCENT // 100
     state = state.collect(-fees).burn(burned).add_balance(context.proposer, earned)
     return state.add_balance(TREASURY, fees - burned - earned)
+
+
+# -- tile commits -------------------------------------------------------------------------------------------------------
+
+
+def _commit_heads(state: State, heads: Sequence[Head], context: BlockContext) -> State:
+    """Move each head's tile on. All are held against the newest round before this block: none runs ahead of another."""
+    tiles = [head.tile for head in heads]
+    if tiles != sorted(set(tiles)):
+        raise Rejected(Reason.WRONG_BODY, "the heads are not in ascending order of distinct tiles")
+    progress = state.get(PROGRESS)
+    for head in heads:
+        context.heads.check_successor(tile_head(state, head.tile), progress.newest_round, head)
+        state = state.put(TILES, TileEntry(head.version, head.root, head), head.tile.encode())
+    newest = max((head.round for head in heads), default=-1)
+    return state.put(PROGRESS, replace(progress, newest_round=newest)) if newest > progress.newest_round else state
 
 
 # -- ledger -------------------------------------------------------------------------------------------------------------
@@ -441,13 +508,6 @@ def _record_parameters(state: State, sender: AccountId, payload: ParameterRecord
     return state.put(EXPERT_COUNTS, Count(index.value + 1), payload.name.encode())
 
 
-def _commit_tile(state: State, sender: AccountId, payload: TileCommit, context: BlockContext) -> State:
-    head, progress = payload.head, state.get(PROGRESS)
-    context.heads.check_successor(tile_head(state, head.tile), progress.newest_round, head)
-    state = state.put(TILES, TileEntry(head.version, head.root, head), head.tile.encode())
-    return state.put(PROGRESS, replace(progress, newest_round=max(progress.newest_round, head.round)))
-
-
 def _record_version(state: State, sender: AccountId, payload: MetaVersion, context: BlockContext) -> State:
     if sender != context.rule.meta_author:
         raise Rejected(Reason.NOT_AUTHORISED, "another account records versions of the model")
@@ -480,7 +540,6 @@ HANDLERS: dict[type, Handler] = {
     Leave: _leave,
     EvidenceReport: _report,
     ParameterRecord: _record_parameters,
-    TileCommit: _commit_tile,
     MetaVersion: _record_version,
     DatasetRecord: _record_dataset,
 }

@@ -6,10 +6,11 @@ is told before a damaged file, a damaged file before a wrong key.
 Own rows in the database (storage.keys.own_key):
 
     genesis   tile                  -> root                of version 0, so that a start need not draw it again
-    head      tile                  -> Head                the decided head of each tile, written with its block
+    state     chain | key           -> an entry of the state (consensus/state.py), written with the block that changed it
     open      view | 0 or 1 | id    -> StoredBlock or Certificate    finality above the tip, dropped when final
     delta     tile | base | learner -> Delta               deltas given to this node as an owner
     learner                         -> LearnerRecord       the learner's journal: state file and deltas without a fate
+    pool      id                    -> Transaction         our own transactions that are in no block yet
     sequence                        -> u64                 envelope numbers below this may have been used
     round     number                -> JSON                what this node saw of a round
 """
@@ -24,14 +25,15 @@ from pathlib import Path
 from consensus.events import Delta
 from consensus.finality.events import Anchor, Restored, StoredBlock
 from consensus.finality.signer import JournalState as VoteJournalState
-from consensus.heads import HeadRules, HeadState, TileHead
+from consensus.heads import TileHead
+from consensus.state import ENTRY_BYTES_MAX, TILES, State, TileEntry, all_rows, load_state, state_of_genesis
 from node.config import Settings
 from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
 from node.tile_work import TileWork
 from protocol.codec import Message, decode, encode
 from protocol.finality import Body, Certificate, Header
-from protocol.genesis import Genesis, genesis_roster
+from protocol.genesis import Genesis
 from protocol.ids import (
     Digest,
     DigestField,
@@ -49,7 +51,7 @@ from protocol.ids import (
 )
 from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
 from protocol.rejection import Reason, Rejected
-from protocol.roster import Head, Roster, Slot
+from protocol.roster import Head, Slot
 from storage.io.blob_store import BlobStore
 from storage.io.files import DirectoryFiles, DirectoryLock
 from storage.io.journal_file import JournalFile, create_journal, open_journal
@@ -57,7 +59,7 @@ from storage.io.rocks import RocksKeyValue
 from storage.io.tile_store import TileStore
 from storage.journal import JournalState
 from storage.keys import own_key, pack_u64, unpack_u64
-from storage.kv import Batch, KeyValue
+from storage.kv import Batch, DatabaseCorrupt, KeyValue
 from storage.ledger import Ledger
 
 VOTES_FILE = "votes.journal"
@@ -105,7 +107,6 @@ class Ground:
     genesis: Genesis
     genesis_bytes: bytes
     network: NetworkId
-    roster: Roster
     index: KeyValue
     blobs: BlobStore
     tiles: TileStore
@@ -132,23 +133,50 @@ class Ground:
 
     # -- restored state -------------------------------------------------------------------------------------------------
 
-    def head_rules(self) -> HeadRules:
-        return HeadRules.of(self.roster, self.genesis.learning, self.genesis.model)
+    def genesis_state(self) -> State:
+        """The state before the first block."""
+        return state_of_genesis(self.genesis, self.genesis_roots.items())
 
-    def head_state(self) -> HeadState:
-        """The decided state as of the ledger's tip."""
-        tiles = {tile: TileHead(Version(0), root) for tile, root in self.genesis_roots.items()}
-        for _, value in _scan(self.index, own_key("head")):
-            head = decode(Head, value, limit_bytes=BODY_BYTES_MAX)
-            tiles[head.tile] = TileHead(head.version, head.root, head)
-        return HeadState(tiles)
+    def load_state(self) -> State:
+        """The decided state as of the ledger's tip; raises ``DatabaseCorrupt`` when the rows are not what its header says."""
+        prefix = own_key("state")
+        rows = [(key[len(prefix) :], value) for key, value in _scan(self.index, prefix)]
+        if not rows:
+            state = self.genesis_state()
+            batch = Batch()
+            self.store_state(batch, all_rows(state))
+            self.index.write(batch)
+        else:
+            state = load_state(rows)
+        if state.root() != self.anchor().state_root:
+            raise DatabaseCorrupt(
+                "The state in the database is not the one that its last block has: "
+                "move the folder away and start again, and the node fetches it from peers."
+            )
+        return state
+
+    def store_state(self, batch: Batch, changes: Iterable[tuple[bytes, Message | None]]) -> None:
+        """Add to ``batch`` what a block changed."""
+        for key, entry in changes:
+            if entry is None:
+                batch.delete(own_key("state", key))
+            else:
+                batch.put(own_key("state", key), encode(entry))
+
+    def tile_heads(self) -> dict[TileId, TileHead]:
+        """Where each tile stands as of the ledger's tip; may be asked from any thread."""
+        prefix = own_key("state", bytes([TILES.chain]) + TILES.prefix)
+        heads = {}
+        for key, value in _scan(self.index, prefix):
+            entry = decode(TileEntry, value, limit_bytes=ENTRY_BYTES_MAX)
+            heads[TileId(key[len(prefix) :].decode())] = TileHead(entry.version, entry.root, entry.head)
+        return heads
 
     def anchor(self) -> Anchor:
         """The last finalized block, or genesis."""
         tip = self.ledger.tip()
         if tip is None:
-            state_root = HeadState.genesis(self.genesis_roots.items()).root()
-            return Anchor.genesis(state_root, self.genesis.created_ms)
+            return Anchor.genesis(self.genesis_state().root(), self.genesis.created_ms)
         block = self.ledger.get(tip)
         header = decode(Header, block.header, limit_bytes=4 * KIB)
         certificate = decode(Certificate, block.certificate, limit_bytes=64 * KIB) if block.certificate else None
@@ -225,7 +253,7 @@ class Ground:
 
         A head that takes a delta is one or two versions above its base, so that the walk down the ledger is short.
         """
-        heads = self.head_state().tiles
+        heads = self.tile_heads()
         lowest: dict[TileId, int] = {}
         for row in deltas:
             if heads[row.tile].version >= row.base + 2:
@@ -240,6 +268,21 @@ class Ground:
                     del lowest[head.tile]
             height = Height(height - 1)
         return found
+
+    def own_transactions(self) -> list[bytes]:
+        """Transactions that this node took from its user and that were in no block when the process ended."""
+        return [value for _, value in _scan(self.index, own_key("pool"))]
+
+    def store_transaction(self, name: Digest, data: bytes) -> None:
+        """Keep a transaction until a block has it; durable on return."""
+        batch = Batch()
+        batch.put(own_key("pool", name), data)
+        self.index.write(batch)
+
+    def forget_transactions(self, batch: Batch, names: Iterable[Digest]) -> None:
+        """Add to ``batch`` the removal of transactions that are in a block, or never will be."""
+        for name in names:
+            batch.delete(own_key("pool", name))
 
     def sequence_reserved(self) -> int:
         """Envelope numbers below this may have been used."""
@@ -291,7 +334,6 @@ def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None)
         genesis=genesis,
         genesis_bytes=encode(genesis),
         network=genesis.network_id(),
-        roster=genesis_roster(genesis),
         index=index,
         blobs=blobs,
         tiles=tiles,

@@ -10,28 +10,31 @@ is reported; nothing here is trusted because of where it came from.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from consensus.engine import Event
-from consensus.events import HeadsSeen, RoundAnnounced, TipSeen
+from consensus.events import HeadsSeen, RoundAnnounced, TipSeen, TransactionsSeen
 from consensus.finality.events import MessageReceived
 from p2p.transport import GossipReceived
 from protocol.codec import decode
 from protocol.envelope import SequenceWindows, open_envelope
-from protocol.finality import ValidatorMessage
-from protocol.ids import NetworkId, PeerId
+from protocol.finality import ChainId, ValidatorMessage
+from protocol.ids import MemberIndex, NetworkId, PeerId
 from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.messages import decode_payload
 from protocol.rejection import Reason, Rejected
-from protocol.roster import Roster
+from protocol.transactions import TransactionBundle, check_transaction
 
 
 class Inbound:
     """Decodes for one network. ``rejected`` counts refusals by the code of their reason."""
 
-    def __init__(self, network: NetworkId, roster: Roster) -> None:
+    def __init__(self, network: NetworkId, find_member: Callable[[PeerId], MemberIndex | None]) -> None:
+        """``find_member``: the place of a peer in the roster of now."""
         self._network = network
-        self._roster = roster
+        self._chain = ChainId.of(network)
+        self._find_member = find_member
         self._windows = SequenceWindows()
         self.rejected: Counter[str] = Counter()
         self.adverts: dict[PeerId, Advert] = {}  # newest by author; bounded by ADVERTS_MAX
@@ -49,6 +52,9 @@ class Inbound:
                 return HeadsSeen(payload.heads, envelope.sender)
             case RoundAnnouncement():
                 return RoundAnnounced(envelope.sender, payload.round)
+            case TransactionBundle():
+                checked = tuple(check_transaction(data, self._chain) for data in payload.transactions)
+                return TransactionsSeen(checked, envelope.sender)
             case FinalizedTip():
                 return TipSeen(payload.header, payload.certificate)
             case Advert():
@@ -62,7 +68,7 @@ class Inbound:
 
     def validator(self, peer: PeerId, data: bytes) -> MessageReceived:
         """The event of a message on a validator stream; raises ``Rejected``."""
-        member = self._roster.find_index(peer)
+        member = self._find_member(peer)
         if member is None:
             raise Rejected(Reason.NOT_A_MEMBER, "a validator message from outside the roster")
         return MessageReceived(member, _decode_validator(data))

@@ -11,6 +11,7 @@ boot     1 ground   directory, lock, keys, genesis, stores, journals           (
 
 from __future__ import annotations
 
+import contextlib
 import random
 import secrets
 import signal
@@ -23,7 +24,7 @@ import structlog
 import trio
 from msgspec.structs import replace
 
-from consensus.engine import Engine
+from consensus.engine import Effect, Engine
 from consensus.events import (
     Announce,
     Blamed,
@@ -45,14 +46,19 @@ from consensus.events import (
     Stalled,
     StartLearning,
     StartMerge,
+    StoreFinalized,
     TilesApplied,
+    TransactionsDropped,
     VerifyHeads,
 )
 from consensus.execution import Execution
 from consensus.finality import events as finality
 from consensus.finality.core import FinalityCore, check_chain
 from consensus.finality.signer import VoteSigner
+from consensus.heads import TileHead
 from consensus.rounds import RoundMachine
+from consensus.state import tile_heads
+from consensus.transition import BlockRules
 from node import log as node_log
 from node.clock import Clock
 from node.config import Settings
@@ -76,12 +82,12 @@ from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
 from protocol.finality import Body, ChainId
-from protocol.ids import Height, PeerId, TileId, Version, peer_text, short
+from protocol.ids import Digest, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
 from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
-from protocol.roster import Decided, sign_head
-from storage.keys import own_key
+from protocol.roster import Decided, Roster, sign_head
+from protocol.transactions import TransactionBundle, check_transaction
 from storage.kv import Batch
 from storage.ledger import FinalizedBlock as StoredFinal
 
@@ -90,6 +96,8 @@ log = structlog.get_logger()
 ROSTER_PATIENCE_SECONDS = 10.0  # rounds begin without the members that are not there by then, if a quorum is
 VOTE_RECORDS_MAX = 100_000  # records of the vote journal, 15 MB, above which it is written anew at a start (a guess)
 ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
+REPEAT_SECONDS = 30.0  # how often our own transactions are said again to whoever came since
+TRANSACTIONS_PER_MESSAGE = 16  # of two KiB at most
 SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed
 
 
@@ -106,13 +114,12 @@ class Node:
         self.started_ms = clock.monotonic_ms()
         self.stop_requested = trio.Event()
         self.records = Records()
-        self.inbound = Inbound(ground.network, ground.roster)
+        self.inbound = Inbound(ground.network, lambda peer: self.roster.find_index(peer))
         self.crash_points = CrashPoints(settings.run.crash_at)
         self.blamed: Counter[PeerId] = Counter()
         self.verified_ms: int | None = None
         self.phase = "booting"
         self.lagging: dict[TileId, Lagging] = {}  # of the open round, or of the one that closed last
-        self.me = ground.roster.find_index(ground.peer)
         self.chain = ChainId.of(ground.network)
         self.reactor = Reactor(self._restore_engine(), clock, self._performers())
         self.tiles = TileService(ground, lambda: self.exchange, self._post_tiles)
@@ -143,14 +150,27 @@ class Node:
     def engine(self) -> Engine:
         return self.reactor.engine
 
+    @property
+    def roster(self) -> Roster:
+        """Who votes about the next height."""
+        return self.engine.execution.roster
+
+    @property
+    def me(self) -> MemberIndex | None:
+        """This node's place in the roster; None where it has none."""
+        return self.roster.find_index(self.ground.peer)
+
     def _restore_engine(self) -> Engine:
         """The engine as it was when the process ended, from what the disk remembers."""
         ground = self.ground
-        state, anchor = ground.head_state(), ground.anchor()
-        rules = ground.head_rules()
+        state, anchor = ground.load_state(), ground.anchor()
+        heads = tile_heads(state, ground.genesis_roots)
+        execution = Execution(BlockRules.of(ground.genesis), state, anchor.block, anchor.height)
+        roster = execution.roster
+        me = roster.find_index(ground.peer)
         signer = None
-        if self.me is not None:
-            signer = VoteSigner(ground.keys.vote, self.chain, ground.roster, ground.vote_records, ground.vote_state)
+        if me is not None:
+            signer = VoteSigner(ground.keys.vote, self.chain, roster, ground.vote_records, ground.vote_state)
             if signer.refusal is not None:
                 log.error("this node will not vote", why=signer.refusal)
             elif len(ground.vote_records) > VOTE_RECORDS_MAX:
@@ -162,33 +182,35 @@ class Node:
         self.round_ms = learning.round_ms
         rounds = RoundMachine(
             ground.peer,
-            rules,
+            execution.head_rules,
             learning,
-            state,
+            heads,
             learns=ground.settings.compute.learn,
-            applied={
-                tile: min(ground.tiles.newest(tile) or Version(0), at.version) for tile, at in state.tiles.items()
-            },
-            proposed=[h for h in ground.proposed if h.version == state.tiles[h.tile].version + 1],
+            applied={tile: min(ground.tiles.newest(tile) or Version(0), at.version) for tile, at in heads.items()},
+            proposed=[h for h in ground.proposed if h.version == heads[h.tile].version + 1],
             outstanding=[row.delta() for row in learner.outstanding],
             counted=ground.counted(learner.outstanding),
             learned_round=learner.round if learner.state_file else -1,
             rounds_max=ground.settings.run.rounds,
         )
         core = FinalityCore(
-            ground.roster,
+            roster,
             self.chain,
             signer,
-            self.me,
+            me,
             ground.genesis.chain,
             anchor,
             restored=ground.restored_finality(),
         )
-        return Engine(ground.peer, core, Execution(rules, state, anchor.block), rounds)
+        return Engine(ground.peer, core, execution, rounds)
+
+    def tile_heads(self) -> dict[TileId, TileHead]:
+        """Where every tile stands."""
+        return tile_heads(self.engine.execution.state, self.ground.genesis_roots)
 
     def owner(self, tile: TileId) -> PeerId:
         """The tile's primary."""
-        rules = self.engine.execution.rules
+        rules = self.engine.execution.head_rules
         return rules.roster.members[rules.order(tile)[0]].node
 
     async def _post_tiles(self, event: HeadsVerified | MergesDone | TilesApplied) -> None:
@@ -239,12 +261,14 @@ class Node:
                 )  # a newcomer fetches from all of them
             await self._sync()
         await self._sync()
-        heads = [h for h in self.ground.proposed if h.version == self.engine.execution.state.tiles[h.tile].version + 1]
+        at = self.tile_heads()
+        heads = [h for h in self.ground.proposed if h.version == at[h.tile].version + 1]
         if heads:
             await self.reactor.post(HeadsSeen(tuple(heads), self.ground.peer))
         self.phase = "running"
         await self.reactor.post_call(self.engine.start_rounds)
         await self.presence.provide()
+        await self._repeat_transactions()
 
     async def _prepare_learner(self) -> None:
         device = await self.learning.wait_greeted()
@@ -269,16 +293,17 @@ class Node:
 
     def _decided_but_not_applied(self) -> list[Decided]:
         """Heads that were final before the process ended and whose tiles are not on disk yet."""
+        heads = self.tile_heads()
         behind = {
             tile: self.ground.tiles.newest(tile) or 0
-            for tile, at in self.engine.execution.state.tiles.items()
+            for tile, at in heads.items()
             if (self.ground.tiles.newest(tile) or 0) < at.version
         }
         if not behind:
             return []
         decided: list[Decided] = []
         height = self.ground.ledger.tip() or Height(0)
-        missing = sum(self.engine.execution.state.tiles[tile].version - version for tile, version in behind.items())
+        missing = sum(heads[tile].version - version for tile, version in behind.items())
         while height > 0 and missing > 0:
             block = self.ground.ledger.find(height)
             if block is None:
@@ -292,18 +317,14 @@ class Node:
 
     async def _wait_for_roster(self) -> None:
         """Round 0 starts when the roster is connected, or when a quorum of it has been for a while."""
-        roster = self.ground.roster
+        roster = self.roster
         others = {member.node for member in roster.members} - {self.ground.peer}
         deadline, said = trio.current_time() + ROSTER_PATIENCE_SECONDS, False
         while True:
             here = others & set(self.transport.connected_peers())
             if here == others:
                 return
-            weight = sum(
-                weight
-                for member, weight in zip(roster.members, roster.weights, strict=True)
-                if member.node in here or member.node == self.ground.peer
-            )
+            weight = roster.weight_of(here | {self.ground.peer})
             if trio.current_time() > deadline:
                 if roster.is_quorum(weight) or self.me is None:
                     return
@@ -359,6 +380,46 @@ class Node:
     async def _on_timer(self, token: Any) -> None:
         await self.reactor.post(token if isinstance(token, RoundTimer) else finality.TimerFired(token))
 
+    # -- transactions ---------------------------------------------------------------------------------------------------
+
+    async def submit(self, data: bytes) -> Digest:
+        """Take a user's transaction: checked, in the pool, on the disk, and only then said to others; returns its id.
+
+        Raises ``Rejected`` as ``check_transaction`` and ``Mempool.add``.
+        """
+        signed = check_transaction(data, self.chain)
+        refusals: list[Rejected] = []
+        done = trio.Event()
+
+        def add(now: int) -> list[Effect]:
+            try:
+                effects = self.engine.add_transaction(signed, now)
+                self.ground.store_transaction(signed.id, data)
+            except Rejected as refusal:
+                refusals.append(refusal)
+                effects = []
+            done.set()
+            return effects
+
+        await self.reactor.post_call(add)
+        await done.wait()
+        if refusals:
+            raise refusals[0]
+        self._start(self.gossip.publish, TransactionBundle((data,)))
+        return signed.id
+
+    async def _repeat_transactions(self) -> None:
+        """Our users' transactions go back into the pool at a start, and out again until a block has them."""
+        for data in self.ground.own_transactions():
+            with contextlib.suppress(Rejected):  # a block has it, or its account has moved on
+                await self.submit(data)
+        while True:
+            await trio.sleep(REPEAT_SECONDS)
+            waiting = [data for data in self.ground.own_transactions() if self.engine.execution.mempool.find(data)]
+            for first in range(0, len(waiting), TRANSACTIONS_PER_MESSAGE):
+                bundle = TransactionBundle(tuple(waiting[first : first + TRANSACTIONS_PER_MESSAGE]))
+                await self.gossip.publish(bundle)
+
     # -- catching up ----------------------------------------------------------------------------------------------------
 
     async def _poll_blocks(self) -> None:
@@ -381,7 +442,7 @@ class Node:
                     return
                 blocks, peer = answer
                 try:
-                    checked = check_chain(blocks.blocks, self.ground.roster, self.chain)
+                    checked = check_chain(blocks.blocks, self.roster, self.chain)
                 except Rejected as refusal:
                     self.report(peer, refusal)
                     return
@@ -402,12 +463,13 @@ class Node:
             finality.StoreBlocks: self._store_blocks,
             finality.Send: self._send,
             finality.SetTimer: self._set_timer,
-            finality.Finalized: self._store_finalized,
             finality.FetchBlocks: self._fetch_blocks,
             finality.Score: self._score,
             finality.Evidence: self._evidence,
             finality.Halt: self._halt,
             Blamed: self._blame,
+            StoreFinalized: self._store_finalized,
+            TransactionsDropped: self._forget_transactions,
             VerifyHeads: self._verify_heads,
             Decide: self._decide,
             SetRoundTimer: self._set_round_timer,
@@ -438,7 +500,7 @@ class Node:
 
     async def _send(self, effect: finality.Send) -> None:
         data = encode(effect.message)
-        members = self.ground.roster.members
+        members = self.roster.members
         to = [members[effect.to]] if effect.to is not None else members
         for member in to:
             if member.node != self.ground.peer:
@@ -453,13 +515,14 @@ class Node:
     async def _set_round_timer(self, effect: SetRoundTimer) -> None:
         self.timers.set(RoundTimer(), effect.at_ms)
 
-    async def _store_finalized(self, effect: finality.Finalized) -> None:
+    async def _store_finalized(self, effect: StoreFinalized) -> None:
         """Each block with everything that becomes true with it, in one batch."""
-        last = effect.blocks[-1]
-        for block in effect.blocks:
-            extra = Batch()
+        last = effect.blocks[-1].block
+        for committed in effect.blocks:
+            block, extra = committed.block, Batch()
+            self.ground.store_state(extra, committed.changes)
+            self.ground.forget_transactions(extra, (receipt.id for receipt in committed.receipts))
             for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-                extra.put(own_key("head", head.tile.encode()), encode(head))
                 self.ground.forget_candidates(extra, head.slot)
             self.ground.forget_finality(extra, block.header.view)
             certificate = encode(block.certificate) if block.certificate is not None else b""
@@ -471,12 +534,20 @@ class Node:
         if last.certificate is not None and last.header.proposer == self.me:
             self._start(self.gossip.publish, FinalizedTip(last.header, last.certificate))
 
+    async def _forget_transactions(self, effect: TransactionsDropped) -> None:
+        """They are in no block and never will be, as far as this node can tell: whoever asks is told why."""
+        batch = Batch()
+        self.ground.forget_transactions(batch, (dropped.id for dropped in effect.dropped))
+        self.ground.index.write(batch)
+        for dropped in effect.dropped:
+            log.info("transaction dropped", id=dropped.id.hex()[:16], reason=dropped.reason.code)
+
     async def _fetch_blocks(self, effect: finality.FetchBlocks) -> None:
         if not self._syncing.statistics().tasks_waiting:  # the one that waits will see what we were told of
             self._start(self._sync)
 
     async def _score(self, effect: finality.Score) -> None:
-        self.report(self.ground.roster.members[effect.member].node, Rejected(effect.reason, "finality"))
+        self.report(self.roster.members[effect.member].node, Rejected(effect.reason, "finality"))
 
     async def _evidence(self, effect: finality.Evidence) -> None:
         self.inbound.rejected[Reason.EQUIVOCATION.code] += 1

@@ -3,7 +3,7 @@
     genesis weights  -> root of version 0
     each final head, in order of the ledger:
         certificate and chain of headers            (check_chain)
-        body on the state before it                 (HeadRules.apply_body: signatures, owners, exactly-once deltas)
+        body on the state before it                 (Execution: signatures, owners, exactly-once deltas, money)
         deltas, where this node holds them all      merge again: the same update bytes
         update                                      apply again: the head's root
     every tile file on disk                         all pages against the root of its version
@@ -26,16 +26,17 @@ from compute.delta.codec import encode as encode_delta
 from compute.merge import merge
 from compute.model.genesis import genesis_tile
 from compute.outer import apply_update, initial_state
+from consensus.execution import Execution
 from consensus.finality.core import check_chain
-from consensus.heads import HeadRules, HeadState
+from consensus.transition import BlockRules
 from node.config import load_settings
 from node.ground import Ground, open_ground
 from node.tile_work import contributor, matrices_of, merge_rule, outer_rule
 from protocol.codec import decode
-from protocol.finality import Body, Certificate, ChainId, FinalizedBlock, Header
+from protocol.finality import NO_BLOCK, Certificate, ChainId, FinalizedBlock, Header
 from protocol.ids import Height, TileId, Version
 from protocol.learning import SignedDelta
-from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
+from protocol.limits import FRAME_BYTES_MAX, KIB
 from protocol.rejection import Rejected
 from protocol.roster import Head
 from storage.tile_format import tile_root
@@ -101,8 +102,8 @@ class _Verification:
     def _derive_chain(self) -> None:
         ground = self._ground
         tip = ground.ledger.tip() or Height(0)
-        chain, rules = ChainId.of(ground.network), ground.head_rules()
-        state = HeadState.genesis(ground.genesis_roots.items())
+        chain, state = ChainId.of(ground.network), ground.genesis_state()
+        execution = Execution(BlockRules.of(ground.genesis), state, NO_BLOCK, Height(0))
         run: list[FinalizedBlock] = []
         for height in range(1, tip + 1):
             self._progress(height, tip, f"block {height}")
@@ -115,24 +116,19 @@ class _Verification:
             if certificate is None:
                 continue
             try:
-                for block in check_chain(run, ground.roster, chain):
-                    state = self._derive_block(rules, state, block)
+                for block in check_chain(run, execution.roster, chain):
+                    self._derive_block(execution, block)
             except Rejected as refusal:
                 self._problem(f"block {height}: {refusal}")
                 return
             run.clear()
 
-    def _derive_block(self, rules: HeadRules, state: HeadState, block: FinalizedBlock) -> HeadState:
-        body = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX)
-        following = rules.apply_body(state, body)
-        if following.root() != block.header.state_root:
-            self._problem(f"block {block.header.height} gives another state root than its header says")
+    def _derive_block(self, execution: Execution, block: FinalizedBlock) -> None:
         self._report.blocks += 1
-        for head in body.heads:
+        for decided in execution.replay(block).decided:
             self._report.heads += 1
-            self._derive_merge(head)
-            self._derive_root(head)
-        return following
+            self._derive_merge(decided.head)
+            self._derive_root(decided.head)
 
     def _find(self, name: bytes) -> bytes | None:
         try:
@@ -179,7 +175,7 @@ class _Verification:
             self._states[head.tile] = np.frombuffer(tile.state, np.float32).reshape(tile.planes, tile.values).copy()
 
     def _verify_files(self) -> None:
-        decided = self._ground.head_state().tiles
+        decided = self._ground.tile_heads()
         held = self._ground.tiles.held()
         for number, each in enumerate(held, 1):
             self._progress(number, len(held), f"file of {each.tile_id}")

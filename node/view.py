@@ -78,11 +78,10 @@ class View:
 
     def _reach(self) -> tuple[int, int, int]:
         """Members that are reachable, this node included; members that make a quorum; members."""
-        ground, roster = self._node.ground, self._node.ground.roster
+        ground, roster = self._node.ground, self._node.roster
         connected = self._node.transport.connected_peers()
         reachable = sum(member.node == ground.peer or member.node in connected for member in roster.members)
-        quorum = next(n for n in range(1, len(roster.members) + 1) if roster.is_quorum(n))
-        return reachable, quorum, len(roster.members)
+        return reachable, roster.quorum_members(), len(roster.members)
 
     def _state(self) -> tuple[str, str]:
         node = self._node
@@ -135,7 +134,7 @@ class View:
     def tiles(self) -> Sequence[Facts]:
         node = self._node
         rows = []
-        for tile, at in sorted(node.engine.execution.state.tiles.items()):
+        for tile, at in sorted(node.tile_heads().items()):
             rows.append(
                 {
                     "tile": tile,
@@ -156,7 +155,7 @@ class View:
         connected = set(node.transport.connected_peers())
         wire = node.transport.statistics()
         now = node.clock.now_ms()
-        known = connected | set(node.inbound.adverts) | {member.node for member in node.ground.roster.members}
+        known = connected | set(node.inbound.adverts) | {member.node for member in node.roster.members}
         rows = []
         for peer in sorted(known - {node.ground.peer}):
             advert = node.inbound.adverts.get(peer)
@@ -166,7 +165,7 @@ class View:
                     "short": short(peer),
                     "addresses": list(advert.addresses if advert else node.transport.known_addresses(peer)),
                     "connected": peer in connected,
-                    "member": node.ground.roster.find_index(peer) is not None,
+                    "member": node.roster.find_index(peer) is not None,
                     "rtt_ms": wire.round_trip_milliseconds.get(peer),
                     "clock_offset_ms": wire.clock_offset_milliseconds,
                     "score": -node.blamed[peer],

@@ -11,7 +11,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from protocol.codec import Message, decode, encode
-from protocol.digest import Domain, digest
+from protocol.digest import Domain, digest, number
 from protocol.ids import AccountField, Digest, DigestField, Epoch, Natural, NetworkId
 from protocol.limits import (
     DATASET_SHARDS_MAX,
@@ -170,11 +170,11 @@ def check_genesis(data: bytes, expected: NetworkId | None = None) -> Genesis:
     return genesis
 
 
-def genesis_roster(genesis: Genesis) -> Roster:
-    """The roster of epoch 0: the founders by their stakes, beacon from the network id."""
+def genesis_roster(genesis: Genesis, epoch: int = 0) -> Roster:
+    """The roster of epoch 0 or 1: the founders by their stakes, beacon from the network id."""
     return Roster(
-        epoch=Epoch(0),
+        epoch=Epoch(epoch),
         members=tuple(Member(founder.card.node, founder.card.vote) for founder in genesis.founders),
         weights=tuple(founder.stake_nano for founder in genesis.founders),
-        beacon=digest(Domain.BEACON, genesis.network_id()),
+        beacon=digest(Domain.BEACON, genesis.network_id(), number(epoch)),
     )

@@ -60,8 +60,9 @@ VIEW_TIMEOUT_MS_MAX = 8_000  # chain.md 2.5: Delta is capped, or recovery after 
 # -- transactions and the ledger --------------------------------------------------------------------------------------
 NANO_PER_NOCK = 10**9  # nine decimals
 SUPPLY_NANO_MAX = 10**9 * NANO_PER_NOCK  # 10^9 NOCK for ever; below 2^63, so every sum of money fits a `Natural`
-TRANSACTION_BYTES_MAX = 8 * KIB  # the largest is a tile commit with 64 deltas: 6.2 KiB (asserted below)
+TRANSACTION_BYTES_MAX = 2 * KIB  # the largest is a parameter record with all its parents: about 1 KiB
 TRANSACTIONS_PER_BODY_MAX = 4_096  # the smallest transfer takes 150 bytes: 3,495 of them fill a body
+TRANSACTIONS_PER_BUNDLE_MAX = 256  # by gossip: 16 ms of checking signatures, so that a bundle does not stall a node
 EVIDENCE_BYTES_PER_BODY_MAX = 16 * KIB  # chain.md 2.8: about 40 reports, so that a flood leaves room for the rest
 PARENTS_PER_RECORD_MAX = 16  # meta version, base and merged versions (a guess); bounds the work of one record
 RECORD_NAME_CHARACTERS_MAX = 64  # as a tile's, of which it is the group
@@ -100,7 +101,6 @@ check_invariant(GENESIS_BYTES_MAX <= FRAME_BYTES_MAX, "genesis fits in a frame")
 check_invariant(UNREGISTERED_DELTAS_PER_SLOT_MAX < DELTAS_PER_SLOT_MAX, "strangers never crowd the roster out")
 check_invariant(DATASET_SHARD_BYTES_MAX <= BLOB_RANGE_BYTES_MAX, "a shard is one range")
 check_invariant(SUPPLY_NANO_MAX < 2**63, "all money fits a field")
-check_invariant(HEAD_BYTES_MAX + 256 <= TRANSACTION_BYTES_MAX, "a head fits in a transaction")
 check_invariant(
     TRANSACTION_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX <= GOSSIP_MESSAGE_BYTES_MAX,
     "a transaction fits in a gossip message",

@@ -8,6 +8,7 @@ from protocol.codec import Message, decode
 from protocol.envelope import PAYLOAD_BYTES_MAX, Envelope
 from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
 from protocol.rejection import Reason, Rejected
+from protocol.transactions import TransactionBundle
 
 
 class Kind(enum.IntEnum):
@@ -17,6 +18,7 @@ class Kind(enum.IntEnum):
     ROUND_ANNOUNCEMENT = 2
     HEAD_PROPOSALS = 3
     FINALIZED_TIP = 4
+    TRANSACTIONS = 5
 
 
 PAYLOADS: dict[int, type[Message]] = {
@@ -24,6 +26,7 @@ PAYLOADS: dict[int, type[Message]] = {
     Kind.ROUND_ANNOUNCEMENT: RoundAnnouncement,
     Kind.HEAD_PROPOSALS: HeadProposals,
     Kind.FINALIZED_TIP: FinalizedTip,
+    Kind.TRANSACTIONS: TransactionBundle,
 }
 KIND_OF: dict[type[Message], Kind] = {payload: Kind(kind) for kind, payload in PAYLOADS.items()}
 

@@ -6,6 +6,7 @@ both come out of the finality machine with the genesis roster; stakes and epochs
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta
@@ -110,6 +111,16 @@ class Roster(Message, frozen=True):
     def is_quorum(self, weight: int) -> bool:
         """Whether ``weight`` is strictly more than two thirds; exactly two thirds is not (chain.md 2.2)."""
         return 3 * weight > 2 * self.weight_total
+
+    def quorum_members(self) -> int:
+        """How many members make a quorum at the least: the heaviest ones."""
+        heaviest = sorted(self.weights, reverse=True)
+        return next(count for count in range(len(heaviest) + 1) if self.is_quorum(sum(heaviest[:count])))
+
+    def weight_of(self, nodes: Container[PeerId]) -> int:
+        """What those of the members that are among ``nodes`` weigh together."""
+        pairs = zip(self.members, self.weights, strict=True)
+        return sum(weight for member, weight in pairs if member.node in nodes)
 
     def digest(self) -> Digest:
         """What headers commit to."""

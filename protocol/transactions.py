@@ -1,4 +1,4 @@
-"""Transactions: what an account signs to change the state. One envelope, ten kinds of payload.
+"""Transactions: what an account signs to change the state. One envelope, nine kinds of payload.
 
     transaction = [chain, sender, nonce, fee_nano, payload, signature]         canonical msgpack
     payload     = [kind, fields...]                                            kind: the tag of its class below
@@ -6,7 +6,7 @@
     id          = digest("nock/transaction-id/1", every byte)
 
     chain  kinds
-    A      MetaVersion                          B  ParameterRecord, TileCommit
+    A      MetaVersion                          B  ParameterRecord; a tile commit is a head (protocol/roster.py)
     C      Transfer, Register, Stake, Unstake, Leave, EvidenceReport           D  DatasetRecord
 
 Money is in 10^-9 NOCK ("nano"), integers only. Nonces count up by one from 0 for each account, so a transaction takes effect
@@ -49,9 +49,10 @@ from protocol.limits import (
     RECORD_NAME_CHARACTERS_MAX,
     SUPPLY_NANO_MAX,
     TRANSACTION_BYTES_MAX,
+    TRANSACTIONS_PER_BUNDLE_MAX,
 )
 from protocol.rejection import Reason, Rejected
-from protocol.roster import Head, MemberCard
+from protocol.roster import MemberCard
 
 Money = Annotated[int, Meta(ge=0, le=SUPPLY_NANO_MAX)]
 _Amount = Annotated[int, Meta(ge=1, le=SUPPLY_NANO_MAX)]
@@ -139,12 +140,6 @@ class ParameterRecord(Message, frozen=True, tag=7):
         return digest(Domain.PARAMETER, sender, encode(replace(self, work=0)))
 
 
-class TileCommit(Message, frozen=True, tag=8):
-    """The next version of a tile: a head, signed by its proposer. Whoever pays for it need not be the proposer."""
-
-    head: Head
-
-
 # -- chain A ------------------------------------------------------------------------------------------------------------
 
 
@@ -201,18 +196,7 @@ class DatasetRecord(Message, frozen=True, tag=10):
         return digest(Domain.DATASET_RECORD, sender, encode(replace(self, work=0)))
 
 
-Payload = (
-    Transfer
-    | Register
-    | Stake
-    | Unstake
-    | Leave
-    | EvidenceReport
-    | ParameterRecord
-    | TileCommit
-    | MetaVersion
-    | DatasetRecord
-)
+Payload = Transfer | Register | Stake | Unstake | Leave | EvidenceReport | ParameterRecord | MetaVersion | DatasetRecord
 
 
 # -- the envelope -------------------------------------------------------------------------------------------------------
@@ -251,6 +235,11 @@ def _text(data: bytes) -> bytes:
     return digest(Domain.TRANSACTION, memoryview(data)[:-_SIGNATURE_TAIL_BYTES])
 
 
+def transaction_id(data: bytes) -> Digest:
+    """What a transaction of these bytes is called."""
+    return digest(Domain.TRANSACTION_ID, data)
+
+
 def check_transaction(data: bytes, chain: ChainId) -> SignedTransaction:
     """Decode and verify; raises ``Rejected`` (as ``decode``, then WRONG_CHAIN, BAD_SIGNATURE). The signature costs most."""
     transaction = decode(Transaction, data, limit_bytes=TRANSACTION_BYTES_MAX)
@@ -258,7 +247,16 @@ def check_transaction(data: bytes, chain: ChainId) -> SignedTransaction:
         raise Rejected(Reason.WRONG_CHAIN, f"a transaction for {transaction.chain.chain.hex()}")
     if not verify(transaction.sender, _text(data), transaction.signature):
         raise Rejected(Reason.BAD_SIGNATURE, f"transaction {transaction.nonce} of {transaction.sender[:4].hex()}")
-    return SignedTransaction(transaction, digest(Domain.TRANSACTION_ID, data), len(data))
+    return SignedTransaction(transaction, transaction_id(data), len(data))
+
+
+class TransactionBundle(Message, frozen=True):
+    """Signed transactions by gossip, each as its own bytes. Whoever relays them answers for their signatures."""
+
+    transactions: Annotated[
+        tuple[Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)], ...],
+        Meta(min_length=1, max_length=TRANSACTIONS_PER_BUNDLE_MAX),
+    ]
 
 
 # -- light proof of work ------------------------------------------------------------------------------------------------

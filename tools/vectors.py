@@ -54,6 +54,7 @@ from protocol.state_proof import (
 from protocol.transactions import (
     DatasetRecord,
     ParameterRecord,
+    TransactionBundle,
     check_transaction,
     find_work,
     sign_transaction,
@@ -171,7 +172,7 @@ def finality() -> Vectors:
         **{f"vote {kind.name.lower()}": vote(kind, 2, 1) for kind in VoteKind},
         **{f"certificate {kind.name.lower()}": certificate(kind, 2) for kind in VoteKind},
         "proposal": Proposal(header, None, (certificate(VoteKind.NULLIFY, 1),), vote(VoteKind.NOTARIZE, 2, 1)),
-        "body": Body((head(),)),
+        "body": Body((head(),), (b"a transaction", b"another")),
         "body message": BodyMessage(header.digest(), body),
         "status": Status(Epoch(0), View(2), Height(1), View(3)),
         "want": Want((header.digest(),)),
@@ -194,6 +195,7 @@ def learning() -> Vectors:
     messages: dict[str, Message] = {
         "head": head(),
         "head proposals": HeadProposals((head(),)),
+        "transaction bundle": TransactionBundle((b"a transaction", b"another")),
         "signed delta": delta(),
         "advert": advert,
         "round announcement": RoundAnnouncement(Round(6), "cpu"),

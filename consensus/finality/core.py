@@ -49,6 +49,7 @@ from consensus.finality.events import (
     BodyBuilt,
     BodyChecked,
     Effect,
+    EpochOpened,
     Event,
     Evidence,
     FetchBlocks,
@@ -165,7 +166,8 @@ class _Lead(enum.Enum):
 
     WAITING = "waiting"  # for a parent, or for the block interval
     BUILDING = "building"  # the application was asked
-    IDLE = "idle"  # the application has nothing; an empty body follows at the IDLE timer
+    IDLE = "idle"  # the application has nothing; at the IDLE timer it is asked again
+    CLOSING = "closing"  # the application was asked for whatever it has, an empty body too
     DONE = "done"  # proposed, or gave up, or not the leader
 
 
@@ -231,6 +233,7 @@ class FinalityCore:
         self._proposal: Digest | None = None  # the first valid proposal of the current view
         self._lead = _Lead.DONE
         self._lead_parent: _Parent | None = None
+        self._lead_time_ms = 0  # of the block that was asked for
         self._lead_timers: set[TimerKind] = set()  # set in this view; asked only "is it in"
         self._allowance = [ALLOWANCE_MAX] * len(roster.members)  # left to push to each member until the next retry
         self._status_turn = 0  # whom a quiet member asks next
@@ -268,17 +271,21 @@ class FinalityCore:
             case TimerFired(timer):
                 self._on_timer(timer)
             case BodyBuilt(view, body, state_root):
-                if view == self._view and self._lead is _Lead.BUILDING:
+                if view == self._view and self._lead in (_Lead.BUILDING, _Lead.CLOSING):
                     self._make_proposal(body, state_root)
             case NothingToBuild(view):
                 if view == self._view and self._lead is _Lead.BUILDING:
                     self._wait_idle()
+                elif view == self._view and self._lead is _Lead.CLOSING:
+                    self._lead = _Lead.DONE
             case BodyChecked():
                 self._on_checked(event)
             case Nudge():
                 self._on_nudge()
             case Synced(blocks):
                 self._on_synced(blocks)
+            case EpochOpened():
+                pass
             case _:
                 assert_never(event)
         while self._dirty:
@@ -842,11 +849,18 @@ class FinalityCore:
             return
         self._request_build(parent)
 
-    def _request_build(self, parent: _Parent) -> None:
-        self._lead = _Lead.BUILDING
+    def _request_build(self, parent: _Parent, *, even_empty: bool = False) -> None:
+        if self._me is None:
+            return
+        self._lead = _Lead.CLOSING if even_empty else _Lead.BUILDING
         self._lead_parent = parent
+        self._lead_time_ms = max(self._now_ms, parent.time_ms + 1)
         height = Height(parent.height + 1)
-        self._effects.append(RequestBuild(self._view, parent.block, height, parent.header))
+        self._effects.append(
+            RequestBuild(
+                self._view, parent.block, height, parent.header, self._lead_time_ms, self._me, even_empty=even_empty
+            )
+        )
 
     def _choose_parent(self) -> _Parent | None:
         """Walk down from the last view to the first block that we accepted, over nullified views only.
@@ -872,9 +886,10 @@ class FinalityCore:
             self._set_timer(TimerKind.IDLE, at_ms)
 
     def _propose_empty(self) -> None:
+        """Also an empty block is the application's: time alone changes a state."""
         check_invariant(self._lead_parent is not None, "whoever waits idle has chosen a parent")
         if self._lead_parent is not None:
-            self._make_proposal(EMPTY_BODY, self._lead_parent.state_root)
+            self._request_build(self._lead_parent, even_empty=True)
 
     def _on_nudge(self) -> None:
         self._check_again()
@@ -895,7 +910,7 @@ class FinalityCore:
             height=Height(parent.height + 1),
             parent=parent.block,
             parent_view=parent.view,
-            time_ms=max(self._now_ms, parent.time_ms + 1),
+            time_ms=self._lead_time_ms,
             proposer=self._me,
             body_root=body_root(body),
             body_bytes=len(body),

@@ -22,6 +22,7 @@ from protocol.codec import Message
 from protocol.finality import NO_BLOCK, Certificate, FinalizedBlock, Header, Proposal, ValidatorMessage, Vote
 from protocol.ids import Digest, Height, MemberIndex, View
 from protocol.rejection import Reason
+from protocol.roster import Roster
 
 # -- what it starts from ----------------------------------------------------------------------------------------------
 
@@ -154,7 +155,15 @@ class Synced:
     blocks: tuple[FinalizedBlock, ...]
 
 
-Event = Started | MessageReceived | TimerFired | BodyBuilt | NothingToBuild | BodyChecked | Nudge | Synced
+@dataclass(frozen=True, slots=True)
+class EpochOpened:
+    """The application's word after the boundary of an epoch was finalized: who votes now, and who in the epoch after."""
+
+    roster: Roster
+    next_roster: Roster
+
+
+Event = EpochOpened | Started | MessageReceived | TimerFired | BodyBuilt | NothingToBuild | BodyChecked | Nudge | Synced
 
 
 # -- effects ----------------------------------------------------------------------------------------------------------
@@ -194,12 +203,18 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class RequestBuild:
-    """We lead ``view``: build on ``parent``. Answer ``BodyBuilt`` or ``NothingToBuild``. ``parent_header`` None: genesis."""
+    """We lead ``view``: build on ``parent``. Answer ``BodyBuilt`` or ``NothingToBuild``. ``parent_header`` None: genesis.
+
+    ``time_ms`` and ``proposer`` will be the header's. ``even_empty``: the wait for something to propose is over.
+    """
 
     view: View
     parent: Digest
     height: Height
     parent_header: Header | None
+    time_ms: int
+    proposer: MemberIndex
+    even_empty: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,16 @@ from protocol.ids import ShardId
 from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
 from protocol.messages import KIND_OF
 from protocol.roster import Head
+from protocol.transactions import TransactionBundle
 
 LIFETIME_MS = 2 * 60 * 1000  # an announcement that is two minutes old helps nobody
 
-TOPIC_OF: dict[type[Message], str] = {Advert: "adverts", RoundAnnouncement: "tiles", FinalizedTip: "final"}
+TOPIC_OF: dict[type[Message], str] = {
+    Advert: "adverts",
+    RoundAnnouncement: "tiles",
+    FinalizedTip: "final",
+    TransactionBundle: "tx",
+}
 
 
 class Gossip:
@@ -33,9 +39,9 @@ class Gossip:
         """Every topic that this node follows."""
         network = self._ground.network
         shards = [topic_text(network, "tiles", ShardId(index)) for index in range(self._shards)]
-        return [topic_text(network, "adverts"), topic_text(network, "final"), *shards]
+        return [*(topic_text(network, name) for name in ("adverts", "final", "tx")), *shards]
 
-    async def publish(self, message: Advert | RoundAnnouncement | FinalizedTip) -> None:
+    async def publish(self, message: Advert | RoundAnnouncement | FinalizedTip | TransactionBundle) -> None:
         """Say one thing on its topic."""
         name = TOPIC_OF[type(message)]
         shard = ShardId(0) if name == "tiles" else None

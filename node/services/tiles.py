@@ -247,7 +247,7 @@ class TileService:
 
     async def repair(self, tile: TileId) -> bool:
         """Make the decided version of a tile whole again; nothing else of the node stops meanwhile."""
-        at = self._ground.head_state().tiles[tile]
+        at = self._ground.tile_heads()[tile]
 
         def is_whole() -> bool:
             try:

@@ -35,7 +35,7 @@ from consensus.finality.events import (
 )
 from consensus.finality.signer import VoteSigner
 from protocol.codec import decode
-from protocol.finality import Certificate, FinalizedBlock, ValidatorMessage
+from protocol.finality import EMPTY_BODY, Certificate, FinalizedBlock, ValidatorMessage
 from protocol.ids import Digest, Height, MemberIndex
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.rejection import Rejected
@@ -224,8 +224,9 @@ class Member:
     def _build(self, request: RequestBuild) -> None:
         random_ = self.world.random
         delay_ms = random_.randrange(1, 60)
-        if random_.random() < 0.5 and request.parent in self.roots:
-            body = random_.randbytes(random_.randrange(1, 40))
+        has_something = random_.random() < 0.5
+        if (has_something or request.even_empty) and request.parent in self.roots:
+            body = random_.randbytes(random_.randrange(1, 40)) if has_something else EMPTY_BODY
             self.later(delay_ms, BodyBuilt(request.view, body, execute(self.roots[request.parent], body)))
             return
         self.later(delay_ms, NothingToBuild(request.view))

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from consensus.epochs import epoch_of
 from consensus.state import ACCOUNTS, TREASURY, VALIDATORS, State, Validator, genesis_state
 from consensus.transition import BlockContext, apply_block
 from protocol.codec import encode
@@ -29,7 +30,8 @@ from protocol.transactions import (
     find_work,
     sign_transaction,
 )
-from tests.consensus.samples import CHAIN, RULES, genesis_roots
+from tests.consensus.samples import CHAIN, ROSTER, RULES
+from tests.consensus.world import genesis_roots
 
 KEYS = [KeyPair(bytes([3, index]) * 16) for index in range(6)]
 ACCOUNT_IDS = [AccountId(key.public) for key in KEYS]
@@ -38,6 +40,7 @@ VOTES = [KeyPair(bytes([5, index]) * 16) for index in range(6)]
 CARDS = [MemberCard.bind(*keys) for keys in zip(NODES, VOTES, KEYS, strict=True)]
 PROPOSER = ACCOUNT_IDS[5]
 BALANCE = 10**9
+EPOCH_HEIGHTS = 50
 STAKE = 10**6
 RULE = LedgerRule(
     fee_nano_per_byte=1,
@@ -58,6 +61,7 @@ GENESIS = genesis_state(
     tiles=genesis_roots().items(),
     first_version=FIRST_VERSION,
     created_ms=0,
+    rosters=(ROSTER, replace(ROSTER, epoch=Epoch(1))),
 )
 
 
@@ -65,12 +69,13 @@ def context(height: int = 1, **changes: Any) -> BlockContext:
     """The block at a height: one every 100 ms, an epoch every 50."""
     values: dict[str, Any] = {
         "chain": CHAIN,
-        "epoch": Epoch(height // 50),
+        "epoch": epoch_of(height, EPOCH_HEIGHTS),
         "height": Height(height),
         "time_ms": 100 * height,
         "proposer": PROPOSER,
         "rule": RULE,
         "heads": RULES,
+        "epoch_heights": EPOCH_HEIGHTS,
     }
     return BlockContext(**values | changes)
 
@@ -87,7 +92,7 @@ def apply_all(state: State, *payloads: tuple[int, Payload], height: int = 1) -> 
     for sender, payload in payloads:
         transactions.append(sign(sender, nonces[sender], payload))
         nonces[sender] += 1
-    after, receipts = apply_block(state, transactions, context(height))
+    after, receipts = apply_block(state, (), transactions, context(height))
     return after, tuple(receipt.refusal for receipt in receipts)
 
 

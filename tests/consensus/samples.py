@@ -7,7 +7,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from consensus.heads import HeadRules, HeadState
+from consensus.heads import TileHead
+from consensus.state import State
+from consensus.state import tile_head as find_tile
+from consensus.transition import apply_block
 from protocol.codec import encode
 from protocol.digest import blob_digest, digest
 from protocol.finality import NO_BLOCK, Body, Header, body_root
@@ -15,10 +18,10 @@ from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, Signature, 
 from protocol.keys import KeyPair
 from protocol.roster import DeltaRef, Head, sign_head
 from tests.consensus.world import (
+    BLOCK_RULES,
     CHAIN,
     TILES,
-    WEIGHT_MAX,
-    genesis_roots,
+    make_genesis,
     make_keys,
     make_roster,
     make_update,
@@ -27,8 +30,8 @@ from tests.consensus.world import (
 
 KEYS = make_keys(4)
 ROSTER = make_roster(KEYS, digest("nock/beacon/1", b"samples"))
-RULES = HeadRules(ROSTER, WEIGHT_MAX)
-GENESIS = HeadState.genesis(genesis_roots().items())
+RULES = BLOCK_RULES.head_rules(ROSTER)
+GENESIS = make_genesis(ROSTER)
 TILE = TILES[0]
 STRANGERS = [PeerId(bytes([1, index]) * 16) for index in range(80)]
 
@@ -46,8 +49,15 @@ def key_of(peer: PeerId) -> KeyPair:
     return next(key for key in KEYS if key.public == peer)
 
 
+def tile_at(state: State, tile: TileId) -> TileHead:
+    """Where a tile of ours stands."""
+    at = find_tile(state, tile)
+    assert at is not None
+    return at
+
+
 def make_head(
-    state: HeadState = GENESIS,
+    state: State = GENESIS,
     tile: TileId = TILE,
     deltas: Sequence[DeltaRef] | None = None,
     *,
@@ -56,7 +66,7 @@ def make_head(
     **changes: Any,
 ) -> Head:
     """A good head that continues ``state``, with ``changes``, signed by its proposer."""
-    at = state.tiles[tile]
+    at = tile_at(state, tile)
     chosen = [refer(member(0), at.version)] if deltas is None else deltas
     update = make_update(reference.delta for reference in chosen)
     head = Head(
@@ -76,13 +86,20 @@ def make_head(
     return sign_head(head, key_of(head.proposer)) if sign else head
 
 
-def extend(state: HeadState, *heads: Head) -> HeadState:
-    return RULES.apply_body(state, Body(tuple(sorted(heads, key=lambda head: head.tile))))
+def extend(state: State, *heads: Head) -> State:
+    """The state after a block of these heads."""
+    return after_block(state, sorted(heads, key=lambda head: head.tile))
+
+
+def after_block(state: State, heads: Sequence[Head], height: int = 1, proposer: int = 0) -> State:
+    """The state after a block with the time that ``make_block`` gives it; raises ``Rejected``."""
+    context = BLOCK_RULES.context(state, RULES, Height(height), height, MemberIndex(proposer))
+    return apply_block(state, heads, (), context)[0]
 
 
 def make_block(
     heads: Iterable[Head],
-    state: HeadState = GENESIS,
+    state: State = GENESIS,
     parent: Digest = NO_BLOCK,
     height: int = 1,
     *,
@@ -91,6 +108,8 @@ def make_block(
 ) -> tuple[Digest, Header, bytes]:
     """A block of heads on top of ``state``: its name, header and body."""
     listed = tuple(heads)
+    if state_root is None:
+        state_root = after_block(state, listed, height, proposer).root()
     body = encode(Body(listed))
     header = Header(
         version=1,
@@ -104,7 +123,7 @@ def make_block(
         proposer=MemberIndex(proposer),
         body_root=body_root(body),
         body_bytes=len(body),
-        state_root=state_root or state.extended(listed).root(),
+        state_root=state_root,
         roster=ROSTER.digest(),
         next_roster=ROSTER.digest(),
         beacon=ROSTER.beacon,

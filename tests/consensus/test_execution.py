@@ -8,19 +8,30 @@ from msgspec.structs import replace
 from consensus.events import Blamed, HeadsVerified, VerifyHeads
 from consensus.execution import STATES_MAX, VALUES_PER_PROPOSER_MAX, Execution, Verdict
 from protocol.codec import decode
-from protocol.finality import EMPTY_BODY, NO_BLOCK, Body
-from protocol.ids import Digest
+from protocol.finality import EMPTY_BODY, NO_BLOCK, Body, FinalizedBlock
+from protocol.ids import Digest, Height, MemberIndex
 from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import InvariantBroken, Reason
 from protocol.roster import Head, sign_head
-from tests.consensus.samples import GENESIS, RULES, TILE, extend, key_of, make_block, make_head, member, refer
-from tests.consensus.world import TILES
+from tests.consensus.samples import (
+    GENESIS,
+    TILE,
+    after_block,
+    extend,
+    key_of,
+    make_block,
+    make_head,
+    member,
+    refer,
+    tile_at,
+)
+from tests.consensus.world import BLOCK_RULES, TILES
 
 SENDER = member(3)
 
 
 def make_execution() -> Execution:
-    return Execution(RULES, GENESIS, NO_BLOCK)
+    return Execution(BLOCK_RULES, GENESIS, NO_BLOCK, Height(0))
 
 
 def verified(*heads: Head) -> HeadsVerified:
@@ -28,7 +39,7 @@ def verified(*heads: Head) -> HeadsVerified:
 
 
 def heads_of(execution: Execution, parent: Digest = NO_BLOCK) -> tuple[Head, ...]:
-    built = execution.build(parent)
+    built = execution.build(parent, Height(1), 1, MemberIndex(0))
     assert built is not None
     return decode(Body, built[0], limit_bytes=BODY_BYTES_MAX).heads
 
@@ -86,7 +97,7 @@ def test_a_refused_head_spoils_its_body_and_blames_its_proposer():
     assert blamed == Blamed(head.proposer, Reason.WRONG_ROOT, str(head.slot))
     assert (verdict.accepted, verdict.refusal.reason) == (False, Reason.WRONG_ROOT)
     assert not execution.is_ready()
-    assert execution.build(NO_BLOCK) == (EMPTY_BODY, GENESIS.root())
+    assert execution.build(NO_BLOCK, Height(1), 1, MemberIndex(0)) == (EMPTY_BODY, after_block(GENESIS, []).root())
 
 
 def test_an_unavailable_update_leaves_the_question_open():
@@ -107,7 +118,8 @@ def test_a_body_that_breaks_a_rule_is_refused_without_verification(reason):
     if reason is Reason.WRONG_STATE:
         block, header, body = make_block([head], state_root=GENESIS.root())
     elif reason is Reason.WRONG_PARENT:
-        block, header, body = make_block([make_head(parent_root=GENESIS.tiles[TILES[1]].root)])
+        bad = make_head(parent_root=tile_at(GENESIS, TILES[1]).root)
+        block, header, body = make_block([bad], state_root=GENESIS.root())
     else:
         (block, header, _), body = make_block([head]), b"no body"
     answers = make_execution().check(block, header, body, SENDER)
@@ -149,7 +161,7 @@ def test_a_body_is_built_on_the_parents_state():
     execution.check(block, header, body, SENDER)
     assert heads_of(execution) == (one, two)
     assert heads_of(execution, block) == (two,)
-    assert execution.build(Digest(bytes(32 * [7]))) is None
+    assert execution.build(Digest(bytes(32 * [7])), Height(1), 1, MemberIndex(0)) is None
 
 
 def test_a_head_that_came_early_is_checked_when_its_time_comes():
@@ -162,7 +174,7 @@ def test_a_head_that_came_early_is_checked_when_its_time_comes():
     execution.take_verdicts(verified(first))
     block, header, body = make_block([first])
     execution.check(block, header, body, SENDER)
-    execution.finalize(block, header, body)
+    execution.finalize(FinalizedBlock(header, body, None))
     blamed, asked = execution.resume()
     assert (blamed.peer, blamed.reason) == (bad.proposer, Reason.ALREADY_COUNTED)
     assert asked == VerifyHeads((good,))
@@ -177,17 +189,17 @@ def test_a_head_of_a_round_that_cannot_be_yet_waits_for_it():
     execution = make_execution()
     assert execution.add_heads([fast], SENDER) == []
     assert not execution.is_ready()
-    block, header, body = make_block([other])
-    execution.finalize(block, header, body)
+    _, header, body = make_block([other])
+    execution.finalize(FinalizedBlock(header, body, None))
     assert execution.resume() == [VerifyHeads((fast,))]
 
 
 def test_heads_that_are_decided_or_far_ahead_are_not_kept():
     """Old news and distant futures are dropped without blame; an impostor is blamed."""
     first = make_head()
-    block, header, body = make_block([first])
+    _, header, body = make_block([first])
     execution = make_execution()
-    execution.finalize(block, header, body)
+    execution.finalize(FinalizedBlock(header, body, None))
     far = sign_head(replace(first, version=9), key_of(first.proposer))
     assert execution.add_heads([first, far], SENDER) == []
     impostor = sign_head(replace(make_head(execution.state), attempt=2), key_of(first.proposer))
@@ -205,7 +217,7 @@ def test_a_final_block_decides_its_heads_and_clears_what_it_overtook():
     rival, rival_header, rival_body = make_block([primary])
     execution.check(block, header, body, SENDER)
     execution.check(rival, rival_header, rival_body, SENDER)
-    (decided,) = execution.finalize(block, header, body)
+    (decided,) = execution.finalize(FinalizedBlock(header, body, None)).decided
     assert (decided.slot, decided.head, decided.height) == (standby.slot, standby, 1)
     assert execution.anchor == block
     assert execution.statistics() == type(execution.statistics())(0, 0, 0)
@@ -213,10 +225,13 @@ def test_a_final_block_decides_its_heads_and_clears_what_it_overtook():
 
 def test_a_final_block_that_does_not_execute_stops_the_node():
     """The roster agreed on something that breaks the rules, or on another state: going on would spread it."""
-    bad = make_head(parent_root=GENESIS.tiles[TILES[1]].root)
-    for block, header, body in (make_block([bad]), make_block([make_head()], state_root=GENESIS.root())):
+    bad = make_head(parent_root=tile_at(GENESIS, TILES[1]).root)
+    for _, header, body in (
+        make_block([bad], state_root=GENESIS.root()),
+        make_block([make_head()], state_root=GENESIS.root()),
+    ):
         with pytest.raises(InvariantBroken):
-            make_execution().finalize(block, header, body)
+            make_execution().finalize(FinalizedBlock(header, body, None))
 
 
 def test_blocks_that_were_never_checked_here_can_be_finalized():
@@ -225,9 +240,9 @@ def test_blocks_that_were_never_checked_here_can_be_finalized():
     for height in range(1, 6):
         head = make_head(state)
         block, header, body = make_block([head], state, parent, height)
-        execution.finalize(block, header, body)
+        execution.finalize(FinalizedBlock(header, body, None))
         state, parent = extend(state, head), block
-    assert execution.state == state
+    assert execution.state.root() == state.root()
 
 
 def test_every_question_is_answered_though_memory_is_bounded():
@@ -245,8 +260,8 @@ def test_a_restart_begins_at_the_anchor():
     first = make_head()
     block, header, body = make_block([first])
     before = make_execution()
-    before.finalize(block, header, body)
-    after = Execution(RULES, before.state, before.anchor)
+    before.finalize(FinalizedBlock(header, body, None))
+    after = Execution(BLOCK_RULES, before.state, before.anchor, before.height)
     second = make_head(after.state)
     child, child_header, child_body = make_block([second], after.state, block, 2)
     assert after.check(child, child_header, child_body, SENDER) == [VerifyHeads((second,))]
@@ -260,6 +275,6 @@ def test_the_pool_stays_small_whatever_members_send():
     for state in (GENESIS, later):
         for attempt in range(4):
             for salt in range(8):
-                delta = refer(member(0), state.tiles[TILE].version, salt=bytes([salt]))
+                delta = refer(member(0), tile_at(state, TILE).version, salt=bytes([salt]))
                 execution.add_heads([make_head(state, deltas=[delta], attempt=attempt)], SENDER)
     assert execution.statistics().heads_pooled == 2 * 4

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from consensus.heads import HeadState
+from consensus.state import PROGRESS, State, tile_head
 from protocol.finality import Body
 from protocol.ids import Signature, TileId
 from protocol.limits import DELTAS_PER_SLOT_MAX, TILE_BYTES_MAX, UNREGISTERED_DELTAS_PER_SLOT_MAX
@@ -20,10 +20,12 @@ from tests.consensus.samples import (
     RULES,
     STRANGERS,
     TILE,
+    after_block,
     extend,
     make_head,
     member,
     refer,
+    tile_at,
 )
 from tests.consensus.world import TILES, WEIGHT_MAX
 from tests.strategies import values
@@ -33,9 +35,13 @@ STATE = extend(GENESIS, FIRST)  # one tile at version 1, two at 0
 MEMBERS = [member(index) for index in range(4)]
 
 
-def refusal(head: Head, state: HeadState = STATE) -> Reason:
+def check_head(state: State, head: Head) -> None:
+    RULES.check_successor(tile_head(state, head.tile), state.get(PROGRESS).newest_round, head)
+
+
+def refusal(head: Head, state: State = STATE) -> Reason:
     with pytest.raises(Rejected) as caught:
-        RULES.check_head(state, head)
+        check_head(state, head)
     return caught.value.reason
 
 
@@ -43,11 +49,11 @@ def test_a_good_head_is_accepted_and_moves_its_tile():
     """Version, root and head of the tile change, and the state root with them; the other tiles stay."""
     head = make_head(STATE)
     after = extend(STATE, head)
-    assert (after.tiles[TILE].version, after.tiles[TILE].root, after.tiles[TILE].head) == (2, head.root, head)
+    assert (tile_at(after, TILE).version, tile_at(after, TILE).root, tile_at(after, TILE).head) == (2, head.root, head)
     assert after.root() != STATE.root()
-    assert all(after.tiles[tile] == STATE.tiles[tile] for tile in TILES[1:])
-    assert after.newest_round == 1
-    assert GENESIS.newest_round == -1
+    assert all(tile_at(after, tile) == tile_at(STATE, tile) for tile in TILES[1:])
+    assert after.get(PROGRESS).newest_round == 1
+    assert GENESIS.get(PROGRESS).newest_round == -1
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,7 @@ def test_a_good_head_is_accepted_and_moves_its_tile():
         (Reason.UNKNOWN_TILE, replace(FIRST, tile=TileId("nothing/0"))),
         (Reason.SLOT_DECIDED, FIRST),
         (Reason.WRONG_PARENT, make_head(STATE, version=3)),
-        (Reason.WRONG_PARENT, make_head(STATE, parent_root=GENESIS.tiles[TILE].root)),
+        (Reason.WRONG_PARENT, make_head(STATE, parent_root=tile_at(GENESIS, TILE).root)),
         (Reason.WRONG_PARENT, make_head(STATE, round=0)),
         (Reason.WRONG_PARENT, make_head(STATE, round=2)),
     ],
@@ -70,7 +76,7 @@ def test_h1_a_version_follows_its_parent_by_one(reason, head):
 def test_h1_a_round_may_be_one_after_the_newest_of_any_tile():
     """A tile that lagged may take the round that follows the newest decided one, and none beyond."""
     lagging = TILES[1]
-    RULES.check_head(STATE, make_head(STATE, lagging, round=1))
+    check_head(STATE, make_head(STATE, lagging, round=1))
     assert refusal(make_head(STATE, lagging, round=2)) is Reason.WRONG_PARENT
 
 
@@ -98,7 +104,7 @@ def test_h2_a_delta_counts_once_and_in_bounds(reason, deltas):
 def test_h2_the_grandparent_is_the_oldest_base():
     """At version 3 a base of 1 is taken and a base of 0 is refused."""
     state = extend(STATE, make_head(STATE))
-    RULES.check_head(state, make_head(state, deltas=[refer(MEMBERS[1], 1)]))
+    check_head(state, make_head(state, deltas=[refer(MEMBERS[1], 1)]))
     assert refusal(make_head(state, deltas=[refer(MEMBERS[1], 0)]), state) is Reason.STALE_BASE
 
 
@@ -117,7 +123,7 @@ def test_h3_the_proposer_has_the_place_that_its_attempt_says(attempt):
 def test_every_member_may_propose_at_its_own_attempt():
     """All four places of the order are good ones."""
     for attempt in range(4):
-        RULES.check_head(STATE, make_head(STATE, attempt=attempt))
+        check_head(STATE, make_head(STATE, attempt=attempt))
 
 
 @pytest.mark.parametrize("size", [0, 2 * TILE_BYTES_MAX + 1])
@@ -139,11 +145,11 @@ def test_a_body_lists_each_tile_once_in_order():
     one, two = make_head(STATE, TILES[1]), make_head(STATE, TILES[2])
     for heads in [(two, one), (one, one)]:
         with pytest.raises(Rejected) as caught:
-            RULES.apply_body(STATE, Body(heads))
+            after_block(STATE, heads)
         assert caught.value.reason is Reason.WRONG_BODY
     with pytest.raises(Rejected):
-        RULES.apply_body(STATE, Body((FIRST, one)))
-    assert RULES.apply_body(STATE, Body((one, two))).tiles[TILES[2]].version == 1
+        after_block(STATE, (FIRST, one))
+    assert tile_at(after_block(STATE, (one, two)), TILES[2]).version == 1
 
 
 def test_the_state_root_covers_the_head():
@@ -155,7 +161,7 @@ def test_the_state_root_covers_the_head():
 def test_any_body_is_applied_or_rejected(body):
     """Nothing but ``Rejected`` comes out, whatever decodes."""
     try:
-        RULES.apply_body(STATE, body)
+        after_block(STATE, body.heads)
     except Rejected:
         return
 
@@ -167,7 +173,7 @@ def test_a_good_head_with_any_field_changed_is_applied_or_rejected(data):
     other = data.draw(values(Head))
     head = replace(make_head(STATE), **{field: getattr(other, field)})
     try:
-        RULES.apply_body(STATE, Body((head,)))
+        after_block(STATE, (head,))
     except Rejected:
         return
     assert head == make_head(STATE)
@@ -179,7 +185,7 @@ def test_no_history_counts_a_delta_twice(seed):
     random_ = random.Random(seed)
     state, counted = GENESIS, set()
     for _ in range(12):
-        version = state.tiles[TILE].version + 1
+        version = tile_at(state, TILE).version + 1
         offered = {
             (learner, base): refer(learner, base)
             for learner in MEMBERS[:3]
@@ -211,7 +217,7 @@ def test_selection_keeps_the_limits_and_passes_the_rule():
     chosen = RULES.select_deltas(TILE, 1, candidates)
     assert len(chosen) == UNREGISTERED_DELTAS_PER_SLOT_MAX + 4
     assert {reference.learner for reference in chosen} >= set(MEMBERS)
-    RULES.check_head(GENESIS, make_head(GENESIS, deltas=chosen))
+    check_head(GENESIS, make_head(GENESIS, deltas=chosen))
 
 
 def test_selection_takes_64_at_most():

@@ -27,7 +27,6 @@ from protocol.transactions import (
     Register,
     SignedTransaction,
     Stake,
-    TileCommit,
     Transfer,
     Unstake,
 )
@@ -44,6 +43,7 @@ from tests.consensus.ledger_samples import (
     sign,
     vote,
 )
+from tests.consensus.samples import GENESIS as HEADS
 from tests.consensus.samples import make_head
 from tests.strategies import values
 
@@ -67,7 +67,6 @@ honest_payloads = st.one_of(
     st.builds(EvidenceReport, people.map(node_of), votes, votes),
     st.builds(parameters, people, st.sampled_from(["layer4.expert1", "layer4.expert2"])),
     st.builds(dataset, people, st.sampled_from(["a", "b"])),
-    st.just(TileCommit(make_head())),
 )
 pairs_of_votes = st.tuples(people, st.integers(0, 3), st.integers(0, 2))
 
@@ -91,14 +90,18 @@ class Ledger(RuleBasedStateMachine):
         self.blocks: list[tuple[list[SignedTransaction], BlockContext, tuple[Receipt, ...]]] = []
 
     def run(self, transactions: list[SignedTransaction], heights: int = 1) -> None:
-        self.height += heights
+        for _ in range(heights - 1):
+            self.height += 1
+            self.state, _ = apply_block(self.state, (), [], context(self.height))
+            self.blocks.append(([], context(self.height), ()))
+        self.height += 1
         here = context(self.height)
-        built, included = build_block(self.state, transactions, here)
-        after, receipts = apply_block(self.state, included, here)
+        built, included = build_block(self.state, (), transactions, here)
+        after, receipts = apply_block(self.state, (), included, here)
         assert after.root() == built.root()
         if len(included) < len(transactions):  # whole, it is wrong
             try:
-                apply_block(self.state, transactions, here)
+                apply_block(self.state, (), transactions, here)
             except Rejected:
                 pass
             else:
@@ -126,7 +129,7 @@ class Ledger(RuleBasedStateMachine):
     def offend(self, reporter: int, which: int, view: int) -> None:
         known = [index for index in range(6) if self.state.find(VALIDATORS, node_of(index)) is not None]
         if known:
-            report = equivocation((known[which % len(known)], view, context(self.height).epoch))
+            report = equivocation((known[which % len(known)], view, context(self.height + 1).epoch))
             self.run([self.transaction(reporter, report)])
 
     @rule(sender=people, first=honest_payloads, second=payloads)
@@ -179,7 +182,7 @@ class Ledger(RuleBasedStateMachine):
             return
         replayed = GENESIS
         for transactions, here, receipts in self.blocks:
-            replayed, again = apply_block(replayed, transactions, here)
+            replayed, again = apply_block(replayed, (), transactions, here)
             assert again == receipts
         assert replayed.root() == self.state.root()
         assert replayed.supply == self.state.supply
@@ -200,13 +203,12 @@ def make_blocks() -> State:
         (2, equivocation((2, 1, 0))),
         (4, parameters(4, "layer4.expert1")),
         (1, dataset(1)),
-        (1, TileCommit(make_head())),
     ]
     for height, (sender, payload) in enumerate(steps, 1):
         nonce = state.account(ACCOUNT_IDS[sender]).nonce
-        state, (receipt,) = apply_block(state, [sign(sender, nonce, payload)], context(height))
+        state, (receipt,) = apply_block(state, (), [sign(sender, nonce, payload)], context(height))
         assert receipt.refusal is None
-    return state
+    return apply_block(state, [make_head(HEADS)], [], context(len(steps) + 1))[0]
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "4242"])

@@ -46,7 +46,7 @@ def golden() -> dict[str, Any]:
     onion = Onion(blob_digest(b"secret"), 3)
     return {
         "genesis": describe(GENESIS),
-        "after seven blocks": describe(after),
+        "after blocks of everything": describe(after),
         "proof of presence": encode(after.prove(ACCOUNTS, ACCOUNT_IDS[0])).hex(),
         "proof of absence": encode(after.prove(ACCOUNTS, NOBODY)).hex(),
         "history": encode(history.cut()).hex(),
@@ -65,9 +65,9 @@ def test_stored_proofs_check(name, account):
     """By the stored root and entries alone."""
     stored = json.loads(FILE.read_text())
     key = ACCOUNTS.prefix + account
-    entry = stored["after seven blocks"]["entries"]["C"].get(key.hex())
+    entry = stored["after blocks of everything"]["entries"]["C"].get(key.hex())
     data = bytes.fromhex(stored[f"proof of {name}"])
-    root = Digest(bytes.fromhex(stored["after seven blocks"]["root"]))
+    root = Digest(bytes.fromhex(stored["after blocks of everything"]["root"]))
     proof = decode(StateProof, data, limit_bytes=len(data))
     check_state_proof(proof, root, SubChain.C, key, bytes.fromhex(entry) if entry else None)
 

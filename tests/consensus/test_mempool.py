@@ -109,7 +109,7 @@ def test_what_waits_behind_a_gap_goes_first():
 def test_what_is_next_after_a_block_does_not_wait_behind_a_gap():
     """The account has moved on, and the pool with it: the lowest fee goes, not what follows a used nonce."""
     pool = make_pool(*(pay(0, nonce) for nonce in range(5)), *(pay(1, nonce, 1_000) for nonce in range(5)))
-    state, _ = apply_block(GENESIS, [pay(0, 0)], context())
+    state, _ = apply_block(GENESIS, (), [pay(0, 0)], context())
     assert [dropped.reason for dropped in pool.advance([ACCOUNT_IDS[0]], state)] == [Reason.WRONG_NONCE]
     pool.add(pay(2, 0), state)
     assert pool.add(pay(3, 0), state) == [Dropped(pay(1, 4, 1_000).id, Reason.OUTBID)]
@@ -137,7 +137,7 @@ def test_what_a_pool_refuses():
     assert refusal(Mempool(ChainId(b"else", 0), RULE), pay(0, 0)) is Reason.WRONG_CHAIN
     assert refusal(pool, pay(0, 1, 1)) is Reason.FEE_TOO_LOW
     assert refusal(pool, pay(0, MEMPOOL_PER_SENDER_MAX)) is Reason.WRONG_NONCE
-    state, _ = apply_block(GENESIS, [pay(2, 0)], context())
+    state, _ = apply_block(GENESIS, (), [pay(2, 0)], context())
     assert refusal(pool, pay(2, 0, 20_000), state) is Reason.WRONG_NONCE
     pool.add(pay(3, 0, BALANCE - 10_000), GENESIS)
     assert refusal(pool, pay(3, 1, 10_001)) is Reason.UNFUNDED
@@ -148,7 +148,7 @@ def test_a_block_clears_what_it_used_and_what_can_no_longer_be_paid():
     """From the end: what comes first can still be paid."""
     spends = sign(0, 0, Transfer(ACCOUNT_IDS[1], BALANCE - 25_000), 10_000)
     pool = make_pool(spends, pay(0, 1), pay(0, 2), pay(1, 0))
-    state, _ = apply_block(GENESIS, [spends], context())
+    state, _ = apply_block(GENESIS, (), [spends], context())
     dropped = pool.advance([ACCOUNT_IDS[0], ACCOUNT_IDS[0], ACCOUNT_IDS[4]], state)
     assert dropped == [Dropped(spends.id, Reason.WRONG_NONCE), Dropped(pay(0, 2).id, Reason.UNFUNDED)]
     assert sorted(held.plain.nonce for held in pool.take(BODY_BYTES_MAX, state)) == [0, 1]
@@ -177,7 +177,7 @@ def test_evidence_comes_first_and_within_its_share():
     assert 0 < sum(held.size_bytes for held in taken[: sum(kinds)]) <= EVIDENCE_BYTES_PER_BODY_MAX
     assert sum(kinds) < 60
     assert kinds.count(False) == 2
-    build_block(GENESIS, taken, context())
+    build_block(GENESIS, (), taken, context())
 
 
 arrivals = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(1_000, 1_300)), max_size=40)
@@ -226,7 +226,7 @@ class Pool(RuleBasedStateMachine):
         self.height += 1
         taken = self.pool.take(limit_bytes, self.state)
         assert sum(transaction.size_bytes for transaction in taken) <= limit_bytes
-        self.state, included = build_block(self.state, taken, context(self.height))
+        self.state, included = build_block(self.state, (), taken, context(self.height))
         self.forget(self.pool.advance([transaction.plain.sender for transaction in included], self.state))
         assert all(not self.pool.holds(transaction) for transaction in included)
 

@@ -11,15 +11,15 @@ from consensus.engine import Engine
 from consensus.execution import Execution
 from consensus.finality.core import FinalityCore
 from consensus.finality.events import Anchor, Started
-from consensus.heads import HeadState
 from consensus.rounds import AGAIN, ANNOUNCERS_MAX, SILENCE, STRANGERS_PER_TILE_MAX, RoundMachine
+from consensus.state import State, tile_heads
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK
 from protocol.ids import Height, PeerId, Round, TileId, Version
 from protocol.rejection import Reason
 from protocol.roster import Decided, Head, Slot
-from tests.consensus.samples import GENESIS, ROSTER, RULES, STRANGERS, TILE, extend, make_head, member, refer
-from tests.consensus.world import CHAIN, CHAIN_RULE, ROUND_MS, TILES, learning_rule, quick_verify
+from tests.consensus.samples import GENESIS, ROSTER, RULES, STRANGERS, TILE, extend, make_head, member, refer, tile_at
+from tests.consensus.world import BLOCK_RULES, CHAIN, CHAIN_RULE, ROUND_MS, TILES, learning_rule, quick_verify
 
 ORDER = [member(index) for index in RULES.order(TILE)]  # the primary of TILE and its standbys
 OWNER, STANDBY = ORDER[0], ORDER[1]
@@ -36,18 +36,16 @@ def make_delta(learner: PeerId, base: int = 0, tile: TileId = TILE, salt: bytes 
     return e.Delta(tile, Version(base), Round(base), learner, refer(learner, base, salt=name).delta, 100)
 
 
-def make_machine(
-    me: PeerId, state: HeadState = GENESIS, *, connected: Iterable[PeerId] = ORDER, **more
-) -> RoundMachine:
+def make_machine(me: PeerId, state: State = GENESIS, *, connected: Iterable[PeerId] = ORDER, **more) -> RoundMachine:
     """A machine to which the others are connected; not started."""
-    machine = RoundMachine(me, RULES, learning_rule(), state, **{"learns": True, **more})
+    machine = RoundMachine(me, RULES, learning_rule(), tile_heads(state, TILES), **{"learns": True, **more})
     for peer in connected:
         if peer != me:
             machine.handle(e.PeerConnected(peer), 0)
     return machine
 
 
-def started(me: PeerId, state: HeadState = GENESIS, **more) -> tuple[RoundMachine, list]:
+def started(me: PeerId, state: State = GENESIS, **more) -> tuple[RoundMachine, list]:
     machine = make_machine(me, state, **more)
     return machine, machine.start(0)
 
@@ -62,12 +60,12 @@ def decide(machine: RoundMachine, *heads: Head, now: int = 100) -> list:
     return effects + machine.handle(e.TilesApplied(tuple(head.slot for head in heads)), now)
 
 
-def all_heads(state: HeadState = GENESIS, **more) -> list[Head]:
+def all_heads(state: State = GENESIS, **more) -> list[Head]:
     """One good head for every tile."""
     heads = []
     for tile in TILES:
         salt = b"" if tile == TILE else tile.encode()
-        heads.append(make_head(state, tile, [refer(member(0), state.tiles[tile].version, salt=salt)], **more))
+        heads.append(make_head(state, tile, [refer(member(0), tile_at(state, tile).version, salt=salt)], **more))
     return heads
 
 
@@ -557,7 +555,7 @@ def test_an_undecided_round_always_has_a_timer():
 def test_the_engine_tells_rounds_of_verified_heads():
     """A head by gossip, verified, ends the silence of its slot."""
     core = FinalityCore(ROSTER, CHAIN, None, None, CHAIN_RULE, Anchor.genesis(GENESIS.root(), 0), verify=quick_verify)
-    engine = Engine(STANDBY, core, Execution(RULES, GENESIS, NO_BLOCK), make_machine(STANDBY))
+    engine = Engine(STANDBY, core, Execution(BLOCK_RULES, GENESIS, NO_BLOCK, Height(0)), make_machine(STANDBY))
     engine.handle(Started(), 0)
     head = make_head()
     (ask,) = of(e.VerifyHeads, engine.handle(e.HeadsSeen((head,), OWNER), 0))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from consensus.heads import TileHead
 from consensus.state import (
     DATASETS,
     EPOCH_MARKS,
@@ -19,7 +20,6 @@ from consensus.state import (
     PROGRESS,
     SLASHING_LOG,
     SUPPLY,
-    TILES,
     VALIDATOR_INDEX,
     VALIDATORS,
     VOTE_KEYS,
@@ -61,7 +61,6 @@ from protocol.transactions import (
     Register,
     SemVer,
     Stake,
-    TileCommit,
     Transfer,
     Unstake,
     work_bits,
@@ -91,7 +90,7 @@ from tests.consensus.ledger_samples import (
 )
 from tests.consensus.samples import GENESIS as HEADS
 from tests.consensus.samples import TILE, make_head
-from tests.consensus.samples import extend as extend_heads
+from tests.consensus.world import TILES as TILES_OF_SAMPLES
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 PAY = Transfer(ACCOUNT_IDS[1], 500)
@@ -150,7 +149,7 @@ def test_what_a_block_cannot_contain():
         (poor, sign(0, 0, PAY), context(), Reason.UNFUNDED),
         (GENESIS, sign(0, 0, PAY), context(chain=ChainId(b"else", 0)), Reason.WRONG_CHAIN),
     ]:
-        for attempt in (lambda s, t, c: apply(s, t, c), lambda s, t, c: apply_block(s, [t], c)):
+        for attempt in (lambda s, t, c: apply(s, t, c), lambda s, t, c: apply_block(s, (), [t], c)):
             with pytest.raises(Rejected) as caught:
                 attempt(state, transaction, here)
             assert caught.value.reason is reason
@@ -160,10 +159,10 @@ def test_what_a_block_cannot_contain():
 def test_a_transaction_takes_effect_once():
     """In the same block and in a later one its nonce is used."""
     transaction = sign(0, 0, PAY)
-    after, _ = apply_block(GENESIS, [transaction], context())
+    after, _ = apply_block(GENESIS, (), [transaction], context())
     for state, block in ((GENESIS, [transaction, transaction]), (after, [transaction])):
         with pytest.raises(Rejected) as caught:
-            apply_block(state, block, context())
+            apply_block(state, (), block, context())
         assert caught.value.reason is Reason.WRONG_NONCE
 
 
@@ -181,9 +180,9 @@ def test_a_builder_leaves_out_what_cannot_pay():
         sign(2, 3, PAY),
         sign(3, 0, PAY),
     ]
-    state, included = build_block(GENESIS, candidates, context())
+    state, included = build_block(GENESIS, (), candidates, context())
     assert list(included) == [candidates[0], candidates[3]]
-    assert apply_block(GENESIS, included, context())[0].root() == state.root()
+    assert apply_block(GENESIS, (), included, context())[0].root() == state.root()
 
 
 def test_a_body_is_bounded_and_evidence_comes_first():
@@ -194,9 +193,9 @@ def test_a_body_is_bounded_and_evidence_comes_first():
     for block in ([pay, report], many, [pay] * 5_000, [replace_size(report, 16 * 1024 + 1)]):
         for run in (apply_block, build_block):
             with pytest.raises(Rejected) as caught:
-                run(GENESIS, block, context())
+                run(GENESIS, (), block, context())
             assert caught.value.reason is Reason.WRONG_BODY
-    assert all(receipt.refusal is None for receipt in apply_block(GENESIS, [report, pay], context())[1])
+    assert all(receipt.refusal is None for receipt in apply_block(GENESIS, (), [report, pay], context())[1])
 
 
 def replace_size(transaction, size_bytes):
@@ -239,9 +238,9 @@ def test_stake_comes_back_when_time_and_height_are_reached():
     assert validator(state, 0).unbonding == (Unbonding(300, 2_200, 22),)
     before = balance(state, 0)
     for here in (context(21), context(22, time_ms=2_199), context(21, time_ms=9_999)):
-        held, _ = apply_block(state, [], here)
+        held, _ = apply_block(state, (), [], here)
         assert balance(held, 0) == before
-    freed, _ = apply_block(state, [], context(22))
+    freed, _ = apply_block(state, (), [], context(22))
     assert (balance(freed, 0), validator(freed, 0).unbonding) == (before + 300, ())
     check_money(freed)
 
@@ -253,7 +252,7 @@ def test_who_leaves_is_forgotten_when_its_stake_is_back():
     for payload in (Leave(node_of(0)), Stake(node_of(0), 1), Unstake(node_of(0), 1)):
         assert refusal(state, 0, payload) is Reason.UNKNOWN_VALIDATOR
     assert refusal(state, 0, Register(CARDS[0], 5_000)) is Reason.ALREADY_RECORDED
-    gone, _ = apply_block(state, [], context(22))
+    gone, _ = apply_block(state, (), [], context(22))
     assert gone.find(VALIDATORS, node_of(0)) is None
     assert gone.get(VALIDATOR_INDEX).nodes == (node_of(1),)
     check_money(gone)
@@ -331,7 +330,7 @@ def test_evidence_grows_old_before_stake_is_free():
         (context(21, time_ms=2_000), True),
         (context(20, time_ms=9_999), True),
     ]:
-        _, (receipt,) = apply_block(GENESIS, [sign(2, 0, report(0))], here)
+        _, (receipt,) = apply_block(GENESIS, (), [sign(2, 0, report(0))], here)
         assert receipt.refusal is (None if is_taken else Reason.TOO_OLD)
 
 
@@ -339,22 +338,22 @@ def test_marks_of_epochs_are_kept_as_long_as_evidence_is_taken():
     """Of an epoch that is forgotten nothing is punished any more."""
     state = GENESIS
     for epoch in (1, 2, 3):
-        state, _ = apply_block(state, [], context(10 * epoch, epoch=epoch))
+        state, _ = apply_block(state, (), [], context(10 * epoch + 1, epoch=epoch, epoch_heights=10))
     assert (state.get(PROGRESS).epoch, state.get(PROGRESS).oldest_epoch) == (3, 1)
     assert state.find(EPOCH_MARKS, number(0)) is None
-    assert state.get(EPOCH_MARKS, number(2)) == EpochMark(20, 2_000)
+    assert state.get(EPOCH_MARKS, number(2)) == EpochMark(21, 2_100)
     for epoch, reason in ((0, Reason.TOO_OLD), (1, None)):
-        _, (receipt,) = apply_block(state, [sign(2, 0, report(0, epoch=epoch))], context(30, epoch=3))
+        _, (receipt,) = apply_block(
+            state, (), [sign(2, 0, report(0, epoch=epoch))], context(31, epoch=3, epoch_heights=10)
+        )
         assert receipt.refusal is reason
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_epochs_follow_each_other(epoch):
-    """A block of an earlier epoch, or of one after the next, is wrong."""
-    state, _ = apply_block(GENESIS, [], context(50, epoch=1))
-    with pytest.raises(Rejected) as caught:
-        apply_block(state, [], context(51, epoch=epoch))
-    assert caught.value.reason is Reason.WRONG_EPOCH
+def test_an_epoch_is_a_run_of_heights(epoch):
+    """A block of a height that says another epoch is wrong."""
+    with pytest.raises(Rejected, match=f"epoch {epoch} at height 51"):
+        apply_block(GENESIS, (), [], context(51, epoch=epoch))
 
 
 def test_the_list_of_slashings_is_bounded():
@@ -520,16 +519,22 @@ def naive_level(graph, node, above):
 
 
 def test_tiles_advance_as_the_rule_for_heads_says():
-    """The ledger and the rounds have one rule: the same head is taken or refused by both."""
-    first = make_head()
-    state = done(GENESIS, (2, TileCommit(first)))
-    assert (state.get(TILES, TILE.encode()).version, state.get(TILES, TILE.encode()).root) == (1, first.root)
-    assert tile_head(state, TILE) == extend_heads(HEADS, first).tiles[TILE]
+    """A head moves its tile on, alone or beside others; one that breaks a rule makes its block wrong."""
+    first, other = make_head(HEADS), make_head(HEADS, TILES_OF_SAMPLES[1])
+    state, receipts = apply_block(GENESIS, [first, other], [], context())
+    assert (receipts, tile_head(state, TILE)) == ((), TileHead(first.version, first.root, first))
     assert state.get(PROGRESS).newest_round == 0
-    assert refusal(state, 2, TileCommit(first)) is Reason.SLOT_DECIDED
-    after = extend_heads(HEADS, first)
-    assert refusal(state, 2, TileCommit(make_head(after, round=7))) is Reason.WRONG_PARENT
-    done(state, (2, TileCommit(make_head(after))))
+    wrong = {
+        Reason.SLOT_DECIDED: [first],
+        Reason.WRONG_PARENT: [make_head(state, round=7)],
+        Reason.WRONG_BODY: [make_head(state), make_head(state)],
+    }
+    for reason, heads in wrong.items():
+        for run in (apply_block, build_block):
+            with pytest.raises(Rejected) as caught:
+                run(state, heads, [], context())
+            assert caught.value.reason is reason
+    apply_block(state, [make_head(state)], [], context())
 
 
 def test_versions_of_the_model_follow_each_other():

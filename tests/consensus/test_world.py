@@ -102,7 +102,7 @@ def calm_world(count: int = 4, seed: int = 1, **options: object) -> World:
 
 def primary(world: World, tile: str) -> Peer:
     """The tile's owner."""
-    rules = world.peers[0].engine.execution.rules
+    rules = world.peers[0].engine.execution.head_rules
     return world.peers[rules.order(tile)[0]]
 
 
@@ -117,7 +117,7 @@ def reach_round(world: World, number: int) -> None:
 EFFECTS = (
     f.Persist,
     f.StoreBlocks,
-    f.Finalized,
+    e.StoreFinalized,
     e.VerifyHeads,
     e.Decide,
     e.RoundOpened,

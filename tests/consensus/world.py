@@ -22,22 +22,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
+
 from consensus import events as e
 from consensus.engine import Effect, Engine, Event
 from consensus.execution import Execution
 from consensus.finality import events as f
 from consensus.finality.core import FinalityCore, check_chain
 from consensus.finality.signer import JournalState, VoteSigner
-from consensus.heads import HeadRules, HeadState, TileHead
 from consensus.rounds import RoundMachine
-from protocol.codec import decode
+from consensus.state import State, all_rows, genesis_state, load_state, tile_heads
+from consensus.transition import BlockRules
+from protocol.codec import Message, decode, encode
 from protocol.digest import blob_digest, digest
-from protocol.finality import Body, Certificate, ChainId, FinalizedBlock, VoteKind
-from protocol.genesis import ChainRule, LearningRule
+from protocol.finality import NO_BLOCK, Body, Certificate, ChainId, FinalizedBlock, VoteKind
+from protocol.genesis import ChainRule, LearningRule, LedgerRule
 from protocol.ids import Digest, Epoch, PeerId, TileId, Version, View, VoteKey
 from protocol.keys import KeyPair
 from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Decided, Head, Member, Roster, Slot, sign_head
+from protocol.transactions import MetaVersion, SemVer
 from simnet.finality.genesis import QuickKey, quick_verify
 
 ROUND_MS = 8_000
@@ -48,8 +52,16 @@ CHAIN_RULE = ChainRule(
 )
 TILES = (TileId("layer0.expert0/0"), TileId("trunk/0"), TileId("trunk/1"))
 WEIGHT_MAX = 1_000
+BLOCK_RULES = BlockRules(CHAIN, LedgerRule(), CHAIN_RULE.epoch_heights, WEIGHT_MAX)
+FIRST_VERSION = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b"configuration"), 1_024)
 ROSTER_PATIENCE_MS = 4_000
 EVENTS_MAX = 400_000  # a world that needs more is spinning
+
+
+def make_genesis(roster: Roster, tiles: Iterable[TileId] = TILES) -> State:
+    """The state of a network without money: what learning needs of it."""
+    rosters = (roster, replace(roster, epoch=Epoch(1)))
+    return genesis_state([], [], genesis_roots(tiles).items(), FIRST_VERSION, GENESIS_MS, rosters)
 
 
 def learning_rule(round_ms: int = ROUND_MS) -> LearningRule:
@@ -171,7 +183,7 @@ class Disk:
     blocks: dict[Digest, f.StoredBlock] = field(default_factory=dict)
     certificates: dict[tuple[View, VoteKind], Certificate] = field(default_factory=dict)
     ledger: list[FinalizedBlock] = field(default_factory=list)
-    heads: dict[TileId, Head] = field(default_factory=dict)
+    rows: dict[bytes, bytes] = field(default_factory=dict)  # of the state
     proposals: list[Head] = field(default_factory=list)
     candidates: dict[tuple[TileId, Version, PeerId], e.Delta] = field(default_factory=dict)
     blobs: dict[Digest, bytes] = field(default_factory=dict)
@@ -181,14 +193,16 @@ class Disk:
     def newest(self, tile: TileId) -> Version:
         return max(self.tiles[tile])
 
-    def head_state(self) -> HeadState:
-        tiles = {tile: TileHead(Version(0), root) for tile, root in genesis_roots(self.tiles).items()}
-        tiles |= {tile: TileHead(head.version, head.root, head) for tile, head in self.heads.items()}
-        return HeadState(tiles)
+    def store_state(self, changes: Iterable[tuple[bytes, Message | None]]) -> None:
+        for key, value in changes:
+            if value is None:
+                del self.rows[key]
+            else:
+                self.rows[key] = encode(value)
 
     def anchor(self) -> f.Anchor:
         if not self.ledger:
-            return f.Anchor.genesis(HeadState.genesis(genesis_roots(self.tiles).items()).root(), GENESIS_MS)
+            return f.Anchor.genesis(load_state(self.rows.items()).root(), GENESIS_MS)
         return f.Anchor.of(self.ledger[-1].header, self.ledger[-1].certificate)
 
     def decided(self) -> list[Decided]:
@@ -392,6 +406,7 @@ class Peer:
         self.id = PeerId(key.public)
         self.member = world.roster.find_index(self.id)
         self.disk = Disk(tiles={tile: {Version(0): root} for tile, root in genesis_roots(world.tiles).items()})
+        self.disk.store_state(all_rows(make_genesis(world.roster, world.tiles)))
         self.engine: Engine | None = None
         self.life = 0
         self.stays_dead = False
@@ -434,20 +449,22 @@ class Peer:
         self._deadlines.clear()
         if world.mutant.forgets == "proposals":
             disk.proposals = []
-        state, anchor = disk.head_state(), disk.anchor()
-        rules = HeadRules(world.roster, WEIGHT_MAX)
+        state, anchor = load_state(disk.rows.items()), disk.anchor()
+        assert anchor.state_root == state.root()
+        heads = tile_heads(state, world.tiles)
+        execution = world.mutant.execution(BLOCK_RULES, state, anchor.block, anchor.height)
         signer = None
         if self.is_member:
             signer = VoteSigner(vote_key(self.key), CHAIN, world.roster, disk.votes, disk.vote_state)
             disk.vote_state = JournalState.CLEAN
         rounds = world.mutant.rounds(
             self.id,
-            rules,
+            execution.head_rules,
             learning_rule(),
-            state,
+            heads,
             learns=self.learns,
-            applied={tile: Version(min(disk.newest(tile), at.version)) for tile, at in state.tiles.items()},
-            proposed=[head for head in disk.proposals if head.version == state.tiles[head.tile].version + 1],
+            applied={tile: Version(min(disk.newest(tile), at.version)) for tile, at in heads.items()},
+            proposed=[head for head in disk.proposals if head.version == heads[head.tile].version + 1],
             outstanding=disk.learner.outstanding,
             counted=self._counted(),
             learned_round=disk.learner.round,
@@ -463,7 +480,7 @@ class Peer:
             restored=f.Restored(tuple(disk.blocks.values()), tuple(disk.certificates.values())),
             verify=quick_verify,
         )
-        self.engine = Engine(self.id, core, world.mutant.execution(rules, state, anchor.block), rounds)
+        self.engine = Engine(self.id, core, execution, rounds)
         world.note(self.index, "start")
         world.relink()
         self._apply(self._decided_but_not_applied())
@@ -496,8 +513,8 @@ class Peer:
             self.later(20, self._boot)
             return
         assert self.engine is not None
-        state = self.engine.execution.state
-        heads = [head for head in self.disk.proposals if head.version == state.tiles[head.tile].version + 1]
+        at = tile_heads(self.engine.execution.state, world.tiles)
+        heads = [head for head in self.disk.proposals if head.version == at[head.tile].version + 1]
         if heads:
             self.handle(e.HeadsSeen(tuple(heads), self.id))
         if self.engine is not None:
@@ -598,23 +615,24 @@ class Peer:
             del self._deadlines[token]
             self.handle(event)
 
-    def _finalized(self, effect: f.Finalized) -> None:
-        """Each block in one write with its heads; a crash may come between two blocks."""
+    def _finalized(self, effect: e.StoreFinalized) -> None:
+        """Each block in one write with what it changed; a crash may come between two blocks."""
         disk, world = self.disk, self.world
-        for block in effect.blocks:
-            if world.chaos and block is not effect.blocks[0] and world.chance(world.options.cut):
+        for committed in effect.blocks:
+            block = committed.block
+            if world.chaos and committed is not effect.blocks[0] and world.chance(world.options.cut):
                 self.crash(world.draw_downtime_ms())
                 return
             world.oracle.on_finalized(self, block)
             disk.ledger.append(block)
+            disk.store_state(committed.changes)
             for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-                disk.heads[head.tile] = head
                 for key in [key for key in disk.candidates if key[0] == head.tile and key[1] < head.version - 1]:
                     del disk.candidates[key]
             view = block.header.view
             disk.blocks = {name: kept for name, kept in disk.blocks.items() if kept.proposal.header.view > view}
             disk.certificates = {at: kept for at, kept in disk.certificates.items() if at[0] > view}
-        last = effect.blocks[-1]
+        last = effect.blocks[-1].block
         if last.certificate is not None and last.header.proposer == self.member:
             self.later(5, partial(world.gossip, self.index, e.TipSeen(last.header, last.certificate)))
 
@@ -847,7 +865,7 @@ class Peer:
         f.StoreBlocks: _store_blocks,
         f.Send: _send,
         f.SetTimer: _set_timer,
-        f.Finalized: _finalized,
+        e.StoreFinalized: _finalized,
         f.FetchBlocks: _fetch_blocks,
         f.Score: _score,
         f.Evidence: _evidence,
@@ -869,7 +887,7 @@ class Peer:
     }
 
 
-_QUIET = (f.Persist, f.StoreBlocks, f.Send, f.SetTimer, f.Finalized)
+_QUIET = (f.Persist, f.StoreBlocks, f.Send, f.SetTimer, e.StoreFinalized)
 
 
 def _short(effect: Effect) -> str:
@@ -969,7 +987,7 @@ class Oracle:
     def on_closed(self, peer: Peer, closed: e.RoundClosed) -> None:
         """Whatever was not decided in a round is reported, and only that."""
         late = {lagging.slot.tile for lagging in closed.lagging}
-        decided = {head.tile for head in peer.disk.heads.values() if head.round >= closed.round}
+        decided = {each.slot.tile for each in peer.disk.decided() if each.head.round >= closed.round}
         if late & decided or late | decided != set(self.world.tiles):
             raise Broken(f"peer {peer.index} closed round {closed.round}, says {late} lag; decided were {decided}")
 
@@ -994,12 +1012,13 @@ class Oracle:
         """Every delta is merged, or back in its residual, or still open on its learner's disk: one of these."""
         for peer in self.world.peers:
             open_names = {delta.digest for delta in peer.disk.learner.outstanding}
+            heads = {each.slot.tile: each.head for each in peer.disk.decided()}
             for account in self._of(peer.id):
                 told = account.merged_told + account.lost_told
                 is_open = account.delta.digest in open_names
                 if told + is_open != 1:
                     raise Broken(f"peer {peer.index}: a delta is neither open nor settled once: {account}")
-                at = peer.disk.heads.get(account.delta.tile)
+                at = heads.get(account.delta.tile)
                 if is_open and settled and at is not None and account.delta.base < at.version - 4:
                     raise Broken(f"peer {peer.index}: a delta is open for ever: {account}")
 

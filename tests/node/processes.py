@@ -202,7 +202,7 @@ class NodeProcess:
         """Version and root of each tile's decided head."""
         ground = self.ground()
         try:
-            return {tile: (at.version, at.root) for tile, at in ground.head_state().tiles.items()}
+            return {tile: (at.version, at.root) for tile, at in ground.tile_heads().items()}
         finally:
             ground.close()
 

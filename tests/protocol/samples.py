@@ -21,7 +21,6 @@ from protocol.transactions import (
     Register,
     SemVer,
     Stake,
-    TileCommit,
     Transfer,
     Unstake,
 )
@@ -146,7 +145,6 @@ def payloads() -> dict[str, Payload]:
         "parameter record": ParameterRecord(
             RecordKind.EXPERT, "layer4.expert7", 4, parents, blob_digest(b"weights"), 4_194_304, 0
         ),
-        "tile commit": TileCommit(head()),
         "meta version": MetaVersion(first.version_id(), SemVer(1, 1, 0), 1, blob_digest(b"other configuration"), 1_025),
         "data set record": DatasetRecord("text", SemVer(2, 0, 1), "CC-BY-4.0", manifest().root(), 2, 1_048_653, 0),
     }

@@ -15,8 +15,6 @@ from protocol.digest import blob_digest
 from protocol.finality import ChainId
 from protocol.ids import AccountId, Digest, Signature
 from protocol.limits import (
-    DELTAS_PER_SLOT_MAX,
-    HEAD_BYTES_MAX,
     PARENTS_PER_RECORD_MAX,
     RECORD_NAME_CHARACTERS_MAX,
     SUPPLY_NANO_MAX,
@@ -28,8 +26,8 @@ from protocol.transactions import (
     DatasetRecord,
     ParameterRecord,
     Payload,
+    RecordKind,
     SemVer,
-    TileCommit,
     Transaction,
     Transfer,
     check_transaction,
@@ -38,7 +36,7 @@ from protocol.transactions import (
     sign_transaction,
     work_bits,
 )
-from tests.protocol.samples import ACCOUNT_KEYS, head, payloads
+from tests.protocol.samples import ACCOUNT_KEYS, payloads
 from tests.strategies import key_pairs, values
 
 CHAIN = ChainId(b"nock", 0)
@@ -100,18 +98,19 @@ def test_an_amount_is_between_one_and_all_money(amount):
 
 
 def test_the_largest_transaction_fits():
-    """A head of as many deltas as a slot takes, with the longest numbers."""
-    largest = replace(
-        head(),
-        version=2**62,
-        attempt=2**62,
-        round=2**62,
-        update_bytes=2**62,
-        deltas=tuple(replace(head().deltas[0], base=2**62, weight=2**62) for _ in range(DELTAS_PER_SLOT_MAX)),
+    """A record with as many parents as it may have, the longest name and the longest numbers."""
+    largest = ParameterRecord(
+        kind=RecordKind.EXPERT,
+        name="n" * RECORD_NAME_CHARACTERS_MAX,
+        layer=2**16 - 1,
+        depends_on=tuple(Digest(bytes([index]) * 32) for index in range(PARENTS_PER_RECORD_MAX)),
+        payload_root=Digest(bytes(32)),
+        payload_bytes=2**63 - 1,
+        work=2**63 - 1,
     )
-    data = encode(sign_transaction(ACCOUNT_KEYS[0], CHAIN, 2**62, SUPPLY_NANO_MAX, TileCommit(largest)))
-    assert len(data) <= HEAD_BYTES_MAX + 256 <= TRANSACTION_BYTES_MAX
-    assert check_transaction(data, CHAIN).plain.payload == TileCommit(largest)
+    data = encode(sign_transaction(ACCOUNT_KEYS[0], CHAIN, 2**62, SUPPLY_NANO_MAX, largest))
+    assert len(data) <= TRANSACTION_BYTES_MAX
+    assert check_transaction(data, CHAIN).plain.payload == largest
     assert refusal(bytes(TRANSACTION_BYTES_MAX + 1)) is Reason.TOO_LARGE
 
 

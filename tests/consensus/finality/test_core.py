@@ -236,7 +236,7 @@ def test_leader_proposes_at_once_what_the_application_built():
 
 
 def test_idle_leader_waits_then_proposes_the_empty_body():
-    """With nothing to propose a leader waits the idle interval; a nudge asks the application again at once."""
+    """With nothing to propose a leader waits the idle interval, then takes an empty body; a nudge asks again at once."""
     bench = Bench(LEADERS[1])
     effects = bench.tell(NothingToBuild(View(1)))
     [timer] = of_kind(effects, SetTimer)
@@ -244,8 +244,10 @@ def test_idle_leader_waits_then_proposes_the_empty_body():
     assert of_kind(bench.tell(Nudge()), RequestBuild)
     bench.tell(NothingToBuild(View(1)))
     bench.now_ms += RULE.idle_interval_ms
-    [check] = of_kind(bench.fire(TimerKind.IDLE), RequestCheck)
-    assert check.body == EMPTY_BODY
+    [request] = of_kind(bench.fire(TimerKind.IDLE), RequestBuild)
+    assert (request.even_empty, request.time_ms) == (True, bench.now_ms)
+    [check] = of_kind(bench.tell(BodyBuilt(View(1), EMPTY_BODY, GENESIS_ROOT)), RequestCheck)
+    assert (check.body, check.header.time_ms) == (EMPTY_BODY, request.time_ms)
     assert check.header.state_root == GENESIS_ROOT
 
 

@@ -1,0 +1,63 @@
+"""Epochs: which heights an epoch has, and who votes in it (chain.md 2.7).
+
+    epoch e              heights e * L + 1 ... (e + 1) * L, the last of which is its boundary; L is the chain's rule
+    roster of epoch e    from the state after the boundary of e - 2: the hundred validators with the most stake, weighted by it
+
+So everybody knows during a whole epoch who votes in the next one, every header names both, and a member that was away learns it
+from the state alone. The first two rosters are the founders.
+
+The beacon of an epoch is fixed together with its roster: whoever registers cannot know for which tiles it will be drawn.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from consensus.state import ROSTERS, State, ValidatorStatus
+from protocol.digest import Domain, digest, number
+from protocol.ids import Digest, Epoch, Height
+from protocol.limits import ROSTER_MEMBERS_MAX
+from protocol.roster import Member, Roster
+
+
+def epoch_of(height: int, epoch_heights: int) -> Epoch:
+    """The epoch of a height; heights begin at 1."""
+    return Epoch((height - 1) // epoch_heights)
+
+
+def boundary_of(epoch: int, epoch_heights: int) -> Height:
+    """The last height of an epoch."""
+    return Height((epoch + 1) * epoch_heights)
+
+
+def roster_of(state: State, epoch: int) -> Roster:
+    """Who votes in an epoch: the one of the next block, or the one after that."""
+    return state.get(ROSTERS, number(epoch))
+
+
+def close_epoch(state: State, epoch: int) -> State:
+    """The state at the boundary of ``epoch``: the roster of the epoch after next is fixed, the one before is forgotten."""
+    following = roster_of(state, epoch + 1)
+    chosen = choose_roster(state, Epoch(epoch + 2), next_beacon(following.beacon, epoch + 2), following)
+    state = state.put(ROSTERS, chosen, number(epoch + 2))
+    return state.delete(ROSTERS, number(epoch - 1)) if epoch > 0 else state
+
+
+def choose_roster(state: State, epoch: Epoch, beacon: Digest, before: Roster) -> Roster:
+    """The validators with the most stake. Where nobody is left, ``before`` goes on: an empty roster could never be replaced."""
+    active = [validator for validator in state.validators() if validator.status is ValidatorStatus.ACTIVE]
+    heaviest = sorted(active, key=lambda validator: (-validator.stake_nano, validator.card.node))[:ROSTER_MEMBERS_MAX]
+    chosen = sorted((each for each in heaviest if each.stake_nano > 0), key=lambda validator: validator.card.node)
+    if not chosen:
+        return replace(before, epoch=epoch, beacon=beacon)
+    return Roster(
+        epoch=epoch,
+        members=tuple(Member(validator.card.node, validator.card.vote) for validator in chosen),
+        weights=tuple(validator.stake_nano for validator in chosen),
+        beacon=beacon,
+    )
+
+
+def next_beacon(beacon: Digest, epoch: int) -> Digest:
+    """The beacon after ``beacon``."""
+    return digest(Domain.BEACON, beacon, number(epoch))
