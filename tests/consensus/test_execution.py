@@ -7,13 +7,19 @@ from msgspec.structs import replace
 
 from consensus.events import Blamed, HeadsVerified, VerifyHeads
 from consensus.execution import STATES_MAX, VALUES_PER_PROPOSER_MAX, Execution, Verdict
-from protocol.codec import decode
-from protocol.finality import EMPTY_BODY, NO_BLOCK, Body, FinalizedBlock
-from protocol.ids import Digest, Height, MemberIndex
+from consensus.state import all_rows, load_state
+from consensus.transition import BlockRules
+from protocol.codec import decode, encode
+from protocol.finality import EMPTY_BODY, NO_BLOCK, Body, FinalizedBlock, Header
+from protocol.ids import Digest, Epoch, Height, MemberIndex
 from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import InvariantBroken, Reason
 from protocol.roster import Head, sign_head
+from protocol.transactions import SignedTransaction, Transfer
+from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, RULE, sign
+from tests.consensus.ledger_samples import GENESIS as LEDGER
 from tests.consensus.samples import (
+    CHAIN,
     GENESIS,
     TILE,
     after_block,
@@ -278,3 +284,95 @@ def test_the_pool_stays_small_whatever_members_send():
                 delta = refer(member(0), tile_at(state, TILE).version, salt=bytes([salt]))
                 execution.add_heads([make_head(state, deltas=[delta], attempt=attempt)], SENDER)
     assert execution.statistics().heads_pooled == 2 * 4
+
+
+# -- transactions -------------------------------------------------------------------------------------------------------
+
+LEDGER_RULES = BlockRules(CHAIN, RULE, 1_024, 1_000)
+
+
+def make_ledger() -> Execution:
+    return Execution(LEDGER_RULES, LEDGER, NO_BLOCK, Height(0))
+
+
+def pay(nonce: int, amount_nano: int = 5) -> SignedTransaction:
+    return sign(0, nonce, Transfer(ACCOUNT_IDS[1], amount_nano))
+
+
+def propose(execution: Execution, height: int = 1) -> tuple[Digest, Header, bytes]:
+    """The block that a node proposes on its decided state."""
+    built = execution.build(execution.anchor, Height(height), height, MemberIndex(0))
+    assert built is not None
+    body, root = built
+    header = replace(make_block([], height=height)[1], parent=execution.anchor, state_root=root)
+    return header.digest(), header, body
+
+
+def test_a_transaction_goes_through_pool_body_and_state():
+    """Whoever proposes takes it out of its pool; whoever has never seen it checks and executes it to the same root."""
+    proposer, other = make_ledger(), make_ledger()
+    assert not proposer.is_ready()
+    proposer.add_transaction(pay(0))
+    assert proposer.is_ready()
+    block, header, body = propose(proposer)
+    assert other.check(block, header, body, SENDER) == [Verdict(block, True, header.state_root)]
+    for execution in (proposer, other):
+        final = execution.finalize(FinalizedBlock(header, body, None))
+        assert [(receipt.id, receipt.refusal) for receipt in final.committed.receipts] == [(pay(0).id, None)]
+        assert execution.state.account(ACCOUNT_IDS[1]).balance_nano == BALANCE + 5
+        assert not execution.is_ready()
+
+
+def test_what_a_block_changed_is_all_that_a_database_needs():
+    """Rows of genesis, and what each block changed of them, give the state back, with its root."""
+    execution = make_ledger()
+    rows = {key: encode(value) for key, value in all_rows(LEDGER) if value is not None}
+    for height in range(1, 5):
+        execution.add_transaction(pay(height - 1))
+        _, header, body = propose(execution, height)
+        for key, value in execution.finalize(FinalizedBlock(header, body, None)).committed.changes:
+            if value is None:
+                del rows[key]
+            else:
+                rows[key] = encode(value)
+        assert load_state(rows.items()).root() == execution.state.root()
+        assert load_state(rows.items()).supply == execution.state.supply
+
+
+def test_a_body_with_a_forged_transaction_is_refused():
+    """A signature is checked by everybody, also of what would be without effect."""
+    forged = encode(replace(pay(0).plain, fee_nano=10_001))
+    execution = make_ledger()
+    _, header, _ = propose(execution)
+    body = encode(Body((), (forged,)))
+    (verdict,) = execution.check(header.digest(), header, body, SENDER)
+    assert (verdict.accepted, verdict.refusal.reason) == (False, Reason.BAD_SIGNATURE)
+
+
+def test_a_block_of_another_epoch_or_by_nobody_is_refused():
+    """The header's epoch is its height's, and its proposer is a member."""
+    execution = make_ledger()
+    _, header, body = propose(execution)
+    for changes, reason in (({"epoch": 1}, Reason.WRONG_EPOCH), ({"proposer": 9}, Reason.NOT_A_MEMBER)):
+        changed = replace(header, **changes)
+        (verdict,) = execution.check(changed.digest(), changed, body, SENDER)
+        assert (verdict.accepted, verdict.refusal.reason) == (False, reason)
+
+
+def test_a_new_epoch_forgets_heads_of_former_owners():
+    """At a boundary members and beacon change, and with them who may propose for a tile: the rest of the pool stays."""
+    execution = Execution(BlockRules(CHAIN, RULE, 1, 1_000), LEDGER, NO_BLOCK, Height(0))
+    heads = [make_head(LEDGER, tile, attempt=attempt) for tile in TILES for attempt in range(4)]
+    execution.add_heads(heads, SENDER)
+    for height in (1, 2):
+        _, header, body = propose(execution, height)
+        header = replace(header, epoch=Epoch(height - 1))
+        final = execution.finalize(FinalizedBlock(header, body, None))
+        assert final.opened == (execution.roster, execution.next_roster)
+        assert (execution.roster.epoch, execution.next_roster.epoch) == (height, height + 1)
+    rules = execution.head_rules
+    kept = []
+    for head in heads:
+        order = [rules.roster.members[index].node for index in rules.order(head.tile)]
+        kept += [head] if order[head.attempt : head.attempt + 1] == [head.proposer] else []
+    assert execution.statistics().heads_pooled == len(kept) < len(heads)
