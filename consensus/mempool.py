@@ -133,6 +133,13 @@ class Mempool:
         others = self._ready(following, is_evidence=False)
         return taken + _fill(others, room, TRANSACTIONS_PER_BODY_MAX - len(taken))
 
+    def next_nonce(self, sender: AccountId, state: State) -> int:
+        """The nonce with which ``sender`` goes on behind what waits here without a gap."""
+        nonce, queue = state.account(sender).nonce, self._queues.get(sender)
+        while queue is not None and nonce in queue.held:
+            nonce += 1
+        return nonce
+
     def advance(self, senders: Iterable[AccountId], state: State) -> list[Dropped]:
         """After a block of these senders' transactions: drop what is used, then from the end what can no longer be paid."""
         dropped = []

@@ -68,6 +68,7 @@ from node.inbound import Inbound
 from node.keys import AskPassphrase
 from node.reactor import Reactor
 from node.records import Records
+from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
 from node.services.gossip import Gossip
 from node.services.housekeeping import Housekeeping
@@ -141,6 +142,14 @@ class Node:
             lambda: self.housekeeping.refusal,
             self.presence.find_providers,
             worker_command,
+        )
+        self.evidence = EvidenceService(
+            ground.keys.account,
+            self.chain,
+            ground.genesis.ledger,
+            lambda: self.engine.execution.state,
+            self.engine.execution.mempool,
+            self.submit,
         )
         self.timers = Timers(clock, self._on_timer)
         self._background: trio.Nursery | None = None
@@ -552,6 +561,7 @@ class Node:
     async def _evidence(self, effect: finality.Evidence) -> None:
         self.inbound.rejected[Reason.EQUIVOCATION.code] += 1
         log.error("evidence", kind=effect.kind.name, what=effect.kind.value, member=effect.first.signer)
+        self._start(self.evidence.report, effect)
 
     async def _halt(self, effect: finality.Halt) -> None:
         raise InvariantBroken(effect.sentence)
