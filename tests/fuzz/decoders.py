@@ -155,8 +155,8 @@ def text_row(name: str, read: Callable[[str], object], *samples: str, reads: obj
         lambda: [sample.encode() for sample in samples],
         lambda data: read(data.decode("utf-8", "replace")),
         (reads or read,),
-        tuple(word.encode() for word in words.split()),
-        input_bytes_max=4 * KIB,  # options and configuration; what peers say of this is at most 256 characters
+        (*(word.encode() for word in words.split()), b"9" * 5_000),  # more digits than int() reads
+        input_bytes_max=8 * KIB,  # options and configuration; what peers say of this is at most 256 characters
     )
 
 
@@ -606,8 +606,8 @@ DECODERS: tuple[Decoder, ...] = (
     text_row(
         "restart",
         lambda text: parse_restart(text, 4, 9),
-        "2@9",
-        "killed@9",
+        "2@8",
+        "killed@8",
         reads=parse_restart,
         words="@ \u0662 \u00b2",
     ),
