@@ -11,12 +11,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS ?= 4
 ROUNDS ?= 20
+SECONDS ?= 60
 TORCH_INDEX ?=
 ARGS ?=
 PACKAGES := protocol consensus p2p storage compute node simnet
 
 .DEFAULT_GOAL := help
-.PHONY: help devnet test quick check mutants bench docs vectors vectors-approve clean
+.PHONY: help devnet test quick check mutants fuzz bench docs vectors vectors-approve clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -50,6 +51,9 @@ check: $(INSTALLED) ## lint, format, types, imports and the rules of the house: 
 
 mutants: $(INSTALLED) ## which generator of simnet/finality notices which wrong machine, at which seed: a minute or two
 	$(BIN)/python -m tests.consensus.finality.mutants
+
+fuzz: $(INSTALLED) ## hostile bytes for every decoder: SECONDS=600 for longer, ARGS="transaction --seed 7" for one
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 bench: $(INSTALLED) ## every program in benchmarks/, its short form; one that fails does not hide the others
 	@failed=; for program in $(basename $(notdir $(wildcard benchmarks/[a-z]*.py))); do \

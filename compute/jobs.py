@@ -240,6 +240,7 @@ class Answer(Part, frozen=True):
 _encoder = msgspec.msgpack.Encoder()
 _call_decoder = msgspec.msgpack.Decoder(Call)
 _answer_decoder = msgspec.msgpack.Decoder(Answer)
+NOT_A_MESSAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)  # as protocol/codec.py knows
 
 
 def frame(message: Call | Answer) -> bytes:
@@ -259,7 +260,7 @@ def parse_call(body: bytes | bytearray) -> Call:
     """Raises Rejected(MALFORMED)."""
     try:
         return _call_decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_A_MESSAGE as error:
         raise Rejected(Reason.MALFORMED, f"call: {error}") from None
 
 
@@ -267,5 +268,5 @@ def parse_answer(body: bytes | bytearray) -> Answer:
     """Raises Rejected(MALFORMED)."""
     try:
         return _answer_decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NOT_A_MESSAGE as error:
         raise Rejected(Reason.MALFORMED, f"answer: {error}") from None

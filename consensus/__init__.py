@@ -5,6 +5,7 @@ Reading order:
     election     who looks after which tile
     heads        the state that the chain decides, and the whole rule for one head
     finality/    votes and certificates: how a body becomes final
+    light_client how somebody without the chain learns what is final, in a few steps
     execution    which heads enter a body, which bodies may be voted for
     state_tree   entries as a persistent map with a Merkle root
     state        what every account, validator, record and tile is after a block; not in the header yet

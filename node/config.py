@@ -224,10 +224,14 @@ def read_run_settings(
     )
 
 
+ROUND_DIGITS_MAX: Final = 18  # every round that there can be
+
+
 def _crash_point(entry: str) -> CrashPoint:
     point, separator, number = entry.partition("@")
-    if not (separator and point and number.isascii() and number.isdigit()):
-        raise Rejected(Reason.BAD_ARGUMENT, f"--crash-at {entry!r} must be POINT@ROUND, such as vote-journaled@3")
+    if not (separator and point and number.isascii() and number.isdigit() and len(number) <= ROUND_DIGITS_MAX):
+        shown = entry if len(entry) <= 40 else entry[:37] + "..."
+        raise Rejected(Reason.BAD_ARGUMENT, f"--crash-at {shown!r} must be POINT@ROUND, such as vote-journaled@3")
     return CrashPoint(point, int(number))
 
 

@@ -69,6 +69,8 @@ def read_table(
         document = tomllib.loads(text, parse_float=_exact)
     except ValueError as error:  # TOMLDecodeError is one
         raise Rejected(Reason.BAD_CONFIG, f"{source}: {error}") from None
+    except RecursionError:  # tomllib reads lists in lists by calling itself
+        raise Rejected(Reason.BAD_CONFIG, f"{source}: its values are nested too deeply to be a configuration") from None
     lines = _line_of_places(text)
     by_place = {key.place: key for key in schema}
     values = {key.place: key.read(key.default) for key in schema}

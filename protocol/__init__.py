@@ -11,5 +11,6 @@ Pure: no I/O, no clock, no randomness, no floats. Imports nothing of ours. Readi
     genesis                    the first state, the rules of its network
     transactions               what accounts sign to change the state
     state_proof                how one entry of the state is proved by its root
+    light_client               certified headers with their rosters, for whoever holds no chain
     messages                   which payload belongs to which kind of envelope
 """

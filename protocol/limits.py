@@ -56,6 +56,10 @@ NULLIFICATIONS_INLINE_MAX = 1024  # chain.md 2.5
 PROPOSAL_BYTES_MAX = 512 * KIB  # header, parent certificate, 256 KiB of nullifications, the leader's vote
 CERTIFICATES_PER_STATUS_MAX = 64  # chain.md R8
 VIEW_TIMEOUT_MS_MAX = 8_000  # chain.md 2.5: Delta is capped, or recovery after a halt takes an hour
+LIGHT_CLIENT_PROOF_BYTES_MAX = 4 * MIB  # 330 steps of a hundred members: two seconds of signatures. More comes in parts
+LIGHT_CLIENT_BLOCKS_MAX = (
+    1_280  # epochs of 1,024 blocks a second in the trusting period of 14 days: 1,181; and a target
+)
 
 # -- transactions and the ledger --------------------------------------------------------------------------------------
 NANO_PER_NOCK = 10**9  # nine decimals
@@ -87,6 +91,7 @@ check_invariant(ENVELOPE_OVERHEAD_BYTES_MAX < GOSSIP_MESSAGE_BYTES_MAX, "an enve
 check_invariant(BLOB_RANGE_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a blob range fits in a frame")
 check_invariant(PROPOSAL_BYTES_MAX <= FRAME_BYTES_MAX, "a proposal fits in a frame")
 check_invariant(BODY_BYTES_MAX <= FRAME_BYTES_MAX, "a body fits in a frame")
+check_invariant(LIGHT_CLIENT_PROOF_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a light-client proof fits in a frame")
 check_invariant(HEADS_PER_BODY_MAX * HEAD_BYTES_MAX <= BODY_BYTES_MAX, "the largest heads fit in a body")
 check_invariant(
     HEAD_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX <= GOSSIP_MESSAGE_BYTES_MAX, "a head fits in a gossip message"

@@ -99,6 +99,19 @@ class Reason(enum.Enum):
     WRONG_STATE = ("wrong_state", Blame.AUTHOR, "Executing the body gives another state root than the header claims.")
     EQUIVOCATION = ("equivocation", Blame.AUTHOR, "The author signed two contradicting votes: evidence.")
 
+    # Light clients
+    BAD_STEP = ("bad_step", Blame.SENDER, "A step of a light-client proof does not continue the one before it.")
+    TOO_LITTLE_TRUST = (
+        "too_little_trust",
+        Blame.SENDER,
+        "The signers hold no more than a third of the weight that is trusted.",
+    )
+    TRUST_EXPIRED = (
+        "trust_expired",
+        Blame.USER,
+        "What is trusted is older than the trusting period: its keys may answer for nothing any more.",
+    )
+
     # Transactions and the ledger
     WRONG_NONCE = ("wrong_nonce", Blame.NOBODY, "The transaction's nonce is used, or too far ahead of its account.")
     FEE_TOO_LOW = ("fee_too_low", Blame.AUTHOR, "The fee is below what a transaction of this size must pay.")

@@ -34,7 +34,7 @@ from protocol.ids import (
     VoteKeyField,
 )
 from protocol.keys import KeyPair, verify
-from protocol.limits import DELTAS_PER_SLOT_MAX
+from protocol.limits import DELTAS_PER_SLOT_MAX, ROSTER_MEMBERS_MAX
 from protocol.rejection import Reason, Rejected
 
 
@@ -93,8 +93,8 @@ class Roster(Message, frozen=True):
     """Who votes and owns in one epoch. Members are in ascending order of node key; ``weights`` run beside them."""
 
     epoch: EpochField
-    members: tuple[Member, ...]
-    weights: tuple[Natural, ...]
+    members: Annotated[tuple[Member, ...], Meta(max_length=ROSTER_MEMBERS_MAX)]
+    weights: Annotated[tuple[Natural, ...], Meta(max_length=ROSTER_MEMBERS_MAX)]
     beacon: DigestField
 
     @property
@@ -125,6 +125,21 @@ class Roster(Message, frozen=True):
     def digest(self) -> Digest:
         """What headers commit to."""
         return digest(Domain.ROSTER, encode(self))
+
+
+def check_roster(roster: Roster) -> Roster:
+    """Check the form of a roster that came from outside; raises ``Rejected(MALFORMED)``.
+
+    Nobody may be counted twice: members ascend by node key, and no two share a vote key.
+    """
+    nodes = [member.node for member in roster.members]
+    if not nodes or nodes != sorted(set(nodes)):
+        raise Rejected(Reason.MALFORMED, "the roster is not in ascending order of distinct node keys")
+    if len({member.vote for member in roster.members}) != len(nodes):
+        raise Rejected(Reason.MALFORMED, "two members share a vote key")
+    if len(roster.weights) != len(nodes):
+        raise Rejected(Reason.MALFORMED, "as many weights as members")
+    return roster
 
 
 class Slot(NamedTuple):

@@ -24,6 +24,7 @@ one name however the work was done.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -43,7 +44,8 @@ from protocol.ids import (
     Signature,
     SignatureField,
 )
-from protocol.keys import KeyPair, verify
+from protocol.keys import KeyPair
+from protocol.keys import verify as verify_signature
 from protocol.limits import (
     PARENTS_PER_RECORD_MAX,
     RECORD_NAME_CHARACTERS_MAX,
@@ -240,8 +242,13 @@ def transaction_id(data: bytes) -> Digest:
     return digest(Domain.TRANSACTION_ID, data)
 
 
-def check_transaction(data: bytes, chain: ChainId) -> SignedTransaction:
-    """Decode and verify; raises ``Rejected`` (as ``decode``, then WRONG_CHAIN, BAD_SIGNATURE). The signature costs most."""
+def check_transaction(
+    data: bytes, chain: ChainId, verify: Callable[[bytes, bytes, bytes], bool] = verify_signature
+) -> SignedTransaction:
+    """Decode and verify; raises ``Rejected`` (as ``decode``, then WRONG_CHAIN, BAD_SIGNATURE). The signature costs most.
+
+    ``verify`` (key, text, signature) is another one where the signatures were verified elsewhere: on another core, say.
+    """
     transaction = decode(Transaction, data, limit_bytes=TRANSACTION_BYTES_MAX)
     if transaction.chain != chain:
         raise Rejected(Reason.WRONG_CHAIN, f"a transaction for {transaction.chain.chain.hex()}")

@@ -137,7 +137,8 @@ def _split(option: str, text: str, rounds: int) -> tuple[str, int]:
 
 
 def _peer(option: str, text: str, who: str, peers: int) -> PeerIndex:
-    if not (who.isascii() and who.isdigit() and int(who) < peers):
+    # int() raises for thousands of digits
+    if not (who.isascii() and who.isdigit() and len(who) <= len(str(peers)) and int(who) < peers):
         raise Rejected(
             Reason.BAD_ARGUMENT, f"{option} {text}: the peers of this run are 0 to {peers - 1} (see --peers)"
         )

@@ -16,8 +16,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from protocol.codec import Message, encode
-from protocol.digest import Domain, blob_digest, digest
+from protocol.digest import Domain, blob_digest, digest, number
 from protocol.envelope import seal
 from protocol.finality import (
     EMPTY_BODY,
@@ -37,13 +39,18 @@ from protocol.finality import (
     vote_text,
 )
 from protocol.genesis import genesis_roster
-from protocol.ids import AccountId, Epoch, Height, MemberIndex, NetworkId, PeerId, Round, View, peer_text
+from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, NetworkId, PeerId, Round, View, peer_text
 from protocol.keys import KeyPair
 from protocol.learning import Advert, FinalizedTip, GetBlobs, GetBlocks, HeadProposals, RoundAnnouncement
+from protocol.light_client import LightBlock, LightClientProof
 from protocol.merkle import leaf_digest, merkle_proof, merkle_root, page_leaves
+from protocol.roster import Roster
 from protocol.state_proof import (
     BUCKET_LEVELS,
     NO_ENTRIES,
+    ProvedEntry,
+    StateProof,
+    SubChain,
     bucket_digest,
     bucket_of,
     combine_roots,
@@ -266,6 +273,66 @@ def state() -> Vectors:
     }
 
 
+def light_client() -> Vectors:
+    """A proof from the sample network's genesis: a step that skips, one on, one within, and an entry."""
+    chain, founders, heights = (
+        ChainId.of(genesis().network_id()),
+        genesis_roster(genesis()),
+        genesis().chain.epoch_heights,
+    )
+    sub_roots, entry = _state_of_one_entry()
+
+    def members(epoch: int) -> Roster:
+        return replace(founders, epoch=Epoch(epoch), beacon=digest(Domain.BEACON, number(epoch)))
+
+    def block(height: int, late_views: int = 0) -> LightBlock:
+        epoch = (height - 1) // heights
+        header = Header(
+            version=HEADER_VERSION,
+            chain=chain,
+            epoch=Epoch(epoch),
+            view=View(height - epoch * heights),
+            height=Height(height),
+            parent=blob_digest(b"parent"),
+            parent_view=View(0),
+            time_ms=genesis().created_ms + 1_000 * height,
+            proposer=MemberIndex(2),
+            body_root=body_root(EMPTY_BODY),
+            body_bytes=len(EMPTY_BODY),
+            state_root=combine_roots(sub_roots),
+            roster=members(epoch).digest(),
+            next_roster=members(epoch + 1).digest(),
+            beacon=members(epoch).beacon,
+            evidence_root=blob_digest(b""),
+        )
+        view, signers = View(header.view + late_views), (0, 1, 3)
+        text = vote_text(chain, epoch, view, VoteKind.FINALIZE, header.digest())
+        signatures = tuple(VOTE_KEYS[signer].sign(text) for signer in signers)
+        certificate = Certificate(VoteKind.FINALIZE, Epoch(epoch), view, header.digest(), bytes([0b1011]), signatures)
+        return LightBlock(header, certificate, members(epoch))
+
+    last = block(4 * heights - 1)
+    blocks = (block(3 * heights, late_views=2), block(3 * heights + 7), replace(last, roster=None))
+    return {
+        "proof": encode(LightClientProof(blocks, entry)).hex(),
+        "tip": last.header.digest().hex(),
+        "now_ms": last.header.time_ms,
+    }
+
+
+def _state_of_one_entry() -> tuple[list[Digest], StateProof]:
+    """The sub-roots of a state with one entry, in the ledger, and the proof of that entry."""
+    place, value = key_digest(b"key"), value_digest(b"value")
+    empty, alone, path = bucket_digest(0, NO_ENTRIES), bucket_digest(1, entry_leaf(place, value)), []
+    for level in range(BUCKET_LEVELS):
+        path.append(empty)
+        alone = merkle_root([empty, alone] if bucket_of(place) >> level & 1 else [alone, empty])
+        empty = merkle_root([empty] * 2)
+    sub_roots = [alone if chain is SubChain.C else empty for chain in SubChain]
+    shown = (ProvedEntry(0, place, value, ()),)
+    return sub_roots, StateProof(1, entry_leaf(place, value), shown, tuple(path), tuple(sub_roots))
+
+
 FILES: dict[str, Callable[[], Vectors]] = {
     "digest.json": digests,
     "merkle.json": merkle,
@@ -276,6 +343,7 @@ FILES: dict[str, Callable[[], Vectors]] = {
     "genesis.json": genesis_document,
     "transactions.json": transactions,
     "state.json": state,
+    "light_client.json": light_client,
 }
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"name", "unit", "ours", "peer", "peer_name", "floor", "ratio"}
 PROGRAMS = [
     "codec",
-    "ledger",
+    "chain",
     "storage",
     pytest.param("parity", marks=pytest.mark.slow),
     pytest.param("tile_round", marks=pytest.mark.slow),

@@ -77,6 +77,16 @@ def test_other_bytes_are_rejected(data):
     assert reasons <= {Reason.MALFORMED}
 
 
+def test_text_that_is_no_utf_8_is_rejected():
+    """msgspec raises its own error for most mistakes, and Python's for this one. Found by tests/fuzz."""
+    call = frame(Call(5, Hello("auto", 1, b"genesis")))[LENGTH.size :].replace(b"auto", b"au\xffo")
+    answer = frame(Answer(9, JobFailed("error", "why")))[LENGTH.size :].replace(b"why", b"w\xffy")
+    for parse, data in ((parse_call, call), (parse_answer, answer)):
+        with pytest.raises(Rejected) as caught:
+            parse(data)
+        assert caught.value.reason is Reason.MALFORMED
+
+
 def test_frames_are_bounded():
     """One byte more than the limit is refused."""
     assert check_frame_length(FRAME_BYTES_MAX) == FRAME_BYTES_MAX

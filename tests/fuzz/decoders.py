@@ -1,0 +1,646 @@
+"""The table of decoders: everything in the project that reads bytes or text that somebody else wrote.
+
+A row has samples that the decoder accepts, and a function that takes one input. ``reads`` names the functions of ours and the
+messages that the row goes through; ``tests/architecture/test_decoders.py`` asks for a row, or for the reason of its absence,
+wherever it finds a decoder that no row names.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from msgspec.structs import replace
+from starlette.requests import Request
+
+from compute import jobs
+from compute.delta import codec
+from compute.delta.pipeline import PIPELINES
+from consensus.finality.core import check_chain
+from consensus.finality.events import StoredBlock
+from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
+from consensus.finality.tally import check_certificate, check_vote
+from consensus.light_client import check_light_client_proof
+from consensus.state import ACCOUNTS, ENTRY_BYTES_MAX, TileEntry
+from node import config
+from node.addresses import check_api_address, check_listen_address, check_peer_address, parse_peer_address
+from node.api.handlers import post_generate
+from node.config import read_run_settings
+from node.ground import DeltaRow, LearnerRecord
+from node.inbound import Inbound
+from node.keys import CARD_BYTES_MAX, card_text, parse_card
+from node.toml_table import Key, read_table, write_table
+from p2p.addresses import parse_address, usable_addresses
+from p2p.framing import FrameReader, decode_answer, encode_answer, encode_frame, encode_refusal
+from p2p.greeting import Greeting, Ping, Pong
+from p2p.records import (
+    RECORD_BYTES_MAX,
+    PeerRecord,
+    Record,
+    build_peer_record,
+    check_peer_record,
+    check_record,
+    choose_best,
+    peer_key,
+)
+from p2p.requests import BLOB, DELTA, HELLO, PING, SYNC
+from p2p.topics import find_topic_rule, topic_text
+from p2p.transport import GossipReceived
+from protocol.codec import decode, encode
+from protocol.envelope import Envelope, Sealed, open_envelope, seal
+from protocol.finality import Body, Certificate, ChainId, FinalizedBlock, Header, ValidatorMessage, Vote, VoteKind
+from protocol.genesis import Genesis, check_genesis, genesis_roster
+from protocol.ids import Height, PeerId, ShardId, TileId, View, parse_hex32, parse_peer, peer_text
+from protocol.learning import (
+    BlobAnswer,
+    BlobRequest,
+    Blocks,
+    DeltaBundle,
+    DeltaReceipt,
+    FinalizedTip,
+    GetBlocks,
+    HeadProposals,
+    SignedDelta,
+)
+from protocol.light_client import LightClientProof, decode_light_client_proof
+from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB, TRANSACTION_BYTES_MAX
+from protocol.messages import KIND_OF, PAYLOADS, Kind, decode_payload
+from protocol.rejection import Reason, Rejected
+from protocol.roster import Head, MemberCard, check_member_card
+from protocol.state_proof import StateProof, SubChain, check_state_proof
+from protocol.transactions import Transaction, check_transaction, sign_transaction
+from simnet.finality.cli import parse_seeds
+from simnet.finality.genesis import quick_verify
+from simnet.options import parse_kill, parse_restart
+from storage import journal
+from storage.journal import MAGIC, frame, read_journal
+from storage.tensor_block import BlockShape, Dtype, PageVerifier, Quantisation, build_block, check_block
+from storage.tile_format import check_tile, tile_block, tile_folder
+from tests.compute.golden_deltas import drawn_delta, drawn_matrices
+from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS
+from tests.consensus.light_chain import CHAIN, RULE, LightChain, without_roster
+from tests.consensus.light_chain import KEYS as KEYS_OF_VOTES
+from tests.fuzz.mutations import Form
+from tests.protocol.samples import ACCOUNT_KEYS, NODE_KEYS, delta, genesis, head, member_cards, payloads, vote
+from tests.strategies import values
+
+NOW_MS = 1_800_000_000_000
+NETWORK = genesis().network_id()
+NETWORK_CHAIN = ChainId.of(NETWORK)
+SAMPLES_DRAWN = 40
+CONFIGS = Path(__file__).parents[2] / "configs"
+Samples = Callable[[], list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """One row. ``allowed`` bytes may be allocated for nothing, ``per_byte`` more for each byte of the input."""
+
+    name: str
+    form: Form
+    samples: Samples
+    decode: Callable[[bytes], object]
+    reads: tuple[object, ...] = ()
+    words: tuple[bytes, ...] = ()
+    allowed: int = 64 * KIB  # a sentence, an exception, the frames around it
+    per_byte: int = 64  # an array of the smallest items: eight bytes of pointer and a small object each
+    input_bytes_max: int = 256 * KIB  # more only repeats what a smaller input shows, slowly
+
+    def bytes_allowed(self, size_bytes: int) -> int:
+        return self.allowed + self.per_byte * size_bytes
+
+
+def drawn(kind: Any) -> list[bytes]:
+    """Values of a message as Hypothesis draws them from its type, always the same ones."""
+    found: list[bytes] = []
+
+    @settings(
+        derandomize=True,
+        database=None,
+        deadline=None,
+        max_examples=SAMPLES_DRAWN,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(values(kind))
+    def collect(value: object) -> None:
+        found.append(encode(value))
+
+    collect()
+    return found
+
+
+def message(name: str, kind: Any, limit_bytes: int, *honest: object) -> Decoder:
+    """A message that is decoded as it is; what it means is asked later."""
+    reads = kind.__args__ if hasattr(kind, "__args__") else (kind,)
+    return Decoder(
+        name,
+        Form.MSGPACK,
+        functools.cache(lambda: [*drawn(kind), *(encode(value) for value in honest)]),
+        lambda data: decode(kind, data, limit_bytes=limit_bytes),
+        reads,
+    )
+
+
+def text_row(name: str, read: Callable[[str], object], *samples: str, reads: object = None, words: str = "") -> Decoder:
+    """A function of a text that a person or a peer wrote."""
+    return Decoder(
+        name,
+        Form.TEXT,
+        lambda: [sample.encode() for sample in samples],
+        lambda data: read(data.decode("utf-8", "replace")),
+        (reads or read,),
+        (*(word.encode() for word in words.split()), b"9" * 5_000),  # more digits than int() reads
+        input_bytes_max=8 * KIB,  # options and configuration; what peers say of this is at most 256 characters
+    )
+
+
+# -- gossip ------------------------------------------------------------------------------------------------------------
+
+
+def gossip_payload(kind: Kind) -> Decoder:
+    """A payload whose envelope was opened: its author signed whatever it liked."""
+    payload = PAYLOADS[kind]
+    return Decoder(
+        f"gossip {kind.name.lower().replace('_', ' ')}",
+        Form.MSGPACK,
+        functools.cache(lambda: drawn(payload)),
+        lambda data: decode_payload(Envelope(kind, PeerId(NODE_KEYS[0].public), 0, data)),
+        (payload, decode_payload),
+    )
+
+
+def envelope_samples() -> list[bytes]:
+    chain = LightChain([{0: 1}])
+    said = [HeadProposals((head(),)), FinalizedTip(chain.header(1), chain.block(1).certificate)]
+    sealed = [seal(NODE_KEYS[0], NETWORK, KIND_OF[type(each)], 7, NOW_MS + 1_000, encode(each)) for each in said]
+    return [*sealed, seal(NODE_KEYS[1], NETWORK, Kind.ROUND_ANNOUNCEMENT, 2**63 - 1, NOW_MS, drawn_announcement())]
+
+
+def drawn_announcement() -> bytes:
+    return drawn(PAYLOADS[Kind.ROUND_ANNOUNCEMENT])[0]
+
+
+def open_gossip(data: bytes) -> object:
+    message = GossipReceived("topic", PeerId(bytes(32)), data)
+    return Inbound(NETWORK, genesis_roster(genesis()).find_index).gossip(message, NOW_MS)
+
+
+# -- validators, light clients, sync -----------------------------------------------------------------------------------
+
+LIGHT = LightChain([{0: 1, 1: 2, 2: 1}, {0: 1, 1: 2, 2: 1}, {0: 1, 1: 2, 3: 1}, {3: 1, 4: 1}])
+
+
+def validator_message(data: bytes) -> object:
+    roster = genesis_roster(genesis())
+    event = Inbound(NETWORK, roster.find_index).validator(roster.members[0].node, data)
+    match event.message:
+        case Vote():
+            return check_vote(event.message, roster, NETWORK_CHAIN)
+        case other:
+            return other
+
+
+def vote_samples() -> list[bytes]:
+    return [encode(vote(signer, kind, b"block")) for signer in range(4) for kind in VoteKind]
+
+
+def certificate_samples() -> list[bytes]:
+    return [encode(LIGHT.block(height).certificate) for height in range(1, 9)]
+
+
+def light_client_samples() -> list[bytes]:
+    entry = GENESIS.prove(ACCOUNTS, ACCOUNT_IDS[0])
+    blocks = tuple(LIGHT.boundary(epoch) for epoch in (1, 2))
+    return [
+        encode(LightClientProof(blocks[:1], None)),
+        encode(LightClientProof((*blocks, LIGHT.block(25), without_roster(LIGHT.block(30))), entry)),
+    ]
+
+
+def check_light_client(data: bytes) -> object:
+    return check_light_client_proof(decode_light_client_proof(data), LIGHT.trust, RULE, NOW_MS // 10**4, quick_verify)
+
+
+def sync_samples() -> list[bytes]:
+    blocks: list[FinalizedBlock] = []
+    for height in (1, 2, 3):
+        parent = blocks[-1].header.digest() if blocks else bytes(32)
+        header = replace(LIGHT.header(height), parent=parent)
+        certificate = LIGHT.certify(header, LIGHT.roster(0)).certificate if height != 2 else None
+        blocks.append(FinalizedBlock(header, b"", certificate))
+    return [encode(Blocks(tuple(blocks[:count]), Height(9))) for count in (1, 3)]
+
+
+def check_sync_answer(data: bytes) -> object:
+    return check_chain(decode(Blocks, data, limit_bytes=FRAME_BYTES_MAX).blocks, LIGHT.roster(0), CHAIN, quick_verify)
+
+
+# -- state and transactions --------------------------------------------------------------------------------------------
+
+
+def transaction_samples() -> list[bytes]:
+    return [
+        encode(sign_transaction(ACCOUNT_KEYS[0], NETWORK_CHAIN, nonce, 1_000, payload))
+        for nonce, payload in enumerate(payloads().values())
+    ]
+
+
+def state_proof_samples() -> list[bytes]:
+    return [encode(GENESIS.prove(ACCOUNTS, key)) for key in (ACCOUNT_IDS[0], bytes(32), b"\xff" * 32)]
+
+
+def check_proof(data: bytes) -> object:
+    """As whoever asks for an entry does: the value comes beside the proof, and here it is right or absent."""
+    proof = decode(StateProof, data, limit_bytes=4 * KIB)
+    for key in (ACCOUNT_IDS[0], bytes(32), b"\xff" * 32):
+        entry = GENESIS.find(ACCOUNTS, key)
+        try:
+            return check_state_proof(
+                proof, GENESIS.root(), SubChain.C, ACCOUNTS.prefix + key, None if entry is None else encode(entry)
+            )
+        except Rejected as rejected:
+            refusal = rejected
+    raise refusal
+
+
+# -- storage -----------------------------------------------------------------------------------------------------------
+
+TILE = TileId("layer3.expert7/0")
+TILE_VALUES = 40_000  # two planes of them are five pages
+
+
+@functools.cache
+def tile_samples() -> list[bytes]:
+    return [
+        tile_block(TILE, bytes(range(250)) * (planes * TILE_VALUES * 4 // 250), planes, TILE_VALUES)[0]
+        for planes in (1, 2)
+    ]
+
+
+def check_tile_file(data: bytes) -> object:
+    """As a fetched tile: against the roots that were decided."""
+    roots = [check_block(memoryview(sample)).root for sample in tile_samples()]
+    refusal = Rejected(Reason.NOT_FOUND)
+    for root in roots:
+        try:
+            tile = check_tile(TILE, memoryview(data), root)
+            tile.verify()
+            return tile
+        except Rejected as rejected:
+            refusal = rejected
+    raise refusal
+
+
+@functools.cache
+def block_samples() -> list[bytes]:
+    shapes = [BlockShape(Dtype.UINT8, 3, 5), BlockShape(Dtype.INT8, 700, 100, quantisation=Quantisation.ROW_SCALES)]
+    made = []
+    for shape in shapes:
+        pieces, _ = build_block(shape, [bytes(shape.data_bytes)], bytes(shape.scale_bytes))
+        made.append(b"".join(pieces))
+    return made
+
+
+def check_block_file(data: bytes) -> object:
+    """Against the root that the file itself claims: so that everything below the root is looked at."""
+    block = check_block(memoryview(data))
+    PageVerifier(block, block.root, "fuzzed").check_all()
+    return block.leaves()
+
+
+def journal_samples() -> list[bytes]:
+    records = vote_record_samples()
+    return [MAGIC, MAGIC + frame(0, records[:1]) + frame(1, records) + frame(2, [])]
+
+
+JOURNAL_STATES = {
+    journal.JournalState.CLEAN: JournalState.CLEAN,
+    journal.JournalState.TORN_TAIL: JournalState.TORN,
+    journal.JournalState.DAMAGED: JournalState.DAMAGED,
+}
+
+
+def read_vote_journal(data: bytes) -> object:
+    """A file to the memory of a signer; a record that a checksum covers is a record."""
+    contents = read_journal(data)
+    return VoteSigner(KEYS_OF_VOTES[0], CHAIN, LIGHT.roster(0), contents.records, JOURNAL_STATES[contents.state])
+
+
+def vote_record_samples() -> list[bytes]:
+    signer = VoteSigner(KEYS_OF_VOTES[0], CHAIN, LIGHT.roster(0))
+    signed = [signer.nullify(View(view)) for view in (3, 2**60)]
+    return [*(each.record for each in signed if each is not None), *signer.compacted()]
+
+
+# -- compute -----------------------------------------------------------------------------------------------------------
+
+DELTA_VALUES = 3_000
+
+
+@functools.cache
+def delta_samples() -> list[bytes]:
+    drawn = drawn_delta("fuzz", DELTA_VALUES)
+    shapes = ((), drawn_matrices(DELTA_VALUES))
+    return [
+        codec.encode(values, row.name, shape) for row in PIPELINES for shape in shapes for values in (drawn, 0 * drawn)
+    ]
+
+
+def decode_delta(data: bytes) -> object:
+    """And its dense values, which a merge adds up."""
+    return codec.decode(data, DELTA_VALUES).dense()
+
+
+CALLS = (
+    jobs.Hello("auto", 1, b"genesis"),
+    jobs.Generate((jobs.TileFile("trunk/0", 3, bytes(32), "tiles/trunk-0.3"),), (256, 65), 10, 0.5, 40, 7, (256,)),
+    jobs.Cancel(),
+    jobs.Shutdown(),
+)
+REPLIES = (
+    jobs.Progress(1, 30, 2.5),
+    jobs.LearnDone(2, (jobs.TileDelta("trunk/0", 3, b"delta"),), "state", 1_000, 2.5, 3_000),
+    jobs.JobFailed("error", "why"),
+)
+
+
+# -- frames, records, people -------------------------------------------------------------------------------------------
+
+
+def read_frames(data: bytes) -> object:
+    """In two pieces, cut where the input says, and each payload as an answer."""
+    reader = FrameReader(16 * KIB)
+    cut = len(data) * data[0] // 256 if data else 0
+    return [decode_answer(payload) for piece in (data[:cut], data[cut:]) for payload in reader.feed(piece)]
+
+
+def record_samples() -> list[bytes]:
+    addresses = [f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_text(PeerId(NODE_KEYS[0].public))}"]
+    return [build_peer_record(NODE_KEYS[0], sequence, addresses[:sequence]) for sequence in (0, 1)]
+
+
+def check_own_record(data: bytes) -> object:
+    key = peer_key(PeerId(NODE_KEYS[0].public))
+    return check_record(key, data), choose_best(key, [record_samples()[0], data])
+
+
+def read_card(data: bytes) -> object:
+    return check_member_card(decode(MemberCard, data, limit_bytes=CARD_BYTES_MAX))
+
+
+def generate_samples() -> list[bytes]:
+    return [
+        b'{"prompt": "To be"}',
+        b'{"prompt": "\\u00e9\xc3\xa9", "tokens_max": 4096, "temperature": 0.5, "seed": 9223372036854775807}',
+    ]
+
+
+def ask_to_generate(data: bytes) -> object:
+    """The handler of POST /generate up to its answer. It waits for nothing but the body, which is here, so no loop runs it."""
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    application = SimpleNamespace(state=SimpleNamespace(node=None))
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/generate",
+        "query_string": b"",
+        "headers": [],
+        "app": application,
+    }
+    coroutine = post_generate(Request(scope, receive))
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("the handler waits for something else than its body")
+
+
+TOML_WORDS = (
+    *(b"= 1e999999999", b"= -inf", b"= nan", b"= " + b"9" * 5_000, b"= 0x" + b"f" * 300, b"= 1979-05-27T07:32:00Z"),
+    *(
+        b"[network]",
+        b"[[network]]",
+        b"[a.b.c]\n",
+        b"network.id = {}\n",
+        b"= {a = 1}",
+        b"= [1, [2]]",
+        b'"""',
+        b"\\u0000",
+    ),
+    b"= " + b"[" * 2_000,
+)
+
+
+def toml_row(name: str, schema: tuple[Key, ...], *files: str) -> Decoder:
+    """A configuration as a person may leave it behind."""
+
+    def samples() -> list[bytes]:
+        written = write_table(schema, {key.place: key.default for key in schema})
+        return [b"", written.encode(), *((CONFIGS / file).read_bytes() for file in files)]
+
+    def read(data: bytes) -> object:
+        return read_table(data.decode("utf-8", "replace"), schema, "config.toml")
+
+    return Decoder(
+        name,
+        Form.TEXT,
+        functools.cache(samples),
+        read,
+        (read_table, check_api_address),
+        TOML_WORDS,
+        allowed=512 * KIB,
+        per_byte=256,
+        input_bytes_max=8 * KIB,
+    )
+
+
+ADDRESS = f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_text(PeerId(NODE_KEYS[0].public))}"
+
+DECODERS: tuple[Decoder, ...] = (
+    *(gossip_payload(kind) for kind in Kind),
+    Decoder(
+        "envelope",
+        Form.MSGPACK,
+        functools.cache(envelope_samples),
+        open_gossip,
+        (open_envelope, Sealed, Inbound.gossip, decode_payload),
+    ),
+    message("validator message", ValidatorMessage, FRAME_BYTES_MAX),
+    Decoder(
+        "vote", Form.MSGPACK, functools.cache(vote_samples), validator_message, (Inbound.validator, check_vote, Vote)
+    ),
+    Decoder(
+        "certificate",
+        Form.MSGPACK,
+        functools.cache(certificate_samples),
+        lambda data: check_certificate(
+            decode(Certificate, data, limit_bytes=64 * KIB), LIGHT.roster(0), CHAIN, quick_verify
+        ),
+        (Certificate, check_certificate),
+    ),
+    message("header", Header, 4 * KIB, LIGHT.header(3)),
+    message("body", Body, BODY_BYTES_MAX, Body((head(),), tuple(transaction_samples()[:2]))),
+    message("block on disk", StoredBlock, FRAME_BYTES_MAX),
+    message("tile on disk", TileEntry, ENTRY_BYTES_MAX),
+    Decoder("sync answer", Form.MSGPACK, functools.cache(sync_samples), check_sync_answer, (Blocks, check_chain)),
+    message("sync request", GetBlocks, SYNC.request_bytes_max),
+    Decoder(
+        "light-client proof",
+        Form.MSGPACK,
+        functools.cache(light_client_samples),
+        check_light_client,
+        (LightClientProof, decode_light_client_proof, check_light_client_proof),
+    ),
+    Decoder(
+        "state proof", Form.MSGPACK, functools.cache(state_proof_samples), check_proof, (StateProof, check_state_proof)
+    ),
+    Decoder(
+        "transaction",
+        Form.MSGPACK,
+        functools.cache(transaction_samples),
+        lambda data: check_transaction(data, NETWORK_CHAIN),
+        (Transaction, check_transaction),
+    ),
+    message("transaction unsigned", Transaction, TRANSACTION_BYTES_MAX),
+    Decoder("genesis", Form.MSGPACK, lambda: [encode(genesis())], check_genesis, (Genesis, check_genesis)),
+    message("head", Head, BODY_BYTES_MAX, head()),
+    message("blob request", BlobRequest, BLOB.request_bytes_max),
+    message("blob answer", BlobAnswer, FRAME_BYTES_MAX),
+    message("delta bundle", DeltaBundle, FRAME_BYTES_MAX, DeltaBundle((encode(delta()),))),
+    message("delta receipt", DeltaReceipt, DELTA.response_bytes_max),
+    message("signed delta", SignedDelta, FRAME_BYTES_MAX, delta()),
+    message("greeting", Greeting, HELLO.request_bytes_max),
+    message("ping", Ping, PING.request_bytes_max),
+    message("pong", Pong, PING.response_bytes_max),
+    message("delta row", DeltaRow, KIB),
+    message("learner record", LearnerRecord, FRAME_BYTES_MAX),
+    message("peer record unsigned", PeerRecord, RECORD_BYTES_MAX),
+    Decoder(
+        "table record",
+        Form.MSGPACK,
+        functools.cache(record_samples),
+        check_own_record,
+        (Record, PeerRecord, check_record, check_peer_record, choose_best),
+    ),
+    Decoder("member card", Form.MSGPACK, lambda: [encode(card) for card in member_cards()], read_card, (MemberCard,)),
+    Decoder(
+        "frames",
+        Form.BINARY,
+        lambda: [encode_frame(encode_answer(payload)) * 3 for payload in (b"", b"answer", bytes(300))],
+        read_frames,
+        (FrameReader.feed, decode_answer),
+        (
+            encode_frame(encode_refusal(Rejected(Reason.BUSY, "later"))),
+            encode_frame(b"\x01\xff\n"),
+            encode_frame(b"\x02"),
+        ),
+    ),
+    Decoder(
+        "worker call",
+        Form.MSGPACK,
+        lambda: [jobs.frame(jobs.Call(7, job))[jobs.LENGTH.size :] for job in CALLS],
+        jobs.parse_call,
+        (jobs.parse_call,),
+    ),
+    Decoder(
+        "worker answer",
+        Form.MSGPACK,
+        lambda: [jobs.frame(jobs.Answer(7, reply))[jobs.LENGTH.size :] for reply in REPLIES],
+        jobs.parse_answer,
+        (jobs.parse_answer,),
+    ),
+    Decoder("tile file", Form.BINARY, tile_samples, check_tile_file, (check_tile,)),
+    Decoder("tensor block", Form.BINARY, block_samples, check_block_file, (check_block,)),
+    Decoder("journal", Form.BINARY, functools.cache(journal_samples), read_vote_journal, (read_journal,)),
+    Decoder(
+        "vote record",
+        Form.MSGPACK,
+        functools.cache(vote_record_samples),
+        lambda data: VoteSigner(KEYS_OF_VOTES[0], CHAIN, LIGHT.roster(0), [data]),
+        (VoteRecord,),
+    ),
+    Decoder(
+        "delta",
+        Form.BINARY,
+        delta_samples,
+        decode_delta,
+        (codec.decode,),
+        allowed=64 * KIB + 64 * DELTA_VALUES,  # what compute/delta/codec.py promises
+    ),
+    Decoder(
+        "generate request",
+        Form.TEXT,
+        generate_samples,
+        ask_to_generate,
+        (post_generate,),
+        (b'"seed": 1e400', b"1" * 400, b'"\\ud800"', b'"prompt"', b"null", b"NaN"),
+    ),
+    toml_row("node configuration", config.NODE_KEYS),
+    toml_row("network template", config.TEMPLATE_KEYS, "devnet.toml"),
+    toml_row("model shape", config.MODEL_KEYS, "model/tiny.toml"),
+    text_row("card", parse_card, card_text(member_cards()[0]), words="nock1 NOCK1 ==== \u0130"),
+    text_row("peer id", parse_peer, peer_text(PeerId(NODE_KEYS[0].public)), words="1 0 z \u0661"),
+    text_row("network id", lambda text: parse_hex32(text, "id"), "ab" * 32, reads=parse_hex32, words="\u0661 AB"),
+    text_row(
+        "peer address", parse_address, ADDRESS, words="/ip6/::1 /dns/a /tcp/ /p2p/ \u0661 0x1 1_0 /ip6/fe80::1%eth0"
+    ),
+    text_row(
+        "addresses of a peer",
+        lambda text: usable_addresses(text.split(","), PeerId(NODE_KEYS[0].public), "::1"),
+        f"{ADDRESS},{ADDRESS}",
+        reads=usable_addresses,
+        words="/ip4/0.0.0.0 /ip6/:: , \u0661",
+    ),
+    text_row("seeds", parse_seeds, "0..99", "17..20", words="\u0662 .. -1 " + "9" * 30),
+    text_row(
+        "kill", lambda text: parse_kill(text, 4, 9), "2@7", "owner:trunk/0@7", reads=parse_kill, words="@ \u0662 \u00b2"
+    ),
+    text_row(
+        "restart",
+        lambda text: parse_restart(text, 4, 9),
+        "2@8",
+        "killed@8",
+        reads=parse_restart,
+        words="@ \u0662 \u00b2",
+    ),
+    text_row("address to join", parse_peer_address, ADDRESS, words="/ip4/1.2.3.4/tcp/1 \u0661"),
+    text_row("address to dial", check_peer_address, ADDRESS, words="/ip4/1.2.3.4/tcp/1 \u0661"),
+    text_row(
+        "address to listen on",
+        check_listen_address,
+        "/ip4/127.0.0.1/tcp/0",
+        "/ip6/::1/tcp/65535",
+        words="\u0661 /p2p/ %1",
+    ),
+    text_row(
+        "crash point",
+        lambda text: read_run_settings(crash_at=(text,)),
+        "vote-journaled@3",
+        reads=read_run_settings,
+        words="@ \u0662",
+    ),
+    text_row(
+        "topic",
+        find_topic_rule,
+        topic_text(NETWORK, "tiles", ShardId(3)),
+        topic_text(NETWORK, "tx"),
+        words="/ 99999 \u0662",
+    ),
+    text_row(
+        "tile name",
+        lambda text: tile_folder(TileId(text)),
+        "trunk/0",
+        "layer3.expert7/12",
+        reads=tile_folder,
+        words="/ .. \u0662 \n",
+    ),
+)
