@@ -32,7 +32,7 @@ from protocol.codec import encode
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK, ChainId
 from protocol.genesis import LedgerRule
-from protocol.ids import AccountId, Epoch, Height
+from protocol.ids import AccountId, Epoch, Height, PeerId
 from protocol.keys import KeyPair, verify
 from protocol.limits import BODY_BYTES_MAX, NANO_PER_NOCK
 from protocol.roster import Roster
@@ -106,7 +106,7 @@ def make_state(keys: list[KeyPair], accounts: int) -> State:
 def make_context() -> BlockContext:
     """The first block; nobody votes and nothing is learned here."""
     proposer = AccountId(blob_digest(b"proposer"))
-    return BlockContext(CHAIN, Epoch(0), Height(1), 1, proposer, RULE, HeadRules(NOBODY, 1), epoch_heights=1_024)
+    return BlockContext(CHAIN, Epoch(0), Height(1), 1, proposer, PeerId(proposer), RULE, HeadRules(NOBODY, 1), 1_024)
 
 
 def apply_bytes(state: State, data: list[bytes], here: BlockContext) -> bytes:

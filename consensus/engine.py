@@ -55,7 +55,6 @@ from consensus.finality.events import (
     StoreBlocks,
 )
 from consensus.rounds import RoundMachine
-from protocol.finality import EMPTY_BODY
 from protocol.ids import PeerId
 from protocol.rejection import Rejected
 from protocol.roster import Head
@@ -149,10 +148,10 @@ class Engine:
             self._effects.append(effect)
 
     def _build(self, request: RequestBuild) -> BodyBuilt | NothingToBuild:
-        built = self.execution.build(request.parent, request.height, request.time_ms, request.proposer)
-        if built is None or (built[0] == EMPTY_BODY and not request.even_empty):
-            return NothingToBuild(request.view)
-        return BodyBuilt(request.view, *built)
+        built = self.execution.build(
+            request.parent, request.height, request.time_ms, request.proposer, even_empty=request.even_empty
+        )
+        return NothingToBuild(request.view) if built is None else BodyBuilt(request.view, *built)
 
     def _finalize(self, effect: Finalized, now: int) -> None:
         """Store the blocks, then decide their heads: in this order, so that a crash between loses nothing."""

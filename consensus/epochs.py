@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from consensus.beacon import next_beacon
 from consensus.state import ROSTERS, State, ValidatorStatus
-from protocol.digest import Domain, digest, number
+from protocol.digest import number
 from protocol.ids import Digest, Epoch, Height
 from protocol.limits import ROSTER_MEMBERS_MAX
 from protocol.roster import Member, Roster
@@ -38,7 +39,8 @@ def roster_of(state: State, epoch: int) -> Roster:
 def close_epoch(state: State, epoch: int) -> State:
     """The state at the boundary of ``epoch``: the roster of the epoch after next is fixed, the one before is forgotten."""
     following = roster_of(state, epoch + 1)
-    chosen = choose_roster(state, Epoch(epoch + 2), next_beacon(following.beacon, epoch + 2), following)
+    beacon, state = next_beacon(state, following.beacon, epoch + 2)
+    chosen = choose_roster(state, Epoch(epoch + 2), beacon, following)
     state = state.put(ROSTERS, chosen, number(epoch + 2))
     return state.delete(ROSTERS, number(epoch - 1)) if epoch > 0 else state
 
@@ -56,8 +58,3 @@ def choose_roster(state: State, epoch: Epoch, beacon: Digest, before: Roster) ->
         weights=tuple(validator.stake_nano for validator in chosen),
         beacon=beacon,
     )
-
-
-def next_beacon(beacon: Digest, epoch: int) -> Digest:
-    """The beacon after ``beacon``."""
-    return digest(Domain.BEACON, beacon, number(epoch))

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from consensus.beacon import OnionKeeper
 from consensus.epochs import boundary_of, epoch_of, roster_of
 from consensus.events import Blamed, CommittedBlock, HeadsVerified, VerifyHeads
 from consensus.heads import HeadRules, TileHead
@@ -34,7 +35,7 @@ from protocol.transactions import SignedTransaction, check_transaction
 VERSIONS_AHEAD_MAX = 2  # heads for slots further ahead than this are not kept: we are behind and will sync
 VALUES_PER_PROPOSER_MAX = 4  # honest proposers sign one value for a slot; more would be a way to fill our memory
 STATES_MAX = 64  # unfinalized blocks whose state is kept: finality tracks no more views than this ahead
-_BODY_FRAME_BYTES = 16  # of the two lists of a body
+_BODY_FRAME_BYTES = 64  # of the two lists of a body, and the word for the beacon
 _ENTRY_FRAME_BYTES = 5  # of one transaction in its list, at most
 
 
@@ -100,8 +101,12 @@ class ExecutionStatistics:
 class Execution:
     """Runs bodies on states. ``anchor`` is the block after which ``state`` holds, at ``height``."""
 
-    def __init__(self, rules: BlockRules, state: State, anchor: Digest, height: Height) -> None:
+    def __init__(
+        self, rules: BlockRules, state: State, anchor: Digest, height: Height, onions: OnionKeeper | None = None
+    ) -> None:
+        """``onions``: with what this node's own blocks contribute to the beacon."""
         self.rules = rules
+        self._onions = onions
         self.state = state
         self.anchor = anchor
         self.height = height
@@ -251,18 +256,26 @@ class Execution:
         outcome = self._outcomes.get(block)
         return outcome.state if outcome else None
 
-    def build(self, parent: Digest, height: Height, time_ms: int, proposer: MemberIndex) -> tuple[bytes, Digest] | None:
+    def build(
+        self, parent: Digest, height: Height, time_ms: int, proposer: MemberIndex, *, even_empty: bool = True
+    ) -> tuple[bytes, Digest] | None:
         """A body on top of ``parent`` and the state root after it; None when the parent was not executed here.
 
-        For each tile the verified head of the lowest attempt, then what the pool has. Empty when there is nothing to propose.
+        For each tile the verified head of the lowest attempt, then what the pool has; None when there is nothing of either,
+        unless ``even_empty``. Our word for the beacon goes along.
         """
         state = self.find_state(parent)
         if state is None:
             return None
         heads, size = self._choose_heads(state)
+        candidates = list(self._choose_transactions(state, size))
+        if not (heads or candidates or even_empty):
+            return None
         context = self.rules.context(state, self.head_rules, height, time_ms, proposer)
-        after, included = build_block(state, heads, list(self._choose_transactions(state, size)), context)
-        return encode(Body(heads, tuple(encode(transaction.plain) for transaction in included))), after.root()
+        word = self._onions.next_word(state, context.epoch) if self._onions else None
+        after, included = build_block(state, heads, candidates, context, word)
+        transactions = tuple(encode(transaction.plain) for transaction in included)
+        return encode(Body(heads, transactions, word)), after.root()
 
     def _choose_heads(self, state: State) -> tuple[tuple[Head, ...], int]:
         """The heads of a body, and how many bytes of it they take."""
@@ -359,7 +372,7 @@ class Execution:
         if header.epoch != context.epoch:
             raise Rejected(Reason.WRONG_EPOCH, f"epoch {header.epoch} at height {header.height}")
         transactions = self._read_transactions(body)
-        after, receipts = apply_block(state, body.heads, transactions, context)
+        after, receipts = apply_block(state, body.heads, transactions, context, body.word)
         if after.root() != header.state_root:
             raise Rejected(Reason.WRONG_STATE, f"height {header.height}")
         return _Outcome(header.height, after, receipts, tuple(each.plain.sender for each in transactions))

@@ -152,6 +152,12 @@ class Onion:
             raise ValueError(f"an onion of {len(self._layers) - 1} layers has no reveal {index}")
         return self._layers[-2 - index]
 
+    def find_below(self, layer: Digest) -> Digest | None:
+        """The layer below ``layer``; None where the onion does not have it, or it is the innermost."""
+        if layer not in self._layers[1:]:
+            return None
+        return self._layers[self._layers.index(layer) - 1]
+
 
 def _wrap(layer: Digest) -> Digest:
     return digest(Domain.ONION, layer)

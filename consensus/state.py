@@ -187,6 +187,20 @@ class SlashingLog(Message, frozen=True):
     entries: Annotated[tuple[Slashing, ...], Meta(max_length=VALIDATORS_MAX)]
 
 
+class OnionEntry(Message, frozen=True):
+    """Where a member's hash onion stands: its innermost layer that is known."""
+
+    layer: DigestField
+    committed_epoch: Natural
+    revealed_epoch: Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+
+
+class BeaconMix(Message, frozen=True):
+    """The reveals of the epoch under way, mixed."""
+
+    value: DigestField
+
+
 class EpochMark(Message, frozen=True):
     """When an epoch began: evidence names epochs, and its age is in time and heights."""
 
@@ -232,6 +246,8 @@ VALIDATOR_INDEX = Table(SubChain.META, b"v", ValidatorIndex)  # one entry
 SLASHING_LOG = Table(SubChain.META, b"l", SlashingLog)  # one entry
 EPOCH_MARKS = Table(SubChain.META, b"e", EpochMark)  # epoch
 ROSTERS = Table(SubChain.META, b"r", Roster)  # epoch: of the one under way, the one before and the next ones
+ONIONS = Table(SubChain.META, b"o", OnionEntry)  # node key
+BEACON_MIX = Table(SubChain.META, b"b", BeaconMix)  # one entry
 PROGRESS = Table(SubChain.META, b"p", Progress)  # one entry
 
 ALL_TABLES: tuple[Table[Any], ...] = (
@@ -239,7 +255,7 @@ ALL_TABLES: tuple[Table[Any], ...] = (
     *(PARAMETERS, EXPERT_COUNTS, EXPERT_VERSIONS, TILES),
     *(ACCOUNTS, VALIDATORS, VOTE_KEYS, EVIDENCE),
     DATASETS,
-    *(SUPPLY, VALIDATOR_INDEX, SLASHING_LOG, EPOCH_MARKS, ROSTERS, PROGRESS),
+    *(SUPPLY, VALIDATOR_INDEX, SLASHING_LOG, EPOCH_MARKS, ROSTERS, ONIONS, BEACON_MIX, PROGRESS),
 )
 
 ONLY = b""  # the key of a table with one entry
@@ -393,6 +409,7 @@ def genesis_state(
     """
     state = _NOTHING.put(PROGRESS, Progress(0, 0, -1)).put(EPOCH_MARKS, EpochMark(0, created_ms), number(0))
     state = state.put(VALIDATOR_INDEX, ValidatorIndex(())).put(SLASHING_LOG, SlashingLog(()))
+    state = state.put(BEACON_MIX, BeaconMix(rosters[1].beacon))
     for roster in rosters:
         state = state.put(ROSTERS, roster, number(roster.epoch))
     for account, amount in balances:

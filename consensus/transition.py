@@ -1,7 +1,7 @@
 """The rules of change: one table from kind of transaction to handler, one way to apply a block.
 
     apply_block = a new epoch's mark -> stakes that are free again -> tile commits -> each transaction -> fees shared out
-                  -> at a boundary, the roster of the epoch after next -> totals checked
+                  -> the proposer's word for the beacon -> at a boundary, the roster of the epoch after next -> totals checked
     apply       = charge (chain, fee, nonce, balance) -> handler of the kind
 
 A tile commit is a head: its proposer signed it, its slot happens once, and only a tile's owners may propose; so it has no
@@ -31,6 +31,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from consensus.beacon import apply_word
 from consensus.epochs import boundary_of, close_epoch, epoch_of
 from consensus.finality.tally import find_contradiction
 from consensus.heads import HeadRules
@@ -73,7 +74,7 @@ from consensus.state import (
     tile_head,
 )
 from protocol.digest import number
-from protocol.finality import ChainId, Vote, vote_text
+from protocol.finality import ChainId, OnionWord, Vote, vote_text
 from protocol.genesis import Genesis, LedgerRule
 from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId
 from protocol.keys import verify
@@ -131,13 +132,15 @@ class BlockRules:
         self, state: State, heads: HeadRules, height: Height, time_ms: int, proposer: MemberIndex
     ) -> BlockContext:
         """What the transactions of a block on top of ``state`` may know; ``heads`` are the rules of its epoch."""
-        validator = state.find(VALIDATORS, heads.roster.members[proposer].node)
+        node = heads.roster.members[proposer].node
+        validator = state.find(VALIDATORS, node)
         return BlockContext(
             chain=self.chain,
             epoch=heads.roster.epoch,
             height=height,
             time_ms=time_ms,
             proposer=validator.card.account if validator else TREASURY,  # it may have lost all that it had at stake
+            proposer_node=node,
             rule=self.ledger,
             heads=heads,
             epoch_heights=self.epoch_heights,
@@ -153,6 +156,7 @@ class BlockContext:
     height: Height
     time_ms: int
     proposer: AccountId
+    proposer_node: PeerId
     rule: LedgerRule
     heads: HeadRules
     epoch_heights: int
@@ -170,12 +174,16 @@ class Receipt:
 
 
 def apply_block(
-    state: State, heads: Sequence[Head], transactions: Sequence[SignedTransaction], context: BlockContext
+    state: State,
+    heads: Sequence[Head],
+    transactions: Sequence[SignedTransaction],
+    context: BlockContext,
+    word: OnionWord | None = None,
 ) -> tuple[State, tuple[Receipt, ...]]:
     """The state after a block, and a receipt for each transaction; raises ``Rejected`` when the block is wrong.
 
     WRONG_BODY: too many or too large, heads out of order, or evidence not first or too much of it. WRONG_EPOCH: the height is
-    of another epoch. And the reasons of ``HeadRules.check_successor`` and of ``charge``.
+    of another epoch. And the reasons of ``HeadRules.check_successor``, ``charge`` and ``apply_word``.
     """
     _check_sizes(transactions)
     state = _release(_open_epoch(state, context), context)
@@ -184,11 +192,15 @@ def apply_block(
     for transaction in transactions:
         state, receipt = _run(state, transaction, context)
         receipts.append(receipt)
-    return _close(state, context), tuple(receipts)
+    return _close(state, context, word), tuple(receipts)
 
 
 def build_block(
-    state: State, heads: Sequence[Head], candidates: Sequence[SignedTransaction], context: BlockContext
+    state: State,
+    heads: Sequence[Head],
+    candidates: Sequence[SignedTransaction],
+    context: BlockContext,
+    word: OnionWord | None = None,
 ) -> tuple[State, tuple[SignedTransaction, ...]]:
     """The transactions of ``candidates`` that can pay, in their order, and the state that ``apply_block`` gives for them.
 
@@ -204,11 +216,13 @@ def build_block(
         except Rejected:
             continue  # it stays in the pool, which drops it when its account moves on
         included.append(transaction)
-    return _close(state, context), tuple(included)
+    return _close(state, context, word), tuple(included)
 
 
-def _close(state: State, context: BlockContext) -> State:
+def _close(state: State, context: BlockContext, word: OnionWord | None) -> State:
     state = _share_fees(state, context)
+    if word is not None:
+        state = apply_word(state, word, context.proposer_node, context.epoch)
     if context.height == boundary_of(context.epoch, context.epoch_heights):
         state = close_epoch(state, context.epoch)
     return state.sealed()

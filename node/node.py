@@ -24,6 +24,7 @@ import structlog
 import trio
 from msgspec.structs import replace
 
+from consensus.beacon import OnionKeeper
 from consensus.engine import Effect, Engine
 from consensus.events import (
     Announce,
@@ -82,6 +83,7 @@ from p2p.io.libp2p_host import open_libp2p_host
 from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
+from protocol.digest import Domain, digest
 from protocol.finality import Body, ChainId
 from protocol.ids import Digest, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
@@ -174,7 +176,13 @@ class Node:
         ground = self.ground
         state, anchor = ground.load_state(), ground.anchor()
         heads = tile_heads(state, ground.genesis_roots)
-        execution = Execution(BlockRules.of(ground.genesis), state, anchor.block, anchor.height)
+        execution = Execution(
+            BlockRules.of(ground.genesis),
+            state,
+            anchor.block,
+            anchor.height,
+            OnionKeeper(ground.peer, digest(Domain.ONION, ground.keys.vote.seed)),
+        )
         roster = execution.roster
         me = roster.find_index(ground.peer)
         signer = None

@@ -117,8 +117,25 @@ class Header(Message, frozen=True):
         return digest(Domain.BLOCK, encode(self))
 
 
+class OnionCommitment(Message, frozen=True, tag=1):
+    """A proposer's new hash onion, by its outermost layer."""
+
+    layer: DigestField
+
+
+class OnionReveal(Message, frozen=True, tag=2):
+    """The next layer of a proposer's onion."""
+
+    layer: DigestField
+
+
+OnionWord = OnionCommitment | OnionReveal
+
+
 class Body(Message, frozen=True):
     """What a block decides: heads, in ascending order of tile, at most one a tile; then transactions, as they were signed.
+
+    ``word`` is the proposer's for the beacon (consensus/beacon.py).
 
     A head is the tile commit of its proposer: its signature says whose it is, its slot that it happens once, so it has no
     account's envelope around it and pays no fee.
@@ -128,6 +145,7 @@ class Body(Message, frozen=True):
     transactions: Annotated[
         tuple[Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)], ...], Meta(max_length=TRANSACTIONS_PER_BODY_MAX)
     ] = ()
+    word: OnionCommitment | OnionReveal | None = None
 
 
 def body_root(body: bytes) -> Digest:

@@ -73,6 +73,7 @@ def context(height: int = 1, **changes: Any) -> BlockContext:
         "height": Height(height),
         "time_ms": 100 * height,
         "proposer": PROPOSER,
+        "proposer_node": node_of(5),
         "rule": RULE,
         "heads": RULES,
         "epoch_heights": EPOCH_HEIGHTS,

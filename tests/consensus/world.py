@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from consensus import events as e
+from consensus.beacon import OnionKeeper
 from consensus.engine import Effect, Engine, Event
 from consensus.execution import Execution
 from consensus.finality import events as f
@@ -452,7 +453,8 @@ class Peer:
         state, anchor = load_state(disk.rows.items()), disk.anchor()
         assert anchor.state_root == state.root()
         heads = tile_heads(state, world.tiles)
-        execution = world.mutant.execution(BLOCK_RULES, state, anchor.block, anchor.height)
+        onions = OnionKeeper(self.id, blob_digest(self.id))
+        execution = world.mutant.execution(BLOCK_RULES, state, anchor.block, anchor.height, onions)
         signer = None
         if self.is_member:
             signer = VoteSigner(vote_key(self.key), CHAIN, world.roster, disk.votes, disk.vote_state)
