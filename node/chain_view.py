@@ -29,8 +29,8 @@ from protocol.limits import BODY_BYTES_MAX, TRANSACTION_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Roster
 from protocol.state_proof import SubChain
-from protocol.transactions import Register, Transaction, check_transaction
-from storage.keys import HEADER, block_key
+from protocol.transactions import Register, SignedTransaction, Transaction, check_transaction
+from storage.keys import CERTIFICATE, HEADER, block_key
 from storage.kv import KeyValue
 from storage.ledger import Ledger
 
@@ -53,7 +53,9 @@ class ChainView:
     finality: Callable[[], Statistics]
     roster: Callable[[], Roster]  # who votes about the next block
     now_ms: Callable[[], int]  # the wall clock
-    hand_over: Callable[[bytes], Awaitable[object]]  # a signed transaction into the node; raises ``Rejected``
+    hand_over: Callable[
+        [SignedTransaction], Awaitable[object]
+    ]  # into the node, to be spread; raises as ``Mempool.add``
     connected: Callable[[], Collection[PeerId]] = tuple
     next_roster: Callable[[], Roster | None] = lambda: None  # of the next epoch, once it is known
     me: PeerId | None = None
@@ -165,12 +167,13 @@ class ChainView:
         ever paid has nothing."""
         state = self.state()
         entry = state.account(account)
+        mine = [validator for validator in state.validators() if validator.card.account == account]
         return {
             "address": account_text(account),
             "balance_nano": entry.balance_nano,
             "nonce": entry.nonce,
             "next_nonce": self.pool.next_nonce(account, state),
-            "validators": [facts for facts in self._validators(state) if facts["account"] == account_text(account)],
+            "validators": list(self._validators(state, mine)),
             "height": self.ledger.tip() or 0,
             "time_ms": self._time_ms(),
             **self._terms(),
@@ -201,7 +204,7 @@ class ChainView:
         row = find_transaction(self.index, signed.id)
         if row is not None:
             raise Rejected(Reason.ALREADY_RECORDED, f"the transaction is in block {row.height}")
-        await self.hand_over(data)
+        await self.hand_over(signed)
         return {"id": signed.id.hex(), "state": "waiting"}
 
     async def register(self, data: bytes) -> Facts:
@@ -221,6 +224,7 @@ class ChainView:
         }
 
     def _header(self, height: int) -> Header | None:
+        """Of a block, without its body."""
         data = self.index.get(block_key(HEADER, Height(height)))
         return None if data is None else decode(Header, data, limit_bytes=HEADER_BYTES_MAX)
 
@@ -248,7 +252,7 @@ class ChainView:
     def _certificate_votes(self) -> int | None:
         """How many members' votes are in the newest certificate; None before there is one."""
         tip = self.ledger.tip()
-        certificate = None if tip is None else _certificate(self.ledger.get(tip).certificate)
+        certificate = None if tip is None else _certificate(self.index.get(block_key(CERTIFICATE, tip)) or b"")
         return None if certificate is None else _votes(certificate)
 
     def _proposer(self, header: Header) -> str | None:

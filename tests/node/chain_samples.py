@@ -21,7 +21,7 @@ from protocol.finality import HEADER_VERSION, NO_BLOCK, Body, Certificate, Heade
 from protocol.ids import Epoch, Height, MemberIndex, PeerId, Signature, View
 from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Head, Member, Roster
-from protocol.transactions import SignedTransaction, check_transaction
+from protocol.transactions import SignedTransaction
 from storage.kv import MemoryKeyValue
 from storage.ledger import FinalizedBlock, Ledger
 from tests.consensus.ledger_samples import CARDS, GENESIS, RULE, STAKE, context
@@ -90,8 +90,8 @@ class SmallChain:
         known = {"view": View(9), "leader": MemberIndex(1), "refusal": self.refusal, "halted": None}
         return Statistics(**({field.name: 0 for field in fields(Statistics)} | known))
 
-    async def hand_over(self, data: bytes) -> None:
-        self.add(check_transaction(data, CHAIN))
+    async def hand_over(self, transaction: SignedTransaction) -> None:
+        self.add(transaction)
         if self.seals:
             self.seal()
 
