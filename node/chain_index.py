@@ -1,4 +1,4 @@
-"""Where a transaction is: one row for each, written in one batch with its finalized block.
+"""Where a transaction is: one row for each, written in one batch with its finalized block; and why others never got there.
 
     own_key("tx", id) -> TransactionRow         id: of a transaction, or the digest of a head
 
@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from consensus.mempool import Dropped
 from consensus.transition import Receipt
 from protocol.codec import Message, decode, encode
 from protocol.ids import Digest, Height, HeightField, Natural
@@ -22,6 +23,7 @@ from storage.kv import Batch, KeyValue
 
 _OWNER: Final = "tx"
 _ROW_BYTES_MAX: Final = 128
+DROPPED_KEPT: Final = 4096  # ids with their reasons: half a MiB, and hours of one user's transactions (a guess)
 
 
 class TransactionRow(Message, frozen=True):
@@ -53,3 +55,23 @@ def find_transaction(index: KeyValue, name: Digest) -> TransactionRow | None:
     """Where a transaction is; None when no finalized block that this node executed holds it."""
     value = index.get(own_key(_OWNER, name))
     return None if value is None else decode(TransactionRow, value, limit_bytes=_ROW_BYTES_MAX)
+
+
+class DroppedTransactions:
+    """Why transactions left the pool without a block, the latest of them, for whoever asks what became of his."""
+
+    def __init__(self, kept: int = DROPPED_KEPT) -> None:
+        self._kept = kept
+        self._reasons: dict[Digest, Reason] = {}
+
+    def note(self, dropped: Iterable[Dropped]) -> None:
+        """Remember these; forget the oldest."""
+        for each in dropped:
+            self._reasons.pop(each.id, None)
+            self._reasons[each.id] = each.reason
+            if len(self._reasons) > self._kept:
+                del self._reasons[next(iter(self._reasons))]
+
+    def find(self, name: Digest) -> Reason | None:
+        """Why a transaction was dropped, if it is known that it was."""
+        return self._reasons.get(name)

@@ -29,7 +29,7 @@ from protocol.limits import BODY_BYTES_MAX, TRANSACTION_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Roster
 from protocol.state_proof import SubChain
-from protocol.transactions import Register, SignedTransaction, Transaction, check_transaction
+from protocol.transactions import Register, Transaction
 from storage.keys import CERTIFICATE, HEADER, block_key
 from storage.kv import KeyValue
 from storage.ledger import Ledger
@@ -54,8 +54,9 @@ class ChainView:
     roster: Callable[[], Roster]  # who votes about the next block
     now_ms: Callable[[], int]  # the wall clock
     hand_over: Callable[
-        [SignedTransaction], Awaitable[object]
-    ]  # into the node, to be spread; raises as ``Mempool.add``
+        [bytes], Awaitable[Digest]
+    ]  # into the node: its id, or raises as ``check_transaction`` and the pool
+    dropped: Callable[[Digest], Reason | None] = lambda name: None  # why a transaction left the pool without a block
     connected: Callable[[], Collection[PeerId]] = tuple
     next_roster: Callable[[], Roster | None] = lambda: None  # of the next epoch, once it is known
     me: PeerId | None = None
@@ -121,17 +122,21 @@ class ChainView:
         }
 
     def transaction(self, name: Digest) -> Facts | None:
-        """id, state ("waiting" or "final"), height, index, refusal {code, message} or None, and what it does where its bytes
-        are still kept; None when it neither waits here nor is in a block."""
+        """id, state ("waiting", "final" or "dropped"), height, index, refusal {code, message} or None, and what it does where
+        its bytes are still here; None for one of which this node knows nothing, or nothing any more."""
         row = find_transaction(self.index, name)
         if row is not None:
             place = {"id": name.hex(), "state": "final", "height": row.height, "index": row.index}
             return {**place, "refusal": refusal_facts(row.reason), **self._kept_facts(row)}
+        nowhere = {"height": None, "index": None}
         waiting = self.pool.find_id(name)
-        if waiting is None:
+        if waiting is not None:
+            facts = {"size_bytes": waiting.size_bytes, **transaction_facts(waiting.plain)}
+            return {"id": name.hex(), "state": "waiting", **nowhere, "refusal": None, **facts}
+        reason = self.dropped(name)
+        if reason is None:
             return None
-        place = {"id": name.hex(), "state": "waiting", "height": None, "index": None, "refusal": None}
-        return {**place, "size_bytes": waiting.size_bytes, **transaction_facts(waiting.plain)}
+        return {"id": name.hex(), "state": "dropped", **nowhere, "refusal": refusal_facts(reason)}
 
     def proof(self, key: str) -> Facts:
         """The fields of ``node.chain_proof.ProofDocument``; raises ``Rejected`` for a key that cannot be read."""
@@ -198,14 +203,15 @@ class ChainView:
 
         Raises ``Rejected``: as ``check_transaction``; ALREADY_RECORDED when it is in a block; as ``Mempool.add``.
         """
-        signed = check_transaction(data, self.pool.chain)
-        if only is not None and not isinstance(signed.plain.payload, only):
-            raise Rejected(Reason.BAD_ARGUMENT, f"this takes {only.__name__} transactions only")
-        row = find_transaction(self.index, signed.id)
+        row = find_transaction(self.index, digest(Domain.TRANSACTION_ID, data))
         if row is not None:
             raise Rejected(Reason.ALREADY_RECORDED, f"the transaction is in block {row.height}")
-        await self.hand_over(signed)
-        return {"id": signed.id.hex(), "state": "waiting"}
+        if only is not None:
+            transaction = decode(Transaction, data, limit_bytes=TRANSACTION_BYTES_MAX)
+            if not isinstance(transaction.payload, only):
+                raise Rejected(Reason.BAD_ARGUMENT, f"this takes {only.__name__} transactions only")
+        name = await self.hand_over(data)
+        return {"id": name.hex(), "state": "waiting"}
 
     async def register(self, data: bytes) -> Facts:
         """``submit``, for the registration of a validator only."""

@@ -149,7 +149,7 @@ def tx(name: str, data_dir: Path, as_json: bool) -> None:
     facts = NodeClient(data_dir).find(f"/consensus/transactions/{check_id(name)}")
     if facts is None:
         raise CommandFailed(
-            f"no transaction {name[:16]}... waits here or is in a block; it was replaced or outbid, or never came here"
+            f"no transaction {name[:16]}... waits here or is in a block; it never came to this node, or left long ago"
         )
     if as_json:
         print_json(facts)
@@ -238,7 +238,8 @@ def transaction_rows(facts: Any) -> list[tuple[str, str]]:
     """What people read of a transaction's facts (``ChainView.transaction``)."""
     from node.money import nock_text
 
-    place = "waits in the pool" if facts["state"] == "waiting" else f"in block {facts['height']:,} at {facts['index']}"
+    states = {"waiting": "waits in the pool", "dropped": "left the pool without a block"}
+    place = states.get(facts["state"]) or f"in block {facts['height']:,} at {facts['index']}"
     rows = [("id", facts["id"]), ("state", place)]
     if "does" in facts:
         rows.append(("does", facts["does"]))
@@ -246,5 +247,6 @@ def transaction_rows(facts: Any) -> list[tuple[str, str]]:
         rows.append(("sender", f"{facts['sender']}, nonce {facts['nonce']}"))
         rows.append(("fee", nock_text(facts["fee_nano"])))
     if facts["refusal"]:
-        rows.append(("refused", f"{facts['refusal']['message']} It cost its fee and did nothing else."))
+        cost = " It cost its fee and did nothing else." if facts["state"] == "final" else ""
+        rows.append(("refused", facts["refusal"]["message"] + cost))
     return rows

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from protocol.transactions import Payload
 
 WAIT_SECONDS_MAX = 120.0  # sixty blocks of two seconds: what is not final by then waits for something else
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.25
+MISSES_MAX = 8  # between leaving the pool and being written with its block, a transaction is nowhere for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,21 +350,24 @@ def _wait_final(client: Any, name: str) -> Mapping[str, Any]:
     is_shown = sys.stderr.isatty()
 
     async def poll() -> Mapping[str, Any]:
+        misses = 0
         with trio.move_on_after(WAIT_SECONDS_MAX):
-            while True:
-                facts: Mapping[str, Any] | None = client.find(f"/consensus/transactions/{name}")
-                if facts is None:
-                    raise CommandFailed(
-                        f"transaction {name} left the pool: another of this nonce, or better ones, replaced it"
-                    )
+            while misses < MISSES_MAX:
+                facts: Mapping[str, Any] = client.find(f"/consensus/transactions/{name}") or {"state": "unknown"}
                 if facts["state"] == "final":
                     return facts
+                if facts["state"] == "dropped":
+                    raise CommandFailed(
+                        f"transaction {name} left the pool without a block: {facts['refusal']['message']}"
+                    )
+                misses = misses + 1 if facts["state"] == "unknown" else 0
                 if is_shown:
                     lag = client.get("/consensus/status")["finality_lag_seconds"]
                     click.echo(
                         f"\r{name[:16]} waits for a block; the last one was {lag:.0f} s ago \x1b[K", nl=False, err=True
                     )
                 await trio.sleep(POLL_SECONDS)
+            raise CommandFailed(f"the node no longer knows transaction {name}; send it again with the same --nonce")
         raise CommandFailed(
             f"transaction {name} still waits after {WAIT_SECONDS_MAX:.0f} s; see nocknode chain status, and later: "
             f"nocknode chain tx {name}"

@@ -12,16 +12,16 @@ from consensus.finality import Statistics
 from consensus.mempool import Mempool
 from consensus.state import State
 from consensus.transition import BlockContext, Receipt, apply_block, build_block
-from node.chain_index import transaction_rows
+from node.chain_index import DroppedTransactions, transaction_rows
 from node.chain_view import ChainView
 from node.data_directory import DataDirectory
 from protocol.codec import encode
 from protocol.digest import blob_digest
 from protocol.finality import HEADER_VERSION, NO_BLOCK, Body, Certificate, Header, VoteKind, body_root
-from protocol.ids import Epoch, Height, MemberIndex, PeerId, Signature, View
+from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, Signature, View
 from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Head, Member, Roster
-from protocol.transactions import SignedTransaction
+from protocol.transactions import SignedTransaction, check_transaction
 from storage.kv import MemoryKeyValue
 from storage.ledger import FinalizedBlock, Ledger
 from tests.consensus.ledger_samples import CARDS, GENESIS, RULE, STAKE, context
@@ -65,6 +65,7 @@ class SmallChain:
         self.pool = Mempool(CHAIN, RULE)
         self.index = MemoryKeyValue()
         self.ledger = Ledger(self.index)
+        self.dropped = DroppedTransactions()
         self.now_ms = 0
         self.seals = False
         self.roster = ROSTER
@@ -81,6 +82,7 @@ class SmallChain:
             roster=lambda: self.roster,
             now_ms=lambda: self.now_ms,
             hand_over=self.hand_over,
+            dropped=self.dropped.find,
             connected=lambda: self.connected,
             next_roster=lambda: self.next_roster,
             me=CARDS[0].node,
@@ -90,14 +92,16 @@ class SmallChain:
         known = {"view": View(9), "leader": MemberIndex(1), "refusal": self.refusal, "halted": None}
         return Statistics(**({field.name: 0 for field in fields(Statistics)} | known))
 
-    async def hand_over(self, transaction: SignedTransaction) -> None:
+    async def hand_over(self, data: bytes) -> Digest:
+        transaction = check_transaction(data, CHAIN)
         self.add(transaction)
         if self.seals:
             self.seal()
+        return transaction.id
 
     def add(self, *transactions: SignedTransaction) -> None:
         for transaction in transactions:
-            self.pool.add(transaction, self.state)
+            self.dropped.note(self.pool.add(transaction, self.state))
 
     def seal(self, heads: Sequence[Head] = ()) -> Header:
         """Finalize a block of what waits; ``heads`` stand in its body and change nothing."""
@@ -128,5 +132,5 @@ class SmallChain:
         certificate = Certificate(VoteKind.FINALIZE, Epoch(0), header.view, header.digest(), bitmap, votes)
         block = FinalizedBlock(height, encode(header), body, encode(certificate))
         self.ledger.append(block, transaction_rows(height, receipts, heads))
-        self.pool.advance([each.plain.sender for each in included], self.state)
+        self.dropped.note(self.pool.advance([each.plain.sender for each in included], self.state))
         return header

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from consensus.mempool import Dropped
 from consensus.state import ACCOUNTS, TREASURY
 from node.account_address import account_text
-from node.chain_index import find_transaction
+from node.chain_index import DroppedTransactions, find_transaction
 from node.chain_proof import KEYS, check_proof, make_proof
 from node.chain_view import TRANSACTIONS_SHOWN_MAX, ChainView
 from node.chain_words import WORDS, payload_facts
@@ -172,6 +173,25 @@ def test_a_transaction_is_followed_from_the_pool_to_its_block():
     assert chain.view.transaction(refused.id)["refusal"]["code"] == "not_authorised"
     decided = as_json(chain.view.transaction(head.digest()))
     assert (decided["state"], decided["kind"], decided["tile"]) == ("final", "tile", head.tile)
+
+
+def test_a_transaction_without_a_block_says_why():
+    """Replaced by a better one; after it came back, it waits again."""
+    chain = SmallChain()
+    poor, rich = pay(0, 0), pay(0, 0, fee_nano=20_000)
+    chain.add(poor, rich)
+    facts = as_json(chain.view.transaction(poor.id))
+    assert (facts["state"], facts["refusal"]["code"]) == ("dropped", "replaced")
+    chain.seal()
+    assert chain.view.transaction(rich.id)["state"] == "final"
+
+
+def test_only_the_latest_dropped_transactions_are_remembered():
+    """The memory is bounded; what is noted again counts as new."""
+    memory = DroppedTransactions(kept=2)
+    names = [blob_digest(bytes([index])) for index in range(3)]
+    memory.note(Dropped(name, Reason.OUTBID) for name in (names[0], names[1], names[0], names[2]))
+    assert [memory.find(name) for name in names] == [Reason.OUTBID, None, Reason.OUTBID]
 
 
 def test_a_pruned_block_leaves_the_place_of_its_transactions():

@@ -20,7 +20,7 @@ from node.data_directory import DataDirectory
 from node.errors import EXIT_MISTAKE, explain
 from protocol.ids import peer_text
 from protocol.transactions import Register, Transfer
-from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, RULE, STAKE, balance, node_of, sign, validator
+from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, RULE, balance, node_of, sign, validator
 from tests.node.chain_samples import SmallChain, write_keys
 from tests.node.samples import STATUS, FakeNode
 
@@ -349,16 +349,32 @@ def test_a_transaction_that_leaves_the_pool_ends_the_wait(tmp_path):
         async def replace_it() -> None:
             while not chain.pool.statistics().transactions:
                 await trio.lowlevel.checkpoint()
-            chain.add(sign(0, 0, Transfer(ACCOUNT_IDS[1], 7)))
+            chain.add(sign(0, 0, Transfer(ACCOUNT_IDS[1], 7), 20_000))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(replace_it)
-            assert "left the pool" in mistake(await ask("tx", "send", TO, "0.1"))
+            said = mistake(await ask("tx", "send", TO, "0.1"))
+        assert "left the pool without a block: Another transaction of the same sender and nonce pays more" in said
+        name = said.split()[1]
+        assert "left the pool without a block" in (await ask("chain", "tx", name)).stdout
 
     with_chain(tmp_path, conversation)
 
 
-def test_stake_is_what_the_commands_say(tmp_path):
-    """The numbers that the tests above rely on."""
-    chain = SmallChain()
-    assert validator(chain.state, 0).stake_nano == STAKE == 1_000_000
+def test_a_node_that_forgets_a_transaction_ends_the_wait(tmp_path):
+    """Asked a few times, because a block is written a moment after its transactions left the pool."""
+
+    async def conversation(chain: SmallChain, ask: Ask) -> None:
+        chain.seals = False
+
+        async def forget_it() -> None:
+            while not chain.pool.statistics().transactions:
+                await trio.lowlevel.checkpoint()
+            chain.state = chain.state.add_balance(ACCOUNT_IDS[0], -BALANCE)
+            chain.pool.advance([ACCOUNT_IDS[0]], chain.state)  # and nobody notes what it says
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(forget_it)
+            assert "no longer knows transaction" in mistake(await ask("tx", "send", TO, "0.1"))
+
+    with_chain(tmp_path, conversation)
