@@ -21,6 +21,7 @@ from msgspec import Meta
 from consensus.state import (
     ACCOUNTS,
     DATASETS,
+    ENTRY_BYTES_MAX,
     EPOCH_MARKS,
     EVIDENCE,
     EXPERT_COUNTS,
@@ -29,6 +30,7 @@ from consensus.state import (
     ONLY,
     PARAMETERS,
     PROGRESS,
+    ROSTERS,
     SLASHING_LOG,
     SUPPLY,
     TILES,
@@ -48,7 +50,9 @@ from protocol.limits import KIB, RECORD_NAME_CHARACTERS_MAX, TILE_ID_CHARACTERS_
 from protocol.rejection import Reason, Rejected
 from protocol.state_proof import StateProof, check_state_proof
 
-PROOF_BYTES_MAX: Final = 256 * KIB  # the list of 1,024 validators takes 35 KiB, twice that in hexadecimal, and as text
+PROOF_BYTES_MAX: Final = (
+    8 * ENTRY_BYTES_MAX
+)  # an entry takes twice its size in hexadecimal, and less than four times in words
 HEADER_BYTES_MAX: Final = 4 * KIB
 CERTIFICATE_BYTES_MAX: Final = 64 * KIB
 _KEY_CHARACTERS_MAX: Final = 256
@@ -103,6 +107,7 @@ KEYS: Final[dict[str, ProvableKey]] = {
     "version": ProvableKey(META_VERSIONS, _read_digest, "version:ID"),
     "dataset": ProvableKey(DATASETS, _read_digest, "dataset:ID"),
     "epoch": ProvableKey(EPOCH_MARKS, lambda text: number(_read_natural(text)), "epoch:NUMBER"),
+    "roster": ProvableKey(ROSTERS, lambda text: number(_read_natural(text)), "roster:EPOCH"),
     "newest-version": ProvableKey(META_TIP, _read_nothing, "newest-version"),
     "progress": ProvableKey(PROGRESS, _read_nothing, "progress"),
     "slashings": ProvableKey(SLASHING_LOG, _read_nothing, "slashings"),
@@ -171,7 +176,7 @@ def check_proof(data: bytes, root: Digest) -> ProofDocument:
     value = None if document.value is None else bytes.fromhex(document.value)
     proof = decode(StateProof, bytes.fromhex(document.proof), limit_bytes=PROOF_BYTES_MAX)
     check_state_proof(proof, root, table.chain, table.prefix + name, value)
-    entry = None if value is None else decode(table.kind, value, limit_bytes=PROOF_BYTES_MAX)
+    entry = None if value is None else decode(table.kind, value, limit_bytes=ENTRY_BYTES_MAX)
     if document.facts != (None if entry is None else plain(entry)):
         raise Rejected(Reason.BAD_PROOF, "its words say something else than its bytes")
     _check_block(document, root)

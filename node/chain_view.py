@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from consensus.epochs import boundary_of
 from consensus.finality import Statistics
 from consensus.mempool import Mempool
 from consensus.state import EPOCH_MARKS, TREASURY, VALIDATORS, State, Validator
@@ -21,7 +22,7 @@ from node.chain_index import TransactionRow, find_transaction
 from node.chain_proof import CERTIFICATE_BYTES_MAX, HEADER_BYTES_MAX, make_proof
 from node.chain_words import head_facts, plain, refusal_facts, transaction_facts
 from protocol.codec import decode
-from protocol.digest import Domain, digest, number
+from protocol.digest import number
 from protocol.finality import Body, Certificate, Header
 from protocol.genesis import Genesis
 from protocol.ids import AccountId, Digest, Height, PeerId, peer_text, short
@@ -29,7 +30,7 @@ from protocol.limits import BODY_BYTES_MAX, TRANSACTION_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Roster
 from protocol.state_proof import SubChain
-from protocol.transactions import Register, Transaction
+from protocol.transactions import Register, Transaction, transaction_id
 from storage.keys import CERTIFICATE, HEADER, block_key
 from storage.kv import KeyValue
 from storage.ledger import Ledger
@@ -152,12 +153,12 @@ class ChainView:
         """That of the next block: epoch, first_height, last_height, blocks (of it, so far), began_ms or None before its first
         block, roster {epoch, digest, beacon, weight_total, members [{node, weight}]}, next_roster (the same) or None."""
         roster, next_roster, heights = self.roster(), self.next_roster(), self.genesis.chain.epoch_heights
-        before = roster.epoch * heights  # the last height of the epoch before (chain.md 2.7)
+        before = boundary_of(roster.epoch - 1, heights)
         mark = self.state().find(EPOCH_MARKS, number(roster.epoch))
         return {
             "epoch": roster.epoch,
             "first_height": before + 1,
-            "last_height": before + heights,
+            "last_height": boundary_of(roster.epoch, heights),
             "blocks": max(0, (self.ledger.tip() or 0) - before),
             "began_ms": None if mark is None else mark.time_ms,
             "roster": _roster_facts(roster),
@@ -203,7 +204,7 @@ class ChainView:
 
         Raises ``Rejected``: as ``check_transaction``; ALREADY_RECORDED when it is in a block; as ``Mempool.add``.
         """
-        row = find_transaction(self.index, digest(Domain.TRANSACTION_ID, data))
+        row = find_transaction(self.index, transaction_id(data))
         if row is not None:
             raise Rejected(Reason.ALREADY_RECORDED, f"the transaction is in block {row.height}")
         if only is not None:
@@ -312,7 +313,7 @@ class ChainView:
 
     def _included_facts(self, data: bytes) -> dict[str, Any]:
         """A transaction of a finalized body: whoever voted for it has checked its signature."""
-        name = digest(Domain.TRANSACTION_ID, data)
+        name = transaction_id(data)
         row = find_transaction(self.index, name)
         transaction = decode(Transaction, data, limit_bytes=TRANSACTION_BYTES_MAX)
         return {
