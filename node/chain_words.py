@@ -35,10 +35,15 @@ class Words(NamedTuple):
     does: Callable[[Any], str]
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 vote``, ``2 votes``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def head_words(head: Head) -> str:
     """What a decided head does."""
-    deltas = f"{len(head.deltas)} delta{'' if len(head.deltas) == 1 else 's'}"
-    return f"decides {head.slot} of round {head.round} from {deltas}, {head.tokens:,} tokens"
+    deltas = counted(len(head.deltas), "delta")
+    return f"decides {head.slot} of round {head.round} from {deltas}, {counted(head.tokens, 'token')}"
 
 
 WORDS: Final[dict[type, Words]] = {

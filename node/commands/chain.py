@@ -40,6 +40,7 @@ def status(data_dir: Path, as_json: bool) -> None:
 
 
 def _tell_status(data_dir: Path, as_json: bool) -> None:
+    from node.chain_words import counted
     from node.commands.client import NodeClient
     from node.money import nock_text
 
@@ -49,6 +50,7 @@ def _tell_status(data_dir: Path, as_json: bool) -> None:
         return
     money, pool = facts["supply"], facts["pool"]
     held = (("at stake", "staked_nano"), ("unbonding", "unbonding_nano"), ("burned", "burned_nano"))
+    senders = counted(pool["senders"], "account")
     votes = "none yet" if facts["certificate_votes"] is None else f"{facts['certificate_votes']} of {facts['roster']}"
     rows = [
         ("height", f"{facts['height']:,}, epoch {facts['epoch']}, view {facts['view']}"),
@@ -61,12 +63,9 @@ def _tell_status(data_dir: Path, as_json: bool) -> None:
         ("votes", f"{votes} in the newest certificate"),
         (
             "validators",
-            f"{facts['validators']}; {facts['roster']} vote, {facts['validators_connected']} of them in reach",
+            f"{facts['validators']}; the roster has {facts['roster']}, {facts['validators_connected']} of them in reach",
         ),
-        (
-            "waiting",
-            f"{pool['transactions']:,} transactions, {bytes_text(pool['bytes'])}, of {pool['senders']} accounts",
-        ),
+        ("waiting", f"{counted(pool['transactions'], 'transaction')}, {bytes_text(pool['bytes'])}, of {senders}"),
         ("money", f"{nock_text(money['minted_nano'])} minted"),
         *(("", f"{nock_text(money[field])} {words}") for words, field in held),
         ("", f"{nock_text(facts['treasury_nano'])} in the treasury"),
@@ -90,6 +89,7 @@ def _tell_status(data_dir: Path, as_json: bool) -> None:
 @json_option
 def block(height: int | None, first: int, data_dir: Path, as_json: bool) -> None:
     """One finalized block: its header, what it decides of tiles, its transactions. Without HEIGHT: the newest."""
+    from node.chain_words import counted
     from node.commands.client import NodeClient
     from node.money import nock_text
 
@@ -112,7 +112,9 @@ def block(height: int | None, first: int, data_dir: Path, as_json: bool) -> None
         ("proposer", facts["proposer_peer"] or f"member {facts['proposer']} of epoch {facts['epoch']}"),
         (
             "final by",
-            f"{votes['votes']} votes in view {votes['view']}" if votes else "the certificate of a later block",
+            f"{counted(votes['votes'], 'vote')} in view {votes['view']}"
+            if votes
+            else "the certificate of a later block",
         ),
         ("state", facts["state_root"]),
         ("body", f"{bytes_text(facts['body_bytes'])}, root {facts['body_root']}"),
@@ -215,13 +217,19 @@ def _check_file(path: Path, root: str) -> Any:
 
 
 def _tell_proof(facts: Any) -> None:
+    import msgspec
+
+    from node.money import nock_text
+
     click.echo(f"key        {facts['key']}")
     click.echo(f"state      {facts['state_root']}, of block {facts['height']:,}")
     if facts["facts"] is None:
         click.echo("value      none: the state has no such entry")
         return
     for name, value in facts["facts"].items():
-        click.echo(f"{name:<18} {value}")
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        amount = f" ({nock_text(value)})" if name.endswith("_nano") else ""
+        click.echo(f"{name:<18} {text}{amount}")
 
 
 # -- shared with `nocknode tx` -----------------------------------------------------------------------------------------

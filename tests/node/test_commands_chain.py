@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -92,7 +97,7 @@ def test_the_commands_tell_what_the_chain_tells(tmp_path):
             "chain": ("height       1, epoch 0, view 9", "2 of 2 in the newest certificate", "NOCK at stake"),
             "chain block 1": ("final by   2 votes in view 2", "gives 0.0015 NOCK to " + TO, paid.id.hex()),
             f"chain tx {paid.id.hex()}": ("in block 1 at 0", "gives 0.0015 NOCK", account_text(ACCOUNT_IDS[1])),
-            "chain proof supply": ("burned_nano        1000", "of block 1"),
+            "chain proof supply": ("burned_nano        1000 (0.000001 NOCK)", "of block 1"),
             "validators": (peer_text(node_of(0))[-6:] + "*", "25.00 %", "0.001 NOCK"),
             "wallet": ("balance    1 NOCK", "as of      block 1", "active"),
         }
@@ -261,6 +266,40 @@ def test_a_transaction_sent_twice_says_so(tmp_path):
         assert "nonce is used" in mistake(await ask("tx", "send", TO, "0.5", "--nonce", "0"))
 
     with_chain(tmp_path, conversation)
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_on_a_terminal_the_command_asks_before_it_sends(tmp_path, answer):
+    """What would be signed is shown first; without a yes nothing is, and --yes asks nothing."""
+
+    async def conversation(chain: SmallChain, ask: Ask) -> None:
+        line = [sys.executable, "-m", "node", "tx", "send", TO, "0.25", "--data-dir", str(tmp_path)]
+        said, code = await trio.to_thread.run_sync(at_terminal, line, answer)
+        assert said.index("gives 0.25 NOCK to " + TO) < said.index("Sign and send it?")
+        assert chain.ledger.tip() == (1 if answer == "y" else None)
+        assert code == (0 if answer == "y" else EXIT_MISTAKE)
+        assert ("in block 1" if answer == "y" else "nothing was sent") in said
+        said, code = await trio.to_thread.run_sync(at_terminal, [*line, "--yes"], "")
+        assert ("Sign and send" in said, code) == (False, 0)
+
+    with_chain(tmp_path, conversation)
+
+
+def at_terminal(line: list[str], answer: str) -> tuple[str, int]:
+    """What a command says at a terminal of its own to somebody who answers its question, and its exit code."""
+    ours, theirs = pty.openpty()
+    with (
+        open(ours, "r+b", buffering=0) as terminal,
+        subprocess.Popen(line, stdin=theirs, stdout=theirs, stderr=theirs) as process,
+    ):
+        os.close(theirs)
+        said, question = b"", b"Sign and send it?"
+        with contextlib.suppress(OSError):  # EIO: the last process has left the terminal
+            while piece := terminal.read(4096):
+                if question in said + piece and question not in said:
+                    terminal.write(f"{answer}\n".encode())
+                said += piece
+        return said.decode(), process.wait(20)
 
 
 def test_what_a_sender_gets_wrong_is_said_before_anything_is_signed(tmp_path):
