@@ -9,6 +9,8 @@ or o. The prefix differs from a member card's (``nock1``), so that neither is ta
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import xor
 from typing import Final
 
 from protocol.ids import AccountId
@@ -60,8 +62,13 @@ def _polymod(values: Iterable[int]) -> int:
     """The remainder of BIP 173's code."""
     remainder = 1
     for value in values:
-        top = remainder >> 25
-        remainder = (remainder & 0x1FFFFFF) << 5 ^ value
-        for bit, term in enumerate(_GENERATOR):
-            remainder ^= term if top >> bit & 1 else 0
+        remainder = (remainder & 0x1FFFFFF) << 5 ^ value ^ _TERMS[remainder >> 25]
     return remainder
+
+
+def _term(top: int) -> int:
+    """What five bits that leave the remainder at its top put back into it."""
+    return reduce(xor, (term for bit, term in enumerate(_GENERATOR) if top >> bit & 1), 0)
+
+
+_TERMS: Final = tuple(_term(top) for top in range(32))

@@ -16,7 +16,7 @@ import msgspec
 from consensus.epochs import boundary_of
 from consensus.finality import Statistics
 from consensus.mempool import Mempool
-from consensus.state import EPOCH_MARKS, TREASURY, VALIDATORS, State, Validator
+from consensus.state import EPOCH_MARKS, TREASURY, VALIDATOR_INDEX, VALIDATORS, State, Validator
 from node.account_address import account_text
 from node.chain_index import TransactionRow, find_transaction
 from node.chain_proof import CERTIFICATE_BYTES_MAX, HEADER_BYTES_MAX, make_proof
@@ -25,7 +25,7 @@ from protocol.codec import decode
 from protocol.digest import number
 from protocol.finality import Body, Certificate, Header
 from protocol.genesis import Genesis
-from protocol.ids import AccountId, Digest, Height, PeerId, peer_text, short
+from protocol.ids import AccountId, Digest, Height, PeerId, peer_text
 from protocol.limits import BODY_BYTES_MAX, TRANSACTION_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Roster
@@ -90,7 +90,7 @@ class ChainView:
             "pool": {"transactions": pool.transactions, "bytes": pool.bytes_held, "senders": pool.senders},
             "leader": self._leader(finality, roster),
             "roster": len(roster.members),
-            "validators": sum(1 for _ in state.validators()),
+            "validators": len(state.get(VALIDATOR_INDEX).nodes),
             "validators_connected": sum(member.node in here for member in roster.members),
             "certificate_votes": self._certificate_votes(),
             "votes": finality.votes_cast,
@@ -191,6 +191,12 @@ class ChainView:
         most ``PROPOSERS_LOOKED_AT``), unbonding [{amount_nano, release_ms, release_height, milliseconds_left, blocks_left}]."""
         return list(self._validators(self.state()))
 
+    def members(self) -> list[Facts]:
+        """Those of ``validators`` that vote about the next block."""
+        state = self.state()
+        found = (state.find(VALIDATORS, member.node) for member in self.roster().members)
+        return list(self._validators(state, [entry for entry in found if entry is not None]))
+
     def validator(self, node: PeerId) -> Facts | None:
         """One of ``validators``."""
         state = self.state()
@@ -288,9 +294,10 @@ class ChainView:
         for entry in state.validators() if entries is None else entries:
             node = entry.card.node
             weight = weights.get(node, 0)
+            text = peer_text(node)
             yield {
-                "node": peer_text(node),
-                "short": short(node),
+                "node": text,
+                "short": text[-6:],
                 "account": account_text(entry.card.account),
                 "status": entry.status.name.lower(),
                 "stake_nano": entry.stake_nano,

@@ -98,10 +98,10 @@ def node_metrics(status: Mapping[str, Any], statistics: Mapping[str, object] | N
         yield from _part_metrics(part, values)
 
 
-def chain_metrics(status: Mapping[str, Any], validators: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
-    """Metrics from the chain's status and validators (``node.chain_view``). Money is in 10^-9 NOCK, as everywhere.
+def chain_metrics(status: Mapping[str, Any], members: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Metrics from the chain's status and the members of its roster (``node.chain_view``), of whom there are a hundred at most.
 
-    Validators outside the roster have no sample of their own, so there are at most a hundred.
+    Money is in 10^-9 NOCK, as everywhere; as a metric it is a float, good to look at and not to count with.
     """
     yield from _gauges(CHAIN_GAUGES, status)
     yield from _gauges(POOL_GAUGES, status["pool"])
@@ -115,10 +115,9 @@ def chain_metrics(status: Mapping[str, Any], validators: Iterable[Mapping[str, A
     weights = GaugeMetricFamily(
         "nocknode_validator_weight_share", "A member's share of the roster's weight.", labels=("validator",)
     )
-    for validator in validators:
-        if validator["in_roster"]:
-            connected.add_metric([validator["short"]], float(validator["connected"]))
-            weights.add_metric([validator["short"]], validator["weight_share"])
+    for member in members:
+        connected.add_metric([member["short"]], float(member["connected"]))
+        weights.add_metric([member["short"]], member["weight_share"])
     yield connected
     yield weights
 

@@ -87,7 +87,7 @@ async def get_health(request: Request) -> Response:
 
 async def get_metrics(request: Request) -> Response:
     node = node_of(request)
-    metrics = [*node.metrics(), *chain_metrics(node.chain.status(), node.chain.validators())]
+    metrics = [*node.metrics(), *chain_metrics(node.chain.status(), node.chain.members())]
     return Response(metrics_text(metrics), media_type=CONTENT_TYPE)
 
 

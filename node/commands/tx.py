@@ -231,9 +231,7 @@ def _carry_out(options: Sending, make: Make) -> None:
 
     client = NodeClient(options.data_dir)
     keys = load_keys(DataDirectory(options.data_dir).keys, ask_passphrase)
-    account = client.find(f"/consensus/accounts/{account_text(AccountId(keys.account.public))}")
-    if account is None:
-        raise CommandFailed("the node has no ledger of accounts; is it a node of another version?")
+    account = client.get(f"/consensus/accounts/{account_text(AccountId(keys.account.public))}")
     order = make(keys, account)
     chain = ChainId(bytes.fromhex(account["chain"]), account["fork"])
     nonce = account["next_nonce"] if options.nonce is None else options.nonce

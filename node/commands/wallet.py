@@ -28,7 +28,7 @@ def wallet(data_dir: Path, as_json: bool) -> None:
     facts: Any = None
     silence = ""
     try:
-        facts = NodeClient(data_dir).find(f"/consensus/accounts/{address}")
+        facts = NodeClient(data_dir).get(f"/consensus/accounts/{address}")
     except CommandFailed as error:
         silence = str(error)
     if as_json:

@@ -290,6 +290,7 @@ def test_validators_are_told_with_their_part_in_the_roster():
     assert sorted(each["in_next_roster"] for each in known.values()) == [False, False, True]
     assert new == as_json(chain.view.validator(node_of(2)))
     assert chain.view.validator(node_of(5)) is None
+    assert sorted(each["node"] for each in chain.view.members()) == sorted([mine["node"], other["node"]])
     assert chain.view.status()["validators_connected"] == 2
 
 

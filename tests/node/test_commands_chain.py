@@ -23,7 +23,8 @@ from node.cli import nocknode
 from node.commands.options import duration_text, instant_text
 from node.data_directory import DataDirectory
 from node.errors import EXIT_MISTAKE, explain
-from protocol.ids import peer_text
+from node.keys import create_keys
+from protocol.ids import AccountId, peer_text
 from protocol.transactions import Register, Transfer
 from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, RULE, balance, node_of, sign, validator
 from tests.node.chain_samples import SmallChain, write_keys
@@ -52,8 +53,8 @@ def with_chain(root: Path, conversation: Callable[[SmallChain, Ask], Awaitable[N
     trio.run(main)
 
 
-def command(*arguments: str, root: Path) -> Result:
-    return CliRunner().invoke(nocknode, [*arguments, "--data-dir", str(root)])
+def command(*arguments: str, root: Path, typed: str = "") -> Result:
+    return CliRunner().invoke(nocknode, [*arguments, "--data-dir", str(root)], input=typed)
 
 
 def facts(done: Result) -> dict[str, Any]:
@@ -266,6 +267,15 @@ def test_a_transaction_sent_twice_says_so(tmp_path):
         assert "nonce is used" in mistake(await ask("tx", "send", TO, "0.5", "--nonce", "0"))
 
     with_chain(tmp_path, conversation)
+
+
+def test_encrypted_keys_ask_for_their_passphrase(tmp_path):
+    """The address of a wallet is behind it too; a wrong one is a sentence."""
+    made = create_keys(DataDirectory(tmp_path).keys, "word")
+    done = command("wallet", "--json", root=tmp_path, typed="word\n")
+    assert facts(done)["address"] == account_text(AccountId(made.account.public))
+    assert "Passphrase of the keys" in done.stderr
+    assert "does not open" in mistake(command("wallet", root=tmp_path, typed="other\n"))
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])
