@@ -165,6 +165,10 @@ class Mempool:
         """The transaction of these bytes, if it waits here: its signature was checked."""
         return self._by_id.get(transaction_id(data))
 
+    def find_id(self, name: Digest) -> SignedTransaction | None:
+        """The transaction of this id, if it waits here."""
+        return self._by_id.get(name)
+
     def has_ready(self) -> bool:
         """Whether there is a transaction that does not wait for another one."""
         return any(queue.next_nonce in queue.held for queue in self._queues.values())

@@ -21,6 +21,10 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "status": ("node.commands.facts", "status", "What the running node is doing."),
     "peers": ("node.commands.facts", "peers", "Whom the running node knows."),
     "tiles": ("node.commands.tiles", "tiles", "The model's tiles, their versions and owners; verify them."),
+    "chain": ("node.commands.chain", "chain", "What the network agreed on: blocks, transactions, proofs."),
+    "validators": ("node.commands.validators", "validators", "Who votes, with what stake."),
+    "wallet": ("node.commands.wallet", "wallet", "This data directory's account: address, balance, stake."),
+    "tx": ("node.commands.tx", "tx", "Send money, stake it, become a validator or stop being one."),
     "chat": ("node.commands.chat", "chat", "Let the running node's model continue a text."),
     "doctor": (
         "node.commands.doctor",

@@ -45,6 +45,20 @@ COUNTERS: Final = (
     ("bytes_received", "nocknode_received_bytes", "Bytes read from sockets."),
 )
 
+# The same for the status of the chain (``node.chain_view.ChainView.status``).
+CHAIN_GAUGES: Final = (
+    ("epoch", "nocknode_epoch", "Epoch of the last finalized block."),
+    ("finality_lag_seconds", "nocknode_finality_lag_seconds", "Since the time of the last finalized block."),
+    ("certificate_votes", "nocknode_certificate_votes", "Members whose votes are in the newest certificate."),
+    ("validators", "nocknode_validators", "Registered validators."),
+    ("validators_connected", "nocknode_connected_validators", "Members of the roster in reach, this node included."),
+)
+POOL_GAUGES: Final = (
+    ("transactions", "nocknode_pool_transactions", "Transactions that wait for a block."),
+    ("bytes", "nocknode_pool_bytes", "Bytes of the transactions that wait for a block."),
+    ("senders", "nocknode_pool_senders", "Accounts whose transactions wait for a block."),
+)
+
 
 def node_metrics(status: Mapping[str, Any], statistics: Mapping[str, object] | None = None) -> Iterator[Metric]:
     """Metrics from the status (see `node.api.view`) and from the statistics of the node's parts.
@@ -52,9 +66,7 @@ def node_metrics(status: Mapping[str, Any], statistics: Mapping[str, object] | N
     ``statistics`` maps a part's name to a frozen dataclass; each of its numbers is ``nocknode_<part>_<field>``. What the
     status does not know (None) has no sample.
     """
-    for field, name, text in GAUGES:
-        if (value := _number(status.get(field))) is not None:
-            yield GaugeMetricFamily(name, text, value=value)
+    yield from _gauges(GAUGES, status)
     for field, name, text in COUNTERS:
         if (value := _number(status.get(field))) is not None:
             yield CounterMetricFamily(name, text, value=value)
@@ -86,6 +98,30 @@ def node_metrics(status: Mapping[str, Any], statistics: Mapping[str, object] | N
         yield from _part_metrics(part, values)
 
 
+def chain_metrics(status: Mapping[str, Any], members: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Metrics from the chain's status and the members of its roster (``node.chain_view``), of whom there are a hundred at most.
+
+    Money is in 10^-9 NOCK, as everywhere; as a metric it is a float, good to look at and not to count with.
+    """
+    yield from _gauges(CHAIN_GAUGES, status)
+    yield from _gauges(POOL_GAUGES, status["pool"])
+    supply = GaugeMetricFamily("nocknode_supply_nano", "Where all money is, in 10^-9 NOCK.", labels=("part",))
+    for part, amount in status["supply"].items():
+        supply.add_metric([part.removesuffix("_nano")], amount)
+    yield supply
+    connected = GaugeMetricFamily(
+        "nocknode_validator_connected", "1 for a member of the roster that is in reach.", labels=("validator",)
+    )
+    weights = GaugeMetricFamily(
+        "nocknode_validator_weight_share", "A member's share of the roster's weight.", labels=("validator",)
+    )
+    for member in members:
+        connected.add_metric([member["short"]], float(member["connected"]))
+        weights.add_metric([member["short"]], member["weight_share"])
+    yield connected
+    yield weights
+
+
 def metrics_text(metrics: Iterable[Metric]) -> bytes:
     """Prometheus' text format."""
     return generate_latest(_Once(metrics))
@@ -99,6 +135,12 @@ class _Once(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics
+
+
+def _gauges(table: Iterable[tuple[str, str, str]], facts: Mapping[str, Any]) -> Iterator[Metric]:
+    for field, name, text in table:
+        if (value := _number(facts.get(field))) is not None:
+            yield GaugeMetricFamily(name, text, value=value)
 
 
 def _part_metrics(part: str, values: object) -> Iterator[Metric]:

@@ -61,6 +61,7 @@ from consensus.rounds import RoundMachine
 from consensus.state import tile_heads
 from consensus.transition import BlockRules
 from node import log as node_log
+from node.chain_index import DroppedTransactions, transaction_rows
 from node.clock import Clock
 from node.config import Settings
 from node.faults import CrashPoints
@@ -145,6 +146,7 @@ class Node:
             self.presence.find_providers,
             worker_command,
         )
+        self.dropped = DroppedTransactions()
         self.evidence = EvidenceService(
             ground.keys.account,
             self.chain,
@@ -539,7 +541,9 @@ class Node:
             block, extra = committed.block, Batch()
             self.ground.store_state(extra, committed.changes)
             self.ground.forget_transactions(extra, (receipt.id for receipt in committed.receipts))
-            for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
+            heads = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads
+            extra.extend(transaction_rows(block.header.height, committed.receipts, heads))
+            for head in heads:
                 self.ground.forget_candidates(extra, head.slot)
             self.ground.forget_finality(extra, block.header.view)
             certificate = encode(block.certificate) if block.certificate is not None else b""
@@ -556,6 +560,7 @@ class Node:
         batch = Batch()
         self.ground.forget_transactions(batch, (dropped.id for dropped in effect.dropped))
         self.ground.index.write(batch)
+        self.dropped.note(effect.dropped)
         for dropped in effect.dropped:
             log.info("transaction dropped", id=dropped.id.hex()[:16], reason=dropped.reason.code)
 

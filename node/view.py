@@ -12,7 +12,8 @@ from prometheus_client.core import Metric
 from compute import tokenizer
 from compute.jobs import Token
 from node.api.view import Facts
-from node.metrics import node_metrics
+from node.chain_view import ChainView
+from node.metrics import chain_metrics, node_metrics
 from node.records import lagging_json
 from protocol.ids import TileId, peer_text, short
 from protocol.rejection import Reason, Rejected
@@ -31,6 +32,22 @@ class View:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        ground, execution = node.ground, node.engine.execution
+        self.chain = ChainView(
+            genesis=ground.genesis,
+            pool=execution.mempool,
+            ledger=ground.ledger,
+            index=ground.index,
+            state=lambda: execution.state,
+            finality=node.engine.finality.statistics,
+            roster=lambda: execution.roster,
+            now_ms=node.clock.now_ms,
+            hand_over=node.submit,
+            dropped=node.dropped.find,
+            connected=node.transport.connected_peers,
+            next_roster=lambda: execution.next_roster,
+            me=ground.peer,
+        )
 
     def status(self) -> Facts:
         node = self._node
@@ -207,6 +224,7 @@ class View:
             "worker": node.learning.worker.statistics(),
         }
         yield from node_metrics(self.status(), parts)
+        yield from chain_metrics(self.chain.status(), self.chain.members())
 
     @asynccontextmanager
     async def generate(

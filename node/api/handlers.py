@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import trio
@@ -13,16 +14,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from node.api.view import NodeView
-from node.metrics import CONTENT_TYPE, metrics_text
+from node.account_address import parse_account
+from node.api.view import ChainFacts, NodeView
+from node.metrics import CONTENT_TYPE, chain_metrics, metrics_text
+from protocol.ids import Digest, parse_hex32, parse_peer
+from protocol.limits import KIB, TRANSACTION_BYTES_MAX
 from protocol.rejection import Blame, Reason, Rejected
 
 BODY_BYTES_MAX: Final = 64 * 1024  # a prompt of 16,384 characters of four bytes, and its frame
 PROMPT_CHARACTERS_MAX: Final = 12_000
 TOKENS_MAX: Final = 4096
 
+TRANSACTION_REQUEST_BYTES_MAX: Final = 2 * TRANSACTION_BYTES_MAX + KIB  # in hexadecimal, and its frame
+RAW_TYPE: Final = "application/octet-stream"
+
 _STATUS_OF_REASON: Final = {Reason.BUSY: 503, Reason.NOT_FOUND: 404, Reason.TOO_LARGE: 413}
 _STATUS_OF_BLAME: Final = {Blame.USER: 400, Blame.SENDER: 400, Blame.AUTHOR: 409, Blame.NOBODY: 409}
+
+
+T = TypeVar("T")
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +42,12 @@ class GenerateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens_max: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] = 128
     temperature: Annotated[float, Meta(ge=0, le=10)] = 0.8
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+
+
+class TransactionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /consensus/transactions takes as JSON: the signed bytes in hexadecimal."""
+
+    transaction: Annotated[str, Meta(max_length=2 * TRANSACTION_BYTES_MAX, pattern=r"^(?:[0-9a-f]{2})+\Z")]
 
 
 def node_of(request: Request) -> NodeView:
@@ -70,7 +86,88 @@ async def get_health(request: Request) -> Response:
 
 
 async def get_metrics(request: Request) -> Response:
-    return Response(metrics_text(node_of(request).metrics()), media_type=CONTENT_TYPE)
+    node = node_of(request)
+    metrics = [*node.metrics(), *chain_metrics(node.chain.status(), node.chain.members())]
+    return Response(metrics_text(metrics), media_type=CONTENT_TYPE)
+
+
+# -- the chain ---------------------------------------------------------------------------------------------------------
+
+
+def chain_of(request: Request) -> ChainFacts:
+    """The chain that this application serves."""
+    return node_of(request).chain
+
+
+async def get_chain_status(request: Request) -> Response:
+    return json_response(chain_of(request).status())
+
+
+async def get_block(request: Request) -> Response:
+    """``?first=N``: the body's transactions from there on."""
+    height = read_natural(request.path_params["height"], "the height")
+    block = chain_of(request).block(height, read_natural(request.query_params.get("first", "0"), "first"))
+    if block is None:
+        raise Rejected(Reason.NOT_FOUND, f"no block {height} is kept")
+    return json_response(block)
+
+
+async def get_transaction(request: Request) -> Response:
+    name = Digest(parse_hex32(request.path_params["id"], "a transaction's id"))
+    found = chain_of(request).transaction(name)
+    if found is None:
+        raise Rejected(Reason.NOT_FOUND, f"no transaction {name.hex()} waits here or is in a block")
+    return json_response(found)
+
+
+async def get_account(request: Request) -> Response:
+    return json_response(chain_of(request).account(parse_account(request.path_params["address"])))
+
+
+async def get_proof(request: Request) -> Response:
+    return json_response(chain_of(request).proof(request.query_params.get("key", "")))
+
+
+async def get_validators(request: Request) -> Response:
+    return json_response(chain_of(request).validators())
+
+
+async def get_validator(request: Request) -> Response:
+    text = request.path_params["id"]
+    found = chain_of(request).validator(parse_peer(text))
+    if found is None:
+        raise Rejected(Reason.NOT_FOUND, f"no validator {text}")
+    return json_response(found)
+
+
+async def get_epoch(request: Request) -> Response:
+    return json_response(chain_of(request).epoch())
+
+
+async def post_transaction(request: Request) -> Response:
+    return json_response(await chain_of(request).submit(await read_transaction(request)), 202)
+
+
+async def post_register(request: Request) -> Response:
+    return json_response(await chain_of(request).register(await read_transaction(request)), 202)
+
+
+async def read_transaction(request: Request) -> bytes:
+    """The bytes of a transaction, sent as they are (``RAW_TYPE``) or as a ``TransactionRequest``; raises ``Rejected``."""
+    body = await read_body(request, TRANSACTION_REQUEST_BYTES_MAX)
+    if request.headers.get("content-type") == RAW_TYPE:
+        return body
+    return bytes.fromhex(decode_request(body, TransactionRequest).transaction)
+
+
+def read_natural(text: str, what: str) -> int:
+    """A number from a path or query; raises ``Rejected(BAD_ARGUMENT)``. ``int`` takes more than digits, and any length."""
+    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+        raise Rejected(Reason.BAD_ARGUMENT, f"{what} must be a number")
+    return int(text)
+
+
+# -- changes -----------------------------------------------------------------------------------------------------------
 
 
 async def post_stop(request: Request) -> Response:
@@ -80,12 +177,7 @@ async def post_stop(request: Request) -> Response:
 
 async def post_generate(request: Request) -> Response:
     """Server-sent events: {"text"} for each piece, at the end {"done", "tokens", "round"} or {"error"}."""
-    body = await read_body(request)
-    try:
-        asked = msgspec.json.decode(body, type=GenerateRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Rejected(Reason.BAD_ARGUMENT, f"the request is not as it should be: {error}") from None
-    return GeneratedText(node_of(request), asked)
+    return GeneratedText(node_of(request), decode_request(await read_body(request), GenerateRequest))
 
 
 class GeneratedText(Response):
@@ -137,14 +229,22 @@ async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def read_body(request: Request) -> bytes:
+def decode_request(body: bytes, kind: type[T]) -> T:
+    """A JSON body as what it should be; raises ``Rejected(BAD_ARGUMENT)``."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected(Reason.BAD_ARGUMENT, f"the request is not as it should be: {error}") from None
+
+
+async def read_body(request: Request, limit_bytes: int = BODY_BYTES_MAX) -> bytes:
     """The whole body; raises ``Rejected(TOO_LARGE)`` as soon as it is over the bound."""
     body = bytearray()
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             body += chunk
-            if len(body) > BODY_BYTES_MAX:
-                raise Rejected(Reason.TOO_LARGE, f"at most {BODY_BYTES_MAX} bytes")
+            if len(body) > limit_bytes:
+                raise Rejected(Reason.TOO_LARGE, f"at most {limit_bytes} bytes")
     return bytes(body)
 
 

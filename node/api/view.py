@@ -8,12 +8,49 @@ from typing import Any, Protocol
 
 from prometheus_client.core import Metric
 
+from protocol.ids import AccountId, Digest, PeerId
+
 Facts = Mapping[str, Any]
 """One JSON object; the fields of each are listed with its method. Times end in their unit, losses are nats per byte."""
 
 
+class ChainFacts(Protocol):
+    """What the routes under /consensus ask: ``node.chain_view.ChainView``, whose methods list the fields of each answer."""
+
+    def status(self) -> Facts: ...
+
+    def block(self, height: int, first: int = 0) -> Facts | None: ...
+
+    def transaction(self, name: Digest) -> Facts | None: ...
+
+    def proof(self, key: str) -> Facts: ...
+
+    def epoch(self) -> Facts: ...
+
+    def account(self, account: AccountId) -> Facts: ...
+
+    def validators(self) -> Sequence[Facts]: ...
+
+    def members(self) -> Sequence[Facts]: ...
+
+    def validator(self, node: PeerId) -> Facts | None: ...
+
+    async def submit(self, data: bytes) -> Facts:
+        """Take a signed transaction; raises ``Rejected``."""
+        ...
+
+    async def register(self, data: bytes) -> Facts:
+        """The same, for the registration of a validator only."""
+        ...
+
+
 class NodeView(Protocol):
     """Implemented by the node; tests hand over a fake."""
+
+    @property
+    def chain(self) -> ChainFacts:
+        """The chain's side of it."""
+        ...
 
     def status(self) -> Facts:
         """peer, short, network, network_id (hex), state, detail (one sentence), member, roster, reachable, quorum, connected,

@@ -27,36 +27,36 @@ class NodeClient:
             facts = msgspec.json.decode(self._places.api_file.read_bytes(), type=dict[str, Any])
         except (OSError, msgspec.DecodeError):
             raise self._not_running() from None
-        socket = facts.get("socket")
-        headers = {}
-        if socket is None or not Path(socket).exists():
-            socket = None
+        self._url = str(facts.get("url"))
+        self._socket = facts.get("socket")
+        self._headers = {}
+        if self._socket is None or not Path(self._socket).exists():
+            self._socket = None
             try:
-                headers["authorization"] = f"Bearer {self._places.api_token.read_text().strip()}"
+                self._headers["authorization"] = f"Bearer {self._places.api_token.read_text().strip()}"
             except OSError:
                 raise self._not_running() from None
-        self._http = httpx.Client(
-            base_url=str(facts.get("url")),
-            transport=httpx.HTTPTransport(uds=socket) if socket is not None else None,
-            headers=headers,
-            timeout=httpx.Timeout(ANSWER_SECONDS_MAX),
-            trust_env=False,  # a proxy has no business with loopback
-        )
 
     def get(self, path: str) -> Any:
-        """The JSON of a GET; /health answers 503 with facts too."""
-        with self._reached(), self._http:
-            return msgspec.json.decode(self._http.get(path).content)
+        """The JSON of a GET; raises ``CommandFailed`` when it is refused."""
+        with self._reached() as http:
+            return _checked(http.get(path))
 
-    def post(self, path: str) -> Any:
-        """The JSON of a POST without a body."""
-        with self._reached(), self._http:
-            return _checked(self._http.post(path))
+    def find(self, path: str, **query: str) -> Any | None:
+        """The same, and None where there is no such thing."""
+        with self._reached() as http:
+            response = http.get(path, params=query)
+            return None if response.status_code == 404 else _checked(response)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON of a POST; raises ``CommandFailed`` when it is refused."""
+        with self._reached() as http:
+            return _checked(http.post(path, json=body))
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The events of a POST that answers in server-sent events."""
         timeout = httpx.Timeout(ANSWER_SECONDS_MAX, read=TOKEN_SECONDS_MAX)
-        with self._reached(), self._http, self._http.stream("POST", path, json=body, timeout=timeout) as response:
+        with self._reached() as http, http.stream("POST", path, json=body, timeout=timeout) as response:
             if response.status_code != 200:
                 response.read()
                 _checked(response)
@@ -68,9 +68,17 @@ class NodeClient:
                     yield event
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _reached(self) -> Iterator[httpx.Client]:
+        transport = httpx.HTTPTransport(uds=self._socket) if self._socket is not None else None
         try:
-            yield
+            with httpx.Client(
+                base_url=self._url,
+                transport=transport,
+                headers=self._headers,
+                timeout=httpx.Timeout(ANSWER_SECONDS_MAX),
+                trust_env=False,  # a proxy has no business with loopback
+            ) as http:
+                yield http
         except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
             raise self._not_running() from None
         except httpx.TimeoutException:
@@ -86,7 +94,8 @@ class NodeClient:
 
 
 def _checked(response: httpx.Response) -> Any:
+    """The facts of an answer. That of /health has status 503 for a sick node, and no error."""
     facts = msgspec.json.decode(response.content)
-    if response.status_code >= 400:
+    if isinstance(facts, dict) and "error" in facts:
         raise CommandFailed(facts["error"]["message"])
     return facts

@@ -84,3 +84,18 @@ def bytes_text(value: object) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def duration_text(milliseconds: int) -> str:
+    """A time to wait in its two largest units: 20 d 23 h."""
+    seconds = -(-milliseconds // 1000)
+    units = (("d", seconds // 86_400), ("h", seconds // 3600 % 24), ("min", seconds // 60 % 60), ("s", seconds % 60))
+    first = next((place for place, (_, count) in enumerate(units) if count), len(units) - 1)
+    return " ".join(f"{count} {unit}" for unit, count in units[first : first + 2] if count) or "0 s"
+
+
+def instant_text(time_ms: int) -> str:
+    """A moment on the clock of the headers: 2026-11-21 15:00:18 UTC."""
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(time_ms // 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -50,6 +50,19 @@ def test_the_best_fee_comes_first_and_a_sender_stays_in_order():
     assert fees == [5_000, 3_000, 1_000, 9_000]
 
 
+def test_people_find_what_waits_by_its_id_and_go_on_behind_it():
+    """The next nonce is the first that is free, whatever waits behind the gap."""
+    held = [pay(0, 0), pay(0, 1), pay(0, 3), pay(1, 1)]
+    pool = make_pool(*held)
+    assert [pool.find_id(transaction.id) for transaction in held] == held
+    assert pool.find_id(pay(0, 2).id) is None
+    assert [pool.next_nonce(ACCOUNT_IDS[sender], GENESIS) for sender in range(3)] == [2, 0, 0]
+    after, _ = build_block(GENESIS, (), pool.take(BODY_BYTES_MAX, GENESIS), context())
+    pool.advance([ACCOUNT_IDS[0]], after)
+    assert pool.find_id(held[0].id) is None
+    assert pool.next_nonce(ACCOUNT_IDS[0], after) == 2
+
+
 def test_equal_fees_are_ordered_by_id():
     """Not by arrival: every pool with the same transactions proposes the same."""
     held = [pay(sender, 0) for sender in range(5)]

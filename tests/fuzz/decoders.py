@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, Phase, given, settings
 from msgspec.structs import replace
 from starlette.requests import Request
@@ -27,13 +28,18 @@ from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
 from consensus.finality.tally import check_certificate, check_vote
 from consensus.light_client import check_light_client_proof
 from consensus.state import ACCOUNTS, ENTRY_BYTES_MAX, TileEntry
-from node import config
+from node import chain_proof, config
+from node.account_address import account_text, parse_account
 from node.addresses import check_api_address, check_listen_address, check_peer_address, parse_peer_address
-from node.api.handlers import post_generate
+from node.api.handlers import TransactionRequest, decode_request, post_generate, read_natural
+from node.chain_index import TransactionRow
+from node.chain_proof import make_proof, parse_key
+from node.commands.chain import check_id
 from node.config import read_run_settings
 from node.ground import DeltaRow, LearnerRecord
 from node.inbound import Inbound
 from node.keys import CARD_BYTES_MAX, card_text, parse_card
+from node.money import parse_nock
 from node.toml_table import Key, read_table, write_table
 from p2p.addresses import parse_address, usable_addresses
 from p2p.framing import FrameReader, decode_answer, encode_answer, encode_frame, encode_refusal
@@ -465,6 +471,14 @@ def toml_row(name: str, schema: tuple[Key, ...], *files: str) -> Decoder:
 
 ADDRESS = f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_text(PeerId(NODE_KEYS[0].public))}"
 
+PROVED_KEYS = (f"account:{account_text(ACCOUNT_IDS[0])}", "tile:trunk/0", "supply")
+
+
+def proof_file_samples() -> list[bytes]:
+    """Proof files of a small state, without a block."""
+    return [msgspec.json.encode(make_proof(GENESIS, key, 0, None, None)) for key in PROVED_KEYS]
+
+
 DECODERS: tuple[Decoder, ...] = (
     *(gossip_payload(kind) for kind in Kind),
     Decoder(
@@ -491,6 +505,7 @@ DECODERS: tuple[Decoder, ...] = (
     message("body", Body, BODY_BYTES_MAX, Body((head(),), tuple(transaction_samples()[:2]))),
     message("block on disk", StoredBlock, FRAME_BYTES_MAX),
     message("tile on disk", TileEntry, ENTRY_BYTES_MAX),
+    message("place of a transaction", TransactionRow, 128),
     Decoder("sync answer", Form.MSGPACK, functools.cache(sync_samples), check_sync_answer, (Blocks, check_chain)),
     message("sync request", GetBlocks, SYNC.request_bytes_max),
     Decoder(
@@ -584,10 +599,33 @@ DECODERS: tuple[Decoder, ...] = (
         (post_generate,),
         (b'"seed": 1e400', b"1" * 400, b'"\\ud800"', b'"prompt"', b"null", b"NaN"),
     ),
+    Decoder(
+        "transaction request",
+        Form.TEXT,
+        lambda: [msgspec.json.encode({"transaction": data.hex()}) for data in transaction_samples()],
+        lambda data: bytes.fromhex(decode_request(data, TransactionRequest).transaction),
+        (decode_request,),
+        (b"null", b'"transaction"', b"0x", b"[" * 1_000),
+    ),
+    Decoder(
+        "proof file",
+        Form.TEXT,
+        functools.cache(proof_file_samples),
+        lambda data: chain_proof.check_proof(data, GENESIS.root()),
+        (chain_proof.check_proof,),
+        (b"null", b'"key"', b"supply", b"[" * 1_000),
+    ),
     toml_row("node configuration", config.NODE_KEYS),
     toml_row("network template", config.TEMPLATE_KEYS, "devnet.toml"),
     toml_row("model shape", config.MODEL_KEYS, "model/tiny.toml"),
     text_row("card", parse_card, card_text(member_cards()[0]), words="nock1 NOCK1 ==== \u0130"),
+    text_row("account", parse_account, account_text(ACCOUNT_IDS[0]), words="1 0 z nock \u0661"),
+    text_row("amount", lambda text: parse_nock(text, "amount"), "12.5", reads=parse_nock, words=". , e9 - \u0661 NaN"),
+    text_row("key of the state", parse_key, *PROVED_KEYS, words=": / account: tile: \u0661 .."),
+    text_row("transaction id", check_id, "ab" * 32, words="\u0661 AB 0x"),
+    text_row(
+        "number in a path", lambda text: read_natural(text, "height"), "17", reads=read_natural, words="- \u0661 1_0"
+    ),
     text_row("peer id", parse_peer, peer_text(PeerId(NODE_KEYS[0].public)), words="1 0 z \u0661"),
     text_row("network id", lambda text: parse_hex32(text, "id"), "ab" * 32, reads=parse_hex32, words="\u0661 AB"),
     text_row(

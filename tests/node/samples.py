@@ -12,6 +12,7 @@ from prometheus_client.core import Metric
 
 from node.metrics import node_metrics
 from protocol.rejection import Reason, Rejected
+from tests.node.chain_samples import SmallChain
 
 STATUS: dict[str, Any] = {
     "peer": "12D3KooWCJFazMChEnEkaVixnUhjUskW9yLqgtynekEF13VJ28wW",
@@ -91,6 +92,8 @@ class FakeNode:
         self.is_stopping = False
         self.generations_open = 0
         self.waits_for_ever = False
+        self.small_chain = SmallChain()
+        self.chain = self.small_chain.view
 
     def status(self) -> dict[str, Any]:
         return STATUS
