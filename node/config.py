@@ -290,7 +290,7 @@ TEMPLATE_KEYS: Final = (
     Key("learning.validation_sequences", whole(1, 1_000_000), 64, "Sequences of one evaluation."),
     Key("chain.view_delta_ms", whole(10, 8_000), 1000, "Bound on a message's way between two members."),
     Key("chain.block_interval_ms_min", whole(1, 60_000), 50, "From a block to the next."),
-    Key("chain.idle_interval_ms", whole(1, 600_000), 2000, "Before an empty block."),
+    Key("chain.idle_interval_ms", whole(1, 600_000), 1500, "From a block to an empty one."),
     Key("chain.tile_shards", whole(1, 256), 1, "Gossip topics over which heads are spread."),
     Key("chain.epoch_heights", whole(2, 1 << 30), 1024, "Blocks of an epoch: the roster changes between two."),
     Key("ledger.founder_stake", whole(1, 1_000_000), 10_000, "NOCK that each founder has at stake."),

@@ -79,7 +79,7 @@ class ChainRule(Message, frozen=True):
 
     view_delta_ms: _Size  # Delta of chain.md 2.5
     block_interval_ms_min: _Size  # from parent's time to the next block
-    idle_interval_ms: _Size  # a leader with nothing to propose waits this long before it proposes an empty block
+    idle_interval_ms: _Size  # from parent's time to the next block when there is nothing to propose but an empty one
     tile_shards: _Size  # gossip topics over which heads are spread
     epoch_heights: _Size  # blocks of an epoch: who votes changes only between two epochs (chain.md 2.7)
 

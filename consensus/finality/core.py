@@ -878,8 +878,10 @@ class FinalityCore:
         return self._final_parent()
 
     def _wait_idle(self) -> None:
+        """Empty blocks follow each other at the idle interval; a view that a silent leader cost was wait enough."""
         self._lead = _Lead.IDLE
-        at_ms = self._entered_ms + self._rule.idle_interval_ms
+        since_ms = self._entered_ms if self._lead_parent is None else min(self._entered_ms, self._lead_parent.time_ms)
+        at_ms = since_ms + self._rule.idle_interval_ms
         if self._now_ms >= at_ms:
             self._propose_empty()
         else:

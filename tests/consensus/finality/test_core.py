@@ -237,18 +237,25 @@ def test_leader_proposes_at_once_what_the_application_built():
 
 def test_idle_leader_waits_then_proposes_the_empty_body():
     """With nothing to propose a leader waits the idle interval, then takes an empty body; a nudge asks again at once."""
-    bench = Bench(LEADERS[1])
-    effects = bench.tell(NothingToBuild(View(1)))
-    [timer] = of_kind(effects, SetTimer)
-    assert timer == SetTimer(Timer(TimerKind.IDLE, View(1)), START_MS + RULE.idle_interval_ms)
+    parent_ms = START_MS - RULE.block_interval_ms_min
+    bench = Bench(LEADERS[1], anchor=Anchor.genesis(GENESIS_ROOT, parent_ms))
+    [timer] = of_kind(bench.tell(NothingToBuild(View(1))), SetTimer)
+    assert timer == SetTimer(Timer(TimerKind.IDLE, View(1)), parent_ms + RULE.idle_interval_ms)
     assert of_kind(bench.tell(Nudge()), RequestBuild)
     bench.tell(NothingToBuild(View(1)))
-    bench.now_ms += RULE.idle_interval_ms
+    bench.now_ms = timer.at_ms
     [request] = of_kind(bench.fire(TimerKind.IDLE), RequestBuild)
     assert (request.even_empty, request.time_ms) == (True, bench.now_ms)
     [check] = of_kind(bench.tell(BodyBuilt(View(1), EMPTY_BODY, GENESIS_ROOT)), RequestCheck)
     assert (check.body, check.header.time_ms) == (EMPTY_BODY, request.time_ms)
-    assert check.header.state_root == GENESIS_ROOT
+
+
+def test_after_a_silent_leader_nobody_waits_once_more():
+    """The parent is older than the idle interval already: the next leader proposes what there is, and asks once."""
+    bench = Bench(LEADERS[1], anchor=Anchor.genesis(GENESIS_ROOT, START_MS - RULE.idle_interval_ms))
+    [request] = of_kind(bench.tell(NothingToBuild(View(1))), RequestBuild)
+    assert request.even_empty
+    assert not of_kind(bench.tell(NothingToBuild(View(1))), RequestBuild)
 
 
 def test_leader_keeps_the_block_interval():
