@@ -36,7 +36,7 @@ from protocol.transactions import (
 )
 from storage.keys import BODY, block_key
 from storage.kv import Batch, MemoryKeyValue
-from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, GENESIS, RULE, STAKE, node_of, sign
+from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, GENESIS, RULE, STAKE, dataset, node_of, sign
 from tests.node.chain_samples import DOCUMENT, ROSTER, SmallChain
 from tests.protocol import samples as protocol_samples
 
@@ -229,6 +229,12 @@ def test_every_kind_of_transaction_has_words():
         assert facts["kind"]
         assert facts["does"]
         assert "\n" not in facts["does"]
+
+
+def test_a_strangers_text_does_not_reach_the_terminal_as_it_is():
+    """A licence may hold what clears a screen; in words it does not."""
+    record = replace(dataset(0), licence="MIT\x1b[2J\x9b2J\n\u202e")
+    assert payload_facts(record)["does"].endswith("under MIT?[2J?2J??")
 
 
 # -- accounts and validators --------------------------------------------------------------------------------------------
