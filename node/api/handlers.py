@@ -1,4 +1,4 @@
-"""One function per route: a request in, a response out. They run in the event loop and never wait for anything but bytes."""
+"""One function per route: a request in, a response out. They run in the event loop and wait for bytes, never for long."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def get_account(request: Request) -> Response:
 
 
 async def get_proof(request: Request) -> Response:
-    return json_response(chain_of(request).proof(request.query_params.get("key", "")))
+    return json_response(await chain_of(request).proof(request.query_params.get("key", "")))
 
 
 async def get_validators(request: Request) -> Response:
