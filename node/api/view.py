@@ -31,8 +31,6 @@ class ChainFacts(Protocol):
 
     def validators(self) -> Sequence[Facts]: ...
 
-    def members(self) -> Sequence[Facts]: ...
-
     def validator(self, node: PeerId) -> Facts | None: ...
 
     async def submit(self, data: bytes) -> Facts:
@@ -82,7 +80,7 @@ class NodeView(Protocol):
         ...
 
     def metrics(self) -> Iterable[Metric]:
-        """See `node.metrics.node_metrics`."""
+        """See `node.metrics`: those of the node and those of the chain."""
         ...
 
     def generate(
