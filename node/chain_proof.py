@@ -56,6 +56,7 @@ PROOF_BYTES_MAX: Final = (
 HEADER_BYTES_MAX: Final = 4 * KIB
 CERTIFICATE_BYTES_MAX: Final = 64 * KIB
 _KEY_CHARACTERS_MAX: Final = 256
+_NAME_CHARACTERS_MAX: Final = max(TILE_ID_CHARACTERS_MAX, RECORD_NAME_CHARACTERS_MAX)
 
 
 class ProvableKey(NamedTuple):
@@ -66,13 +67,10 @@ class ProvableKey(NamedTuple):
     example: str
 
 
-def _read_name(characters_max: int) -> Callable[[str], bytes]:
-    def read(text: str) -> bytes:
-        if not re.fullmatch(rf"[a-z0-9_./-]{{1,{characters_max}}}", text):
-            raise Rejected(Reason.BAD_ARGUMENT, f"{text[:40]!r} is no name of a tile or expert")
-        return text.encode()
-
-    return read
+def _read_name(text: str) -> bytes:
+    if not re.fullmatch(rf"[a-z0-9_./-]{{1,{_NAME_CHARACTERS_MAX}}}", text):
+        raise Rejected(Reason.BAD_ARGUMENT, f"{text[:40]!r} is no name of a tile or expert")
+    return text.encode()
 
 
 def _read_natural(text: str) -> int:
@@ -101,8 +99,8 @@ KEYS: Final[dict[str, ProvableKey]] = {
     "account": ProvableKey(ACCOUNTS, parse_account, "account:ADDRESS"),
     "validator": ProvableKey(VALIDATORS, parse_peer, "validator:PEER"),
     "evidence": ProvableKey(EVIDENCE, _read_evidence, "evidence:EPOCH/VIEW/PEER"),
-    "tile": ProvableKey(TILES, _read_name(TILE_ID_CHARACTERS_MAX), "tile:layer0.expert0/0"),
-    "expert": ProvableKey(EXPERT_COUNTS, _read_name(RECORD_NAME_CHARACTERS_MAX), "expert:layer0.expert0"),
+    "tile": ProvableKey(TILES, _read_name, "tile:layer0.expert0/0"),
+    "expert": ProvableKey(EXPERT_COUNTS, _read_name, "expert:layer0.expert0"),
     "parameters": ProvableKey(PARAMETERS, _read_digest, "parameters:ID"),
     "version": ProvableKey(META_VERSIONS, _read_digest, "version:ID"),
     "dataset": ProvableKey(DATASETS, _read_digest, "dataset:ID"),

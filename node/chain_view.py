@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+import trio
 
 from consensus.epochs import boundary_of
 from consensus.finality import Statistics
@@ -19,7 +20,7 @@ from consensus.mempool import Mempool
 from consensus.state import EPOCH_MARKS, TREASURY, VALIDATOR_INDEX, VALIDATORS, State, Validator
 from node.account_address import account_text
 from node.chain_index import TransactionRow, find_transaction
-from node.chain_proof import CERTIFICATE_BYTES_MAX, HEADER_BYTES_MAX, make_proof
+from node.chain_proof import CERTIFICATE_BYTES_MAX, HEADER_BYTES_MAX, make_proof, parse_key
 from node.chain_words import head_facts, plain, refusal_facts, transaction_facts
 from protocol.codec import decode
 from protocol.digest import number
@@ -39,6 +40,8 @@ Facts = Mapping[str, Any]
 
 TRANSACTIONS_SHOWN_MAX: Final = 256  # of a block, at once
 PROPOSERS_LOOKED_AT: Final = 100  # newest blocks in which proposers are counted: as many as a roster has members
+WRITTEN_SECONDS_MAX: Final = 2.0  # that a block takes from being decided to being on disk: a hundredth of it, usually
+WRITTEN_POLL_SECONDS: Final = 0.01
 _HEIGHT_MAX: Final = 2**63 - 1
 
 
@@ -54,9 +57,7 @@ class ChainView:
     finality: Callable[[], Statistics]
     roster: Callable[[], Roster]  # who votes about the next block
     now_ms: Callable[[], int]  # the wall clock
-    hand_over: Callable[
-        [bytes], Awaitable[Digest]
-    ]  # into the node: its id, or raises as ``check_transaction`` and the pool
+    hand_over: Callable[[bytes], Awaitable[Digest]]  # checks, takes, spreads; the id, or ``Rejected``
     dropped: Callable[[Digest], Reason | None] = lambda name: None  # why a transaction left the pool without a block
     connected: Callable[[], Collection[PeerId]] = tuple
     next_roster: Callable[[], Roster | None] = lambda: None  # of the next epoch, once it is known
@@ -139,15 +140,22 @@ class ChainView:
             return None
         return {"id": name.hex(), "state": "dropped", **nowhere, "refusal": refusal_facts(reason)}
 
-    def proof(self, key: str) -> Facts:
-        """The fields of ``node.chain_proof.ProofDocument``; raises ``Rejected`` for a key that cannot be read."""
-        state, header = self.state(), self._tip_header()
-        if header is None:
-            return msgspec.structs.asdict(make_proof(state, key, 0, None, None))
-        if header.state_root != state.root():
-            raise Rejected(Reason.BUSY, f"the state after block {header.height} is not there yet")
-        kept = self.ledger.get(header.height)
-        return msgspec.structs.asdict(make_proof(state, key, header.height, kept.header, kept.certificate))
+    async def proof(self, key: str) -> Facts:
+        """The fields of ``node.chain_proof.ProofDocument``; raises ``Rejected`` as ``parse_key``, and BUSY when the disk hangs.
+
+        A block is decided a moment before it is written; until it is, nothing shows that the state is its.
+        """
+        parse_key(key)
+        with trio.move_on_after(WRITTEN_SECONDS_MAX):
+            while True:
+                state, header = self.state(), self._tip_header()
+                if header is None and self.finality().finalized_height == 0:
+                    return msgspec.structs.asdict(make_proof(state, key, 0, None, None))
+                if header is not None and header.state_root == state.root():
+                    kept = self.ledger.get(header.height)
+                    return msgspec.structs.asdict(make_proof(state, key, header.height, kept.header, kept.certificate))
+                await trio.sleep(WRITTEN_POLL_SECONDS)
+        raise Rejected(Reason.BUSY, "the newest block is not written yet; ask again")
 
     def epoch(self) -> Facts:
         """That of the next block: epoch, first_height, last_height, blocks (of it, so far), began_ms or None before its first

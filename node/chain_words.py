@@ -35,6 +35,11 @@ class Words(NamedTuple):
     does: Callable[[Any], str]
 
 
+def printable(text: str) -> str:
+    """A text of a stranger's without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def counted(count: int, noun: str) -> str:
     """``1 vote``, ``2 votes``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -64,7 +69,8 @@ WORDS: Final[dict[type, Words]] = {
     ),
     MetaVersion: Words("version", lambda it: f"records version {it.version} of the model, generation {it.generation}"),
     DatasetRecord: Words(
-        "dataset", lambda it: f"records data set {it.name} {it.version}, {it.bytes_total:,} bytes under {it.licence}"
+        "dataset",
+        lambda it: f"records data set {it.name} {it.version}, {it.bytes_total:,} bytes under {printable(it.licence)}",
     ),
 }
 

@@ -147,8 +147,10 @@ def block(height: int | None, first: int, data_dir: Path, as_json: bool) -> None
 def tx(name: str, data_dir: Path, as_json: bool) -> None:
     """Where a transaction is: waiting, or in which block, and what became of it. A decided head's digest is an ID too."""
     from node.commands.client import NodeClient
+    from protocol.ids import parse_hex32
 
-    facts = NodeClient(data_dir).find(f"/consensus/transactions/{check_id(name)}")
+    asked = parse_hex32(name, "a transaction's id").hex()
+    facts = NodeClient(data_dir).find(f"/consensus/transactions/{asked}")
     if facts is None:
         raise CommandFailed(
             f"no transaction {name[:16]}... waits here or is in a block; it never came to this node, or left long ago"
@@ -156,7 +158,7 @@ def tx(name: str, data_dir: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    for field, text in transaction_rows(facts):
+    for field, text in _transaction_rows(facts):
         click.echo(f"{field:<10} {text}")
 
 
@@ -219,6 +221,7 @@ def _check_file(path: Path, root: str) -> Any:
 def _tell_proof(facts: Any) -> None:
     import msgspec
 
+    from node.chain_words import printable
     from node.money import nock_text
 
     click.echo(f"key        {facts['key']}")
@@ -229,20 +232,10 @@ def _tell_proof(facts: Any) -> None:
     for name, value in facts["facts"].items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         amount = f" ({nock_text(value)})" if name.endswith("_nano") else ""
-        click.echo(f"{name:<18} {text}{amount}")
+        click.echo(f"{name:<18} {printable(text)}{amount}")
 
 
-# -- shared with `nocknode tx` -----------------------------------------------------------------------------------------
-
-
-def check_id(text: str) -> str:
-    """A transaction's id; raises ``Rejected(BAD_ARGUMENT)``."""
-    from protocol.ids import parse_hex32
-
-    return parse_hex32(text, "a transaction's id").hex()
-
-
-def transaction_rows(facts: Any) -> list[tuple[str, str]]:
+def _transaction_rows(facts: Any) -> list[tuple[str, str]]:
     """What people read of a transaction's facts (``ChainView.transaction``)."""
     from node.money import nock_text
 

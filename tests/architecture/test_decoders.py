@@ -24,7 +24,6 @@ NOT_A_DECODER = {
     "consensus.mempool.find": "looks a digest up",
     "consensus.state.find": "a key of ours",
     "consensus.state_tree.find": "a key of ours",
-    "node.chain_proof.read": "a row of the table of parse_key",
     "node.join.check_hello": "compares with the network id",
     "node.node.check_hello": "compares with the network id",
     "p2p.io.libp2p_host.open_libp2p_host": "a seed of ours",

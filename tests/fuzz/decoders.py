@@ -34,7 +34,6 @@ from node.addresses import check_api_address, check_listen_address, check_peer_a
 from node.api.handlers import TransactionRequest, decode_request, post_generate, read_natural
 from node.chain_index import TransactionRow
 from node.chain_proof import make_proof, parse_key
-from node.commands.chain import check_id
 from node.config import read_run_settings
 from node.ground import DeltaRow, LearnerRecord
 from node.inbound import Inbound
@@ -622,7 +621,6 @@ DECODERS: tuple[Decoder, ...] = (
     text_row("account", parse_account, account_text(ACCOUNT_IDS[0]), words="1 0 z nock \u0661"),
     text_row("amount", lambda text: parse_nock(text, "amount"), "12.5", reads=parse_nock, words=". , e9 - \u0661 NaN"),
     text_row("key of the state", parse_key, *PROVED_KEYS, words=": / account: tile: \u0661 .."),
-    text_row("transaction id", check_id, "ab" * 32, words="\u0661 AB 0x"),
     text_row(
         "number in a path", lambda text: read_natural(text, "height"), "17", reads=read_natural, words="- \u0661 1_0"
     ),

@@ -68,6 +68,7 @@ class SmallChain:
         self.dropped = DroppedTransactions()
         self.now_ms = 0
         self.seals = False
+        self.decided_height = 0  # of a block that is not written yet, if there is one
         self.roster = ROSTER
         self.next_roster: Roster | None = None
         self.connected: list[PeerId] = []
@@ -89,7 +90,14 @@ class SmallChain:
         )
 
     def statistics(self) -> Statistics:
-        known = {"view": View(9), "leader": MemberIndex(1), "refusal": self.refusal, "halted": None}
+        height = self.decided_height or self.ledger.tip() or Height(0)
+        known = {
+            "finalized_height": height,
+            "view": View(9),
+            "leader": MemberIndex(1),
+            "refusal": self.refusal,
+            "halted": None,
+        }
         return Statistics(**({field.name: 0 for field in fields(Statistics)} | known))
 
     async def hand_over(self, data: bytes) -> Digest:

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 from prometheus_client.core import Metric
 
-from node.metrics import node_metrics
+from node.metrics import chain_metrics, node_metrics
 from protocol.rejection import Reason, Rejected
 from tests.node.chain_samples import SmallChain
 
@@ -114,7 +114,8 @@ class FakeNode:
         return self.is_healthy, [] if self.is_healthy else ["Fewer than a quorum of the roster answer."]
 
     def metrics(self) -> Iterable[Metric]:
-        return node_metrics(STATUS, {"worker": PartStatistics()})
+        yield from node_metrics(STATUS, {"worker": PartStatistics()})
+        yield from chain_metrics(self.chain.status(), self.chain.members())
 
     @asynccontextmanager
     async def generate(

@@ -40,7 +40,7 @@ def test_the_reads_answer_with_the_facts_of_the_chain(tmp_path):
             "/consensus/blocks/1?first=1": view.block(1, 1),
             f"/consensus/transactions/{pay().id.hex()}": view.transaction(pay().id),
             f"/consensus/accounts/{ADDRESS}": view.account(ACCOUNT_IDS[0]),
-            "/consensus/proof?key=supply": view.proof("supply"),
+            "/consensus/proof?key=supply": await view.proof("supply"),
             "/consensus/validators": view.validators(),
             f"/consensus/validators/{peer_text(node_of(1))}": view.validator(node_of(1)),
             "/consensus/epochs/current": view.epoch(),

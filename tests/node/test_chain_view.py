@@ -12,9 +12,10 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from trio.testing import MockClock
 
 from consensus.mempool import Dropped
-from consensus.state import ACCOUNTS, TREASURY
+from consensus.state import TREASURY
 from node.account_address import account_text
 from node.chain_index import DroppedTransactions, find_transaction
 from node.chain_proof import KEYS, check_proof, make_proof
@@ -36,7 +37,7 @@ from protocol.transactions import (
 )
 from storage.keys import BODY, block_key
 from storage.kv import Batch, MemoryKeyValue
-from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, GENESIS, RULE, STAKE, node_of, sign
+from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, GENESIS, RULE, STAKE, dataset, node_of, sign
 from tests.node.chain_samples import DOCUMENT, ROSTER, SmallChain
 from tests.protocol import samples as protocol_samples
 
@@ -231,6 +232,12 @@ def test_every_kind_of_transaction_has_words():
         assert "\n" not in facts["does"]
 
 
+def test_a_strangers_text_does_not_reach_the_terminal_as_it_is():
+    """A licence may hold what clears a screen; in words it does not."""
+    record = replace(dataset(0), licence="MIT\x1b[2J\x9b2J\n\u202e")
+    assert payload_facts(record)["does"].endswith("under MIT?[2J?2J??")
+
+
 # -- accounts and validators --------------------------------------------------------------------------------------------
 
 
@@ -324,8 +331,12 @@ PROVED = {
 }
 
 
+def prove(chain: SmallChain, key: str) -> dict[str, Any]:
+    return dict(trio.run(chain.view.proof, key))
+
+
 def proof_of(chain: SmallChain, key: str) -> bytes:
-    return msgspec.json.encode(chain.view.proof(key))
+    return msgspec.json.encode(prove(chain, key))
 
 
 @pytest.mark.parametrize("word", KEYS)
@@ -363,10 +374,10 @@ def test_a_proof_with_any_field_changed_is_refused():
     chain = SmallChain()
     chain.add(pay(0, 0))
     chain.seal()
-    mine, theirs = (dict(chain.view.proof(f"account:{account_text(ACCOUNT_IDS[index])}")) for index in (0, 4))
+    mine, theirs = (prove(chain, f"account:{account_text(ACCOUNT_IDS[index])}") for index in (0, 4))
     root = chain.state.root()
     chain.seal()
-    later = dict(chain.view.proof(mine["key"]))
+    later = prove(chain, mine["key"])
     check_proof(msgspec.json.encode(mine), root)
     for field in ("key", "value", "facts", "proof"):
         assert refusal_of(mine | {field: theirs[field]}, root).reason is Reason.BAD_PROOF
@@ -416,14 +427,41 @@ def test_any_text_is_a_key_or_refused(text):
     assert reason in (Reason.BAD_ARGUMENT, Reason.BAD_ADDRESS)
 
 
-def test_a_state_ahead_of_its_block_is_not_proved():
-    """Between deciding a block and writing it, a proof would name the wrong block."""
+def test_a_proof_waits_until_its_block_is_written():
+    """Between deciding a block and writing it, a proof would name the block before."""
     chain = SmallChain()
-    chain.seal()
+    chain.add(pay(0, 0))
+
+    async def decide_before_writing() -> Any:
+        before = chain.state
+        chain.seal()
+        after, chain.state = chain.state, before  # which of the two is behind makes no difference
+        found: list[Any] = []
+
+        async def ask() -> None:
+            found.append(await chain.view.proof("supply"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.sleep(0.5)
+            assert not found
+            chain.state = after
+        return found[0]
+
+    document = trio.run(decide_before_writing, clock=MockClock(autojump_threshold=0))
+    assert check_proof(msgspec.json.encode(document), chain.state.root()).height == 1
+
+
+@pytest.mark.parametrize("height", [0, 1])
+def test_a_proof_of_a_block_that_is_never_written_is_refused(height):
+    """A disk that hangs gives no wrong answer, and no endless one; at the genesis too."""
+    chain = SmallChain()
+    for _ in range(height):
+        chain.seal()
     chain.state = chain.state.add_balance(ACCOUNT_IDS[0], 1)
-    assert chain.state.find(ACCOUNTS, ACCOUNT_IDS[0]) is not None
+    chain.decided_height = height + 1
     with pytest.raises(Rejected) as caught:
-        chain.view.proof("supply")
+        trio.run(chain.view.proof, "supply", clock=MockClock(autojump_threshold=0))
     assert caught.value.reason is Reason.BUSY
 
 

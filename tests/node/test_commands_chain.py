@@ -88,7 +88,7 @@ def test_the_commands_tell_what_the_chain_tells(tmp_path):
             "chain block 1": chain.view.block(1),
             "chain block": chain.view.block(1),
             f"chain tx {paid.id.hex()}": chain.view.transaction(paid.id),
-            "chain proof supply": chain.view.proof("supply"),
+            "chain proof supply": await chain.view.proof("supply"),
             "validators": {"validators": chain.view.validators()},
             "wallet": {"address": account_text(ACCOUNT_IDS[0]), "account": chain.view.account(ACCOUNT_IDS[0])},
         }

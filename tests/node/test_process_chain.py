@@ -1,0 +1,63 @@
+"""Money among real processes: sent by one, seen and proved by another, and still there after a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.node.processes import Network, NodeProcess, run_command, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+
+
+def ask(node: NodeProcess, *arguments: str) -> dict[str, Any]:
+    """The JSON of a command that succeeded."""
+    done = run_command(*arguments, "--data-dir", str(node.directory), "--json")
+    assert done.returncode == 0, done.stderr
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
+
+
+def test_no_metric_is_told_twice(tmp_path: Path) -> None:
+    """Prometheus refuses a page on which a name has two families."""
+    with Network(tmp_path, 1) as network:
+        network.start("--no-learn")
+        (node,) = network.nodes
+        wait_for("a block", lambda: (node.status("height") or 0) >= 1)
+        url = json.loads(node.places.api_file.read_bytes())["url"]
+        with httpx.Client(trust_env=False) as http:
+            families = [
+                line.split()[2] for line in http.get(f"{url}/metrics").text.splitlines() if line[:6] == "# TYPE"
+            ]
+        assert {"nocknode_finality_lag_seconds", "nocknode_validator_connected"} <= set(families)
+        assert sorted(families) == sorted(set(families))
+
+
+def test_money_reaches_a_node_outside_the_roster_and_is_proved_by_it(tmp_path: Path) -> None:
+    """A member sends to a stranger, who sends some back through gossip; each side's proof has the root of the other's block."""
+    with Network(tmp_path, 2, 1) as network:
+        network.start("--no-learn")
+        member, other, stranger = network.nodes
+        address = ask(stranger, "wallet")["address"]
+        sent = ask(member, "tx", "send", address, "12.5")
+        wait_for("the block at the stranger's", lambda: (stranger.status("height") or 0) >= sent["height"])
+        assert ask(stranger, "chain", "tx", sent["id"])["height"] == sent["height"]
+        assert ask(stranger, "wallet")["account"]["balance_nano"] == 12_500_000_000
+        back = ask(stranger, "tx", "send", sent["sender"], "2.5")
+        assert ask(stranger, "wallet")["account"]["balance_nano"] == 10_000_000_000 - back["fee_nano"]
+
+        path = tmp_path / "proof.json"
+        proof = ask(stranger, "chain", "proof", f"account:{address}", "--out", str(path))
+        wait_for("the proved block", lambda: (other.status("height") or 0) >= proof["height"])
+        root = ask(other, "chain", "block", str(proof["height"]))["state_root"]
+        checked = run_command("chain", "proof", "--check", str(path), "--root", root, "--json")
+        assert json.loads(checked.stdout)["facts"]["balance_nano"] == 10_000_000_000 - back["fee_nano"]
+
+        member.kill()
+        member.start("--no-learn", bootstrap=[other.address])
+        assert ask(member, "chain", "tx", back["id"])["height"] == back["height"]
+        assert network.stop() == [0, 0, 0]
