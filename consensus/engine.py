@@ -70,7 +70,14 @@ Effect = (
     | Halt
 )
 
-_FINALITY_EVENTS = (Started, MessageReceived, finality_events.TimerFired, Nudge, finality_events.Synced)
+_FINALITY_EVENTS = (
+    Started,
+    MessageReceived,
+    finality_events.TimerFired,
+    Nudge,
+    finality_events.Synced,
+    finality_events.EpochOpened,
+)
 
 
 class Engine:
@@ -136,8 +143,8 @@ class Engine:
     def _build(self, request: RequestBuild) -> BodyBuilt | NothingToBuild:
         built = self.execution.build(request.parent)
         if built is None or built[0] == EMPTY_BODY:
-            return NothingToBuild(request.view)
-        return BodyBuilt(request.view, *built)
+            return NothingToBuild(request.epoch, request.view)
+        return BodyBuilt(request.epoch, request.view, *built)
 
     def _finalize(self, effect: Finalized, now: int) -> None:
         """Store the blocks, then decide their heads: in this order, so that a crash between loses nothing."""

@@ -62,10 +62,9 @@ class Inbound:
 
     def validator(self, peer: PeerId, data: bytes) -> MessageReceived:
         """The event of a message on a validator stream; raises ``Rejected``."""
-        member = self._roster.find_index(peer)
-        if member is None:
+        if self._roster.find_index(peer) is None:
             raise Rejected(Reason.NOT_A_MEMBER, "a validator message from outside the roster")
-        return MessageReceived(member, _decode_validator(data))
+        return MessageReceived(peer, _decode_validator(data))
 
 
 ADVERTS_MAX = 4096  # peers whose adverts are kept: about 1 KiB each

@@ -50,7 +50,8 @@ from consensus.events import (
 )
 from consensus.execution import Execution
 from consensus.finality import events as finality
-from consensus.finality.core import FinalityCore, check_chain
+from consensus.finality.chain import check_chain
+from consensus.finality.core import FinalityCore
 from consensus.finality.signer import VoteSigner
 from consensus.rounds import RoundMachine
 from node import log as node_log
@@ -76,7 +77,7 @@ from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
 from protocol.finality import Body, ChainId
-from protocol.ids import Height, PeerId, TileId, Version, peer_text, short
+from protocol.ids import Epoch, Height, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
 from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
@@ -176,10 +177,11 @@ class Node:
             rounds_max=ground.settings.run.rounds,
         )
         core = FinalityCore(
+            ground.peer,
             ground.roster,
+            replace(ground.roster, epoch=Epoch(ground.roster.epoch + 1)),
             self.chain,
             signer,
-            self.me,
             ground.genesis.chain,
             anchor,
             restored=ground.restored_finality(),
@@ -381,7 +383,7 @@ class Node:
                     return
                 blocks, peer = answer
                 try:
-                    checked = check_chain(blocks.blocks, self.ground.roster, self.chain)
+                    checked = check_chain(blocks.blocks, self.ground.roster, self.chain, self.ground.genesis.chain)
                 except Rejected as refusal:
                     self.report(peer, refusal)
                     return
@@ -438,14 +440,11 @@ class Node:
 
     async def _send(self, effect: finality.Send) -> None:
         data = encode(effect.message)
-        members = self.ground.roster.members
-        to = [members[effect.to]] if effect.to is not None else members
-        for member in to:
-            if member.node != self.ground.peer:
-                try:
-                    await self.transport.send(member.node, VOTE.protocol, data)
-                except RequestFailed:
-                    continue  # R8 says everything again
+        for peer in effect.to:
+            try:
+                await self.transport.send(peer, VOTE.protocol, data)
+            except RequestFailed:
+                continue  # R8 says everything again
 
     async def _set_timer(self, effect: finality.SetTimer) -> None:
         self.timers.set(effect.timer, effect.at_ms)
@@ -476,11 +475,11 @@ class Node:
             self._start(self._sync)
 
     async def _score(self, effect: finality.Score) -> None:
-        self.report(self.ground.roster.members[effect.member].node, Rejected(effect.reason, "finality"))
+        self.report(effect.peer, Rejected(effect.reason, "finality"))
 
     async def _evidence(self, effect: finality.Evidence) -> None:
         self.inbound.rejected[Reason.EQUIVOCATION.code] += 1
-        log.error("evidence", kind=effect.kind.name, what=effect.kind.value, member=effect.first.signer)
+        log.error("evidence", kind=effect.kind.name, what=effect.kind.value, validator=short(effect.validator))
 
     async def _halt(self, effect: finality.Halt) -> None:
         raise InvariantBroken(effect.sentence)

@@ -26,7 +26,7 @@ from compute.delta.codec import encode as encode_delta
 from compute.merge import merge
 from compute.model.genesis import genesis_tile
 from compute.outer import apply_update, initial_state
-from consensus.finality.core import check_chain
+from consensus.finality.chain import check_chain
 from consensus.heads import HeadRules, HeadState
 from node.config import load_settings
 from node.ground import Ground, open_ground
@@ -115,7 +115,7 @@ class _Verification:
             if certificate is None:
                 continue
             try:
-                for block in check_chain(run, ground.roster, chain):
+                for block in check_chain(run, ground.roster, chain, ground.genesis.chain):
                     state = self._derive_block(rules, state, block)
             except Rejected as refusal:
                 self._problem(f"block {height}: {refusal}")

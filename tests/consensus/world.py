@@ -22,11 +22,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
+
 from consensus import events as e
 from consensus.engine import Effect, Engine, Event
 from consensus.execution import Execution
 from consensus.finality import events as f
-from consensus.finality.core import FinalityCore, check_chain
+from consensus.finality.chain import check_chain
+from consensus.finality.core import FinalityCore
 from consensus.finality.signer import JournalState, VoteSigner
 from consensus.heads import HeadRules, HeadState, TileHead
 from consensus.rounds import RoundMachine
@@ -454,10 +457,11 @@ class Peer:
             rounds_max=world.options.rounds_max,
         )
         core = FinalityCore(
+            self.id,
             world.roster,
+            replace(world.roster, epoch=Epoch(1)),
             CHAIN,
             signer,
-            self.member,
             CHAIN_RULE,
             anchor,
             restored=f.Restored(tuple(disk.blocks.values()), tuple(disk.certificates.values())),
@@ -574,11 +578,8 @@ class Peer:
             self.disk.certificates[certificate.view, certificate.kind] = certificate
 
     def _send(self, effect: f.Send) -> None:
-        assert self.member is not None
-        to = range(self.world.count) if effect.to is None else [effect.to]
-        for index in to:
-            if index != self.index:
-                self.world.send(self.index, index, f.MessageReceived(self.member, effect.message))
+        for peer in effect.to:
+            self.world.send(self.index, self.world.index_of[peer], f.MessageReceived(self.id, effect.message))
 
     def _set_timer(self, effect: f.SetTimer) -> None:
         self._set_deadline(effect.timer, effect.at_ms, f.TimerFired(effect.timer))
@@ -636,12 +637,14 @@ class Peer:
             while blocks and blocks[-1].certificate is None:
                 blocks = blocks[:-1]
             if blocks:
-                self.handle(f.Synced(check_chain(blocks, self.world.roster, CHAIN, quick_verify)))
+                self.handle(f.Synced(check_chain(blocks, self.world.roster, CHAIN, CHAIN_RULE, quick_verify)))
                 return True
         return False
 
     def _score(self, effect: f.Score) -> None:
-        raise Broken(f"peer {self.index} blames honest member {effect.member} for {effect.reason.name}")
+        raise Broken(
+            f"peer {self.index} blames honest peer {self.world.index_of[effect.peer]} for {effect.reason.name}"
+        )
 
     def _evidence(self, effect: f.Evidence) -> None:
         raise Broken(f"evidence against honest member {effect.first.signer}: {effect.kind}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from protocol.ids import MemberIndex
+from simnet.finality.genesis import ActorId
 from simnet.finality.villains.equivocator import Equivocator
 from simnet.finality.villains.garbler import Garbler
 from simnet.finality.villains.lunatic import Lunatic
@@ -30,7 +30,7 @@ class Kind(Protocol):
 
     SUMMARY: str
 
-    def __call__(self, world: World, me: MemberIndex) -> Actor:
+    def __call__(self, world: World, me: ActorId) -> Actor:
         """An actor that has not started."""
 
 

@@ -28,7 +28,8 @@ class StaleLiar(Villain):
     def tick(self) -> None:
         random_ = self.world.random
         view, height = random_.choice(((0, 0), (1, 1), (int(self.view), 1), (FAR, FAR), (FAR, 0), (0, FAR)))
-        self.send(self.somebody(), Status(Epoch(0), View(view), Height(height), View(random_.choice((0, view, FAR)))))
+        epoch = random_.choice((self.epoch, self.epoch, Epoch(max(0, self.epoch - 1)), Epoch(self.epoch + 1), Epoch(0)))
+        self.send(self.somebody(), Status(epoch, View(view), Height(height), View(random_.choice((0, view, FAR)))))
         if self.certificates:
             held = self.certificates[random_.choice(list(self.certificates))]
             self.broadcast(random_.choice(list(held.values())))
@@ -36,7 +37,7 @@ class StaleLiar(Villain):
             names = list(self.headers)
             self.send(self.somebody(), Want(tuple(random_.choice(names) for _ in range(min(64, len(names))))))
 
-    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+    def serve(self, from_height: Height, target: Certificate | None) -> list[FinalizedBlock]:
         """Another member's chain, cut, shifted or without its end."""
         random_ = self.world.random
         ledger = random_.choice(self.world.members).disk.ledger

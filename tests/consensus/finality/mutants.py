@@ -15,7 +15,7 @@ from consensus.finality.core import FinalityCore
 from consensus.finality.events import Evidence, EvidenceKind, Finalized, StoreBlocks
 from consensus.finality.signer import ExecutedBlock, SignedVote, VoteSigner
 from consensus.finality.tally import CheckedCertificate
-from protocol.finality import FinalizedBlock, Header, Vote, VoteKind
+from protocol.finality import FinalizedBlock, Vote, VoteKind
 from protocol.ids import Digest, View
 from protocol.roster import Roster
 from simnet.finality.checkers import Broken
@@ -62,7 +62,7 @@ class RosterWithSmallQuorum(Roster, frozen=True):
 class CoreWithoutSkipCheck(FinalityCore):
     """Believes a proposal that steps over views without nullifications (R3)."""
 
-    def _check_skips(self, header: Header) -> None:
+    def _check_skips(self, above: View, below: View) -> None:
         pass
 
 
@@ -81,7 +81,7 @@ class CoreThatAccusesTheCautious(FinalityCore):
         earlier = said.by_member.get(vote.signer, {}).get(VoteKind.NOTARIZE) if said else None
         super()._on_vote(vote)
         if vote.kind is VoteKind.NULLIFY and earlier is not None and tally.find_contradiction(earlier, vote) is None:
-            self._report(Evidence(EvidenceKind.E3, earlier, vote))
+            self._report(Evidence(EvidenceKind.E3, self._term.peer(vote.signer), earlier, vote))
 
 
 class CoreThatFinalizesTwice(FinalityCore):
