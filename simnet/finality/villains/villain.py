@@ -82,6 +82,9 @@ class Villain:
     def lead(self, view: View) -> None:
         """It is the leader of a view that began."""
 
+    def leave_epoch(self) -> None:
+        """The epoch is over; what was learned in it is forgotten next."""
+
     def tick(self) -> None:
         """Now and then."""
 
@@ -126,6 +129,7 @@ class Villain:
     def _follow(self) -> None:
         """Be in the epoch that the first of the honest are in: it need not check what it hears."""
         if self.epoch < self.world.epoch:
+            self.leave_epoch()
             self.epoch = self.world.epoch
             self.certificates, self._led = {}, View(0)
             self._take_place()
