@@ -111,6 +111,10 @@ class CoreWithOldSet(FinalityCore):
         self._before = roster
         return super()._make_tally(replace_message(before, epoch=roster.epoch))
 
+    def _count(self, vote: Vote) -> None:
+        if vote.signer < len(self._tally._roster.members):
+            super()._count(vote)
+
 
 class CoreThatChangesTheBoundary(FinalityCore):
     """Makes a new boundary block where one is notarized already, and takes that view for one that may be stepped over."""
