@@ -10,7 +10,7 @@ picks, one of them dies, in equal parts by
 and is started again before the next dies. Each dead directory is read as it was left, and in the end all of them, and then
 
     roots       no two ledgers, tile stores or proposals ever name different roots for one (tile, version); a proposer has
-                one value for a slot; a height has one block
+                one value for a slot in an epoch; a height has one block
     votes       no journal holds a pair of votes that the rules forbid (consensus/finality/signer.py, S1 to S4)
     deltas      each counts once for a tile, and a learner has one for a tile and base
     liveness    survivors go on to the next round; at least 95 % of tile-rounds advance
@@ -113,7 +113,9 @@ class Evidence:
     """Everything that was ever read of any directory. Nothing is forgotten, so a node that changes its past is found out."""
 
     roots: dict[tuple[str, int], dict[bytes, set[str]]] = field(default_factory=lambda: defaultdict(dict))
-    proposals: dict[tuple[bytes, str, int], dict[bytes, set[str]]] = field(default_factory=lambda: defaultdict(dict))
+    proposals: dict[tuple[bytes, str, int, int], dict[bytes, set[str]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     blocks: dict[int, dict[bytes, set[str]]] = field(default_factory=lambda: defaultdict(dict))
     heads: dict[tuple[str, int], Head] = field(default_factory=dict)
     votes: dict[tuple[int, int, int], list[Vote]] = field(default_factory=lambda: defaultdict(list))
@@ -127,7 +129,7 @@ class Evidence:
             self._saw_vote(decode(VoteRecord, record, limit_bytes=KIB).vote)
         for record in self._records(directory / "journal" / "proposals.journal"):
             head = decode(Head, record, limit_bytes=BODY_BYTES_MAX)
-            self.proposals[head.proposer, head.tile, head.version].setdefault(head.digest(), set()).add(who)
+            self.proposals[head.proposer, head.tile, head.version, head.epoch].setdefault(head.digest(), set()).add(who)
         with tempfile.TemporaryDirectory(prefix="nocknode-kill-") as folder:
             copy = Path(folder) / "db"
             shutil.copytree(directory / "db", copy)  # opening a database changes it: the node must find what it left
@@ -178,7 +180,7 @@ class Evidence:
         found += [f"height {height} has {len(names)} blocks" for height, names in self.blocks.items() if len(names) > 1]
         found += [
             f"{proposer.hex()[:8]} proposed {len(values)} values for {tile}@{version}"
-            for (proposer, tile, version), values in self.proposals.items()
+            for (proposer, tile, version, _), values in self.proposals.items()
             if len(values) > 1
         ]
         return found

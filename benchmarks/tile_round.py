@@ -242,7 +242,7 @@ def work_milliseconds(folder: Path, peers: int) -> dict[str, float]:
     from compute.delta.codec import encode
     from node.tile_work import MergeJob, TileWork, matrices_of
     from protocol.digest import Domain, blob_digest, digest, number
-    from protocol.ids import PeerId, Signature, TileId, Version
+    from protocol.ids import Epoch, PeerId, Signature, TileId, Version
     from protocol.roster import DeltaRef, Head, Slot
     from storage.io.files import DirectoryFiles
     from storage.io.rocks import RocksKeyValue
@@ -280,7 +280,7 @@ def work_milliseconds(folder: Path, peers: int) -> dict[str, float]:
             )
             clock.lap("merge")
             head = Head(
-                tile=tile_id, version=Version(version), attempt=0, round=version, parent_root=root, root=merged.root,
+                tile=tile_id, version=Version(version), epoch=Epoch(0), attempt=0, round=version, parent_root=root, root=merged.root,
                 update=blob_digest(merged.update), update_bytes=len(merged.update), deltas=tuple(references),
                 proposer=learners[0], signature=Signature(bytes(64)),
             )  # fmt: skip

@@ -77,7 +77,14 @@ Effect = (
     | Halt
 )
 
-_FINALITY_EVENTS = (Started, MessageReceived, finality_events.TimerFired, Nudge, finality_events.Synced)
+_FINALITY_EVENTS = (
+    Started,
+    MessageReceived,
+    finality_events.TimerFired,
+    Nudge,
+    finality_events.Synced,
+    finality_events.EpochOpened,
+)
 
 
 class Engine:
@@ -151,7 +158,9 @@ class Engine:
         built = self.execution.build(
             request.parent, request.height, request.time_ms, request.proposer, even_empty=request.even_empty
         )
-        return NothingToBuild(request.view) if built is None else BodyBuilt(request.view, *built)
+        if built is None:
+            return NothingToBuild(request.epoch, request.view)
+        return BodyBuilt(request.epoch, request.view, *built)
 
     def _finalize(self, effect: Finalized, now: int) -> None:
         """Store the blocks, then decide their heads: in this order, so that a crash between loses nothing."""

@@ -35,6 +35,8 @@ from protocol.transactions import SignedTransaction, check_transaction
 VERSIONS_AHEAD_MAX = 2  # heads for slots further ahead than this are not kept: we are behind and will sync
 VALUES_PER_PROPOSER_MAX = 4  # honest proposers sign one value for a slot; more would be a way to fill our memory
 STATES_MAX = 64  # unfinalized blocks whose state is kept: finality tracks no more views than this ahead
+# Somebody who is further than we are, or less far, says honest heads for which it is too early or too late here.
+_BLAMELESS = (Reason.SLOT_DECIDED, Reason.REPEATED, Reason.WRONG_EPOCH)
 _BODY_FRAME_BYTES = 64  # of the two lists of a body, and the word for the beacon
 _ENTRY_FRAME_BYTES = 5  # of one transaction in its list, at most
 
@@ -146,7 +148,7 @@ class Execution:
             try:
                 self._add(head, sender, values_max, own)
             except Rejected as refusal:
-                if refusal.reason not in (Reason.SLOT_DECIDED, Reason.REPEATED):
+                if refusal.reason not in _BLAMELESS:
                     effects.append(Blamed(sender, refusal.reason, refusal.detail))
         return effects + self._ask()
 
@@ -415,22 +417,11 @@ class Execution:
         return FinalBlock(committed, decided, dropped, opened)
 
     def _open_epoch(self) -> tuple[Roster, Roster]:
-        """Other members, other owners: heads of who may no longer propose are forgotten, as are blocks that cannot be final."""
+        """Other members, other owners: heads of the epoch before are nobody's now, its open blocks can never be final."""
         self.head_rules = self._rules_of_next()
-        self._checks.clear()
-        self._outcomes.clear()
-        for name, pooled in list(self._pool.items()):
-            try:
-                self.head_rules.check_proposer(pooled.head)
-            except Rejected:
-                self._forget(name, pooled.head)
+        for memory in (self._checks, self._outcomes, self._pool, self._slots):
+            memory.clear()
         return self.roster, self.next_roster
-
-    def _forget(self, name: Digest, head: Head) -> None:
-        del self._pool[name]
-        values = self._slots.get(head.slot, {}).get(head.proposer, [])
-        if name in values:
-            values.remove(name)
 
     def _prune(self) -> None:
         """Forget heads of decided slots."""

@@ -11,7 +11,7 @@ H1  A tile's version rises by exactly one a head; the first finalized head of a 
 H2  A delta counts once: its base is the parent or the grandparent of the version that takes it, and it is in neither that
     version's own list twice nor in the list of the version before. Older lists need no look: their deltas' bases are too
     old to be taken again.
-H3  Each proposer is in the tile's order at the place that its attempt says.
+H3  Each proposer is in the tile's order of the epoch at the place that its attempt says.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class HeadRules:
         check_head_signature(head)
 
     def check_proposer(self, head: Head) -> None:
-        """H3; raises ``Rejected(WRONG_OWNER)``."""
+        """H3; raises ``Rejected`` (WRONG_EPOCH, WRONG_OWNER)."""
+        if head.epoch != self.roster.epoch:
+            raise Rejected(Reason.WRONG_EPOCH, f"{head.slot} of epoch {head.epoch}")
         order = self.order(head.tile)
         if head.attempt >= len(order) or self.roster.members[order[head.attempt]].node != head.proposer:
             raise Rejected(Reason.WRONG_OWNER, f"attempt {head.attempt} at {head.slot}")

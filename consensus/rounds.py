@@ -20,7 +20,8 @@ A round at a node
 * **Attempts.** Attempt 0 is the primary's. Attempt k opens when the k-1 before it were silent: 0.3 rounds each after the
   deadline, or after there was a delta to merge where that was later; or 0.3 rounds after their connection was lost. Learners
   then deliver to the standby too. A verified head is no silence.
-* **A proposer has one value for a slot, for ever**: once signed and journaled it is only ever published again.
+* **A proposer has one value for a slot in an epoch**: once signed and journaled it is only ever published again. In the next
+  epoch it may have another place in the tile's order, or none: then it proposes anew, or somebody else does.
 * **The fate of a delta** is sealed when a head lists it (merged), or when the version after next of its base is decided
   without it (lost: the learner returns it to its residual). A learner has one delta for a tile and base: while the
   slot is open it resends the same bytes, and what it learns of the tile meanwhile waits in its residual.
@@ -146,8 +147,8 @@ class RoundMachine:
     """The rounds of one node.
 
     ``tiles`` is where each tile stands to begin with, ``applied`` what is on disk, ``proposed`` the heads from the proposal
-    journal, ``outstanding`` our own deltas without a fate, ``counted`` those of them that decided heads list, which the newest
-    heads alone do not tell, ``learned_round`` the last round that our learner journaled.
+    journal (those of this epoch count), ``outstanding`` our own deltas without a fate, ``counted`` those of them that decided
+    heads list, which the newest heads alone do not tell, ``learned_round`` the last round that our learner journaled.
     ``learns`` is false for a node without a learner; ``rounds_max`` stops opening rounds after that many.
     """
 
@@ -172,7 +173,7 @@ class RoundMachine:
         self._learns = learns
         self._rounds_max = rounds_max
         self._tiles = {tile: _Tile(at, at.version if applied is None else applied[tile]) for tile, at in tiles.items()}
-        self._proposed: dict[Slot, Head] = {head.slot: head for head in proposed}
+        self._proposed: dict[Slot, Head] = {head.slot: head for head in proposed if head.epoch == rules.roster.epoch}
         self._own: dict[Digest, _Own] = {delta.digest: _Own(delta) for delta in outstanding}
         self._merged_own: list[Digest] = []  # fates that the learner has not journaled
         self._lost_own: list[Digest] = []
@@ -270,16 +271,12 @@ class RoundMachine:
             for member in rules.roster.members
             if member.node not in here
         }
-        self._proposed = {slot: head for slot, head in self._proposed.items() if self._may_propose(head)}
+        self._proposed.clear()
         for tile in self._tiles.values():
             tile.heard = False
         for own in self._own.values():
             own.delivered.clear()
         return self._proceed(now)
-
-    def _may_propose(self, head: Head) -> bool:
-        order = self._rules.order(head.tile)
-        return head.attempt < len(order) and self._rules.roster.members[order[head.attempt]].node == head.proposer
 
     def hear(self, heads: Iterable[Head]) -> None:
         """Heads were verified here, by whomever they are: their slots need no takeover, only time."""
@@ -414,10 +411,13 @@ class RoundMachine:
         effects += self._announce()
         return effects + self._republish()
 
-    def _republish(self) -> list[RoundEffect]:
-        """Our proposals for slots that are still open."""
+    def open_proposals(self) -> tuple[Head, ...]:
+        """Our signed and journaled heads of slots that are still open."""
         heads = (self._proposed[slot] for slot in sorted(self._proposed))
-        again = tuple(head for head in heads if head.version == self._tiles[head.tile].slot_version and _signed(head))
+        return tuple(head for head in heads if head.version == self._tiles[head.tile].slot_version and _signed(head))
+
+    def _republish(self) -> list[RoundEffect]:
+        again = self.open_proposals()
         return [Republish(again)] if again else []
 
     # -- learning -------------------------------------------------------------------------------------------------------
@@ -593,10 +593,13 @@ class RoundMachine:
             tile.merging = False
             if merged.slot.version != tile.slot_version or merged.slot in self._proposed:
                 continue  # decided while we merged
+            if merged.attempt != self._find_attempt(merged.slot.tile):
+                continue  # begun in the epoch before, in which we had another place
             heads.append(
                 Head(
                     tile=merged.slot.tile,
                     version=merged.slot.version,
+                    epoch=self._rules.roster.epoch,
                     attempt=merged.attempt,
                     round=self._round,
                     parent_root=merged.parent_root,

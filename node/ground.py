@@ -7,7 +7,7 @@ Own rows in the database (storage.keys.own_key):
 
     genesis   tile                  -> root                of version 0, so that a start need not draw it again
     state     chain | key           -> an entry of the state (consensus/state.py), written with the block that changed it
-    open      view | 0 or 1 | id    -> StoredBlock or Certificate    finality above the tip, dropped when final
+    open      epoch | view | 0 or 1 | id -> StoredBlock or Certificate    finality above the tip, dropped when final
     delta     tile | base | learner -> Delta               deltas given to this node as an owner
     learner                         -> LearnerRecord       the learner's journal: state file and deltas without a fate
     pool      id                    -> Transaction         our own transactions that are in no block yet
@@ -22,8 +22,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from consensus.epochs import boundary_of, epoch_of
 from consensus.events import Delta
 from consensus.finality.events import Anchor, Restored, StoredBlock
+from consensus.finality.past import EPOCHS_REMEMBERED_MAX
 from consensus.finality.signer import JournalState as VoteJournalState
 from consensus.heads import TileHead
 from consensus.state import ENTRY_BYTES_MAX, TILES, State, TileEntry, all_rows, load_state, state_of_genesis
@@ -186,22 +188,33 @@ class Ground:
         """Blocks and certificates above the tip."""
         blocks, certificates = [], []
         for key, value in _scan(self.index, own_key("open")):
-            if key[len(own_key("open")) + 8]:
+            if key[len(own_key("open")) + 16]:
                 certificates.append(decode(Certificate, value, limit_bytes=64 * KIB))
             else:
                 blocks.append(decode(StoredBlock, value, limit_bytes=FRAME_BYTES_MAX))
-        return Restored(tuple(blocks), tuple(certificates))
+        return Restored(tuple(blocks), tuple(certificates), self._boundaries())
+
+    def _boundaries(self) -> tuple[Certificate, ...]:
+        """The finalizations of the last epochs' boundary blocks."""
+        heights = self.genesis.chain.epoch_heights
+        epoch = epoch_of((self.ledger.tip() or 0) + 1, heights)
+        found = []
+        for number in range(max(0, epoch - EPOCHS_REMEMBERED_MAX), epoch):
+            block = self.ledger.find(boundary_of(number, heights))
+            if block is not None and block.certificate:
+                found.append(decode(Certificate, block.certificate, limit_bytes=64 * KIB))
+        return tuple(found)
 
     def store_finality(self, blocks: Iterable[StoredBlock], certificates: Iterable[Certificate]) -> None:
         """Keep unfinalized blocks and certificates across a restart; durable on return."""
         batch = Batch()
         for block in blocks:
             header = block.proposal.header
-            key = own_key("open", pack_u64(header.view) + b"\x00" + header.digest())
+            key = own_key("open", pack_u64(header.epoch) + pack_u64(header.view) + b"\x00" + header.digest())
             batch.put(key, encode(block))
         for certificate in certificates:
-            name = bytes([certificate.kind]) + certificate.block
-            batch.put(own_key("open", pack_u64(certificate.view) + b"\x01" + name), encode(certificate))
+            name = pack_u64(certificate.epoch) + pack_u64(certificate.view) + b"\x01" + bytes([certificate.kind])
+            batch.put(own_key("open", name + certificate.block), encode(certificate))
         if batch:
             self.index.write(batch)
 
@@ -211,11 +224,14 @@ class Ground:
             self.votes.close()
             self.votes = create_journal(self.settings.places.journal / VOTES_FILE, records)
 
-    def forget_finality(self, batch: Batch, view: int) -> None:
-        """Add to ``batch`` the removal of what ``store_finality`` kept up to a final view."""
+    def forget_finality(self, batch: Batch, final: Header) -> None:
+        """Add to ``batch`` the removal of what ``store_finality`` kept and a final block has overtaken."""
         prefix = own_key("open")
+        at_boundary = final.height == boundary_of(final.epoch, self.genesis.chain.epoch_heights)
+        overtaken = (final.epoch, 2**64 if at_boundary else final.view)
         for key, _ in _scan(self.index, prefix):
-            if unpack_u64(key[len(prefix) : len(prefix) + 8]) <= view:
+            at = len(prefix)
+            if (unpack_u64(key[at : at + 8]), unpack_u64(key[at + 8 : at + 16])) <= overtaken:
                 batch.delete(key)
 
     def candidates(self) -> tuple[Delta, ...]:

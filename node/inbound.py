@@ -19,7 +19,7 @@ from p2p.transport import GossipReceived
 from protocol.codec import decode
 from protocol.envelope import SequenceWindows, open_envelope
 from protocol.finality import ChainId, ValidatorMessage
-from protocol.ids import MemberIndex, NetworkId, PeerId
+from protocol.ids import NetworkId, PeerId
 from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.messages import decode_payload
@@ -30,11 +30,11 @@ from protocol.transactions import TransactionBundle, check_transaction
 class Inbound:
     """Decodes for one network. ``rejected`` counts refusals by the code of their reason."""
 
-    def __init__(self, network: NetworkId, find_member: Callable[[PeerId], MemberIndex | None]) -> None:
-        """``find_member``: the place of a peer in the roster of now."""
+    def __init__(self, network: NetworkId, is_validator: Callable[[PeerId], bool]) -> None:
+        """``is_validator``: whether a peer votes in this epoch, or in one beside it."""
         self._network = network
         self._chain = ChainId.of(network)
-        self._find_member = find_member
+        self._is_validator = is_validator
         self._windows = SequenceWindows()
         self.rejected: Counter[str] = Counter()
         self.adverts: dict[PeerId, Advert] = {}  # newest by author; bounded by ADVERTS_MAX
@@ -66,12 +66,15 @@ class Inbound:
             case _:
                 raise Rejected(Reason.UNKNOWN_KIND, f"kind {envelope.kind}")
 
-    def validator(self, peer: PeerId, data: bytes) -> MessageReceived:
-        """The event of a message on a validator stream; raises ``Rejected``."""
-        member = self._find_member(peer)
-        if member is None:
-            raise Rejected(Reason.NOT_A_MEMBER, "a validator message from outside the roster")
-        return MessageReceived(member, _decode_validator(data))
+    def validator(self, peer: PeerId, data: bytes) -> MessageReceived | None:
+        """The event of a message on a validator stream; None from who is no validator as far as we know. Raises ``Rejected``.
+
+        Nobody is blamed for that: whoever speaks may be in a roster that we have not heard of yet.
+        """
+        if not self._is_validator(peer):
+            self.rejected[Reason.NOT_A_MEMBER.code] += 1
+            return None
+        return MessageReceived(peer, _decode_validator(data))
 
 
 ADVERTS_MAX = 4096  # peers whose adverts are kept: about 1 KiB each

@@ -54,11 +54,12 @@ from consensus.events import (
 )
 from consensus.execution import Execution
 from consensus.finality import events as finality
-from consensus.finality.core import FinalityCore, check_chain
+from consensus.finality.chain import check_chain
+from consensus.finality.core import FinalityCore
 from consensus.finality.signer import VoteSigner
 from consensus.heads import TileHead
 from consensus.rounds import RoundMachine
-from consensus.state import tile_heads
+from consensus.state import ROSTERS, tile_heads
 from consensus.transition import BlockRules
 from node import log as node_log
 from node.chain_index import DroppedTransactions, transaction_rows
@@ -84,7 +85,7 @@ from p2p.io.libp2p_host import open_libp2p_host
 from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
-from protocol.digest import Domain, digest
+from protocol.digest import Domain, digest, number
 from protocol.finality import Body, ChainId
 from protocol.ids import Digest, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
@@ -118,7 +119,7 @@ class Node:
         self.started_ms = clock.monotonic_ms()
         self.stop_requested = trio.Event()
         self.records = Records()
-        self.inbound = Inbound(ground.network, lambda peer: self.roster.find_index(peer))
+        self.inbound = Inbound(ground.network, self.is_validator)
         self.crash_points = CrashPoints(settings.run.crash_at)
         self.blamed: Counter[PeerId] = Counter()
         self.verified_ms: int | None = None
@@ -186,14 +187,11 @@ class Node:
             OnionKeeper(ground.peer, digest(Domain.ONION, ground.keys.vote.seed)),
         )
         roster = execution.roster
-        me = roster.find_index(ground.peer)
-        signer = None
-        if me is not None:
-            signer = VoteSigner(ground.keys.vote, self.chain, roster, ground.vote_records, ground.vote_state)
-            if signer.refusal is not None:
-                log.error("this node will not vote", why=signer.refusal)
-            elif len(ground.vote_records) > VOTE_RECORDS_MAX:
-                ground.replace_votes(signer.compacted())
+        signer = VoteSigner(ground.keys.vote, self.chain, roster, ground.vote_records, ground.vote_state)
+        if signer.refusal is not None and signer.member is not None:
+            log.error("this node will not vote", why=signer.refusal)
+        elif signer.refusal is None and len(ground.vote_records) > VOTE_RECORDS_MAX:
+            ground.replace_votes(signer.compacted())
         learner = ground.learner_record()
         learning = ground.genesis.learning
         if ground.settings.run.round_ms is not None:
@@ -213,15 +211,22 @@ class Node:
             rounds_max=ground.settings.run.rounds,
         )
         core = FinalityCore(
+            ground.peer,
             roster,
+            execution.next_roster,
             self.chain,
             signer,
-            me,
             ground.genesis.chain,
             anchor,
             restored=ground.restored_finality(),
         )
         return Engine(ground.peer, core, execution, rounds)
+
+    def is_validator(self, peer: PeerId) -> bool:
+        """Whether a peer votes in this epoch, the one before or the next one."""
+        epoch, state = self.roster.epoch, self.engine.execution.state
+        rosters = (state.find(ROSTERS, number(near)) for near in range(max(0, epoch - 1), epoch + 2))
+        return any(roster is not None and roster.find_index(peer) is not None for roster in rosters)
 
     def tile_heads(self) -> dict[TileId, TileHead]:
         """Where every tile stands."""
@@ -280,10 +285,9 @@ class Node:
                 )  # a newcomer fetches from all of them
             await self._sync()
         await self._sync()
-        at = self.tile_heads()
-        heads = [h for h in self.ground.proposed if h.version == at[h.tile].version + 1]
+        heads = self.engine.rounds.open_proposals()
         if heads:
-            await self.reactor.post(HeadsSeen(tuple(heads), self.ground.peer))
+            await self.reactor.post(HeadsSeen(heads, self.ground.peer))
         self.phase = "running"
         await self.reactor.post_call(self.engine.start_rounds)
         await self.presence.provide()
@@ -374,9 +378,12 @@ class Node:
                         await self.reactor.post(taken)
                 case wire.MessageReceived():
                     try:
-                        await self.reactor.post(self.inbound.validator(event.peer, event.data))
+                        said = self.inbound.validator(event.peer, event.data)
                     except Rejected as refusal:
                         self.report(event.peer, refusal)
+                        continue
+                    if said is not None:
+                        await self.reactor.post(said)
                 case wire.PeerConnected():
                     log.info("peer connected", peer=short(event.peer))
                     await self.reactor.post(PeerConnected(event.peer))
@@ -461,7 +468,7 @@ class Node:
                     return
                 blocks, peer = answer
                 try:
-                    checked = check_chain(blocks.blocks, self.roster, self.chain)
+                    checked = check_chain(blocks.blocks, self.roster, self.chain, self.ground.genesis.chain)
                 except Rejected as refusal:
                     self.report(peer, refusal)
                     return
@@ -519,14 +526,11 @@ class Node:
 
     async def _send(self, effect: finality.Send) -> None:
         data = encode(effect.message)
-        members = self.roster.members
-        to = [members[effect.to]] if effect.to is not None else members
-        for member in to:
-            if member.node != self.ground.peer:
-                try:
-                    await self.transport.send(member.node, VOTE.protocol, data)
-                except RequestFailed:
-                    continue  # R8 says everything again
+        for peer in effect.to:
+            try:
+                await self.transport.send(peer, VOTE.protocol, data)
+            except RequestFailed:
+                continue  # R8 says everything again
 
     async def _set_timer(self, effect: finality.SetTimer) -> None:
         self.timers.set(effect.timer, effect.at_ms)
@@ -545,7 +549,7 @@ class Node:
             extra.extend(transaction_rows(block.header.height, committed.receipts, heads))
             for head in heads:
                 self.ground.forget_candidates(extra, head.slot)
-            self.ground.forget_finality(extra, block.header.view)
+            self.ground.forget_finality(extra, block.header)
             certificate = encode(block.certificate) if block.certificate is not None else b""
             self.ground.ledger.append(
                 StoredFinal(block.header.height, encode(block.header), block.body, certificate), extra
@@ -569,11 +573,11 @@ class Node:
             self._start(self._sync)
 
     async def _score(self, effect: finality.Score) -> None:
-        self.report(self.roster.members[effect.member].node, Rejected(effect.reason, "finality"))
+        self.report(effect.peer, Rejected(effect.reason, "finality"))
 
     async def _evidence(self, effect: finality.Evidence) -> None:
         self.inbound.rejected[Reason.EQUIVOCATION.code] += 1
-        log.error("evidence", kind=effect.kind.name, what=effect.kind.value, member=effect.first.signer)
+        log.error("evidence", kind=effect.kind.name, what=effect.kind.value, validator=short(effect.validator))
         self._start(self.evidence.report, effect)
 
     async def _halt(self, effect: finality.Halt) -> None:

@@ -27,7 +27,7 @@ from compute.merge import merge
 from compute.model.genesis import genesis_tile
 from compute.outer import apply_update, initial_state
 from consensus.execution import Execution
-from consensus.finality.core import check_chain
+from consensus.finality.chain import check_chain
 from consensus.transition import BlockRules
 from node.config import load_settings
 from node.ground import Ground, open_ground
@@ -116,7 +116,7 @@ class _Verification:
             if certificate is None:
                 continue
             try:
-                for block in check_chain(run, execution.roster, chain):
+                for block in check_chain(run, execution.roster, chain, ground.genesis.chain):
                     self._derive_block(execution, block)
             except Rejected as refusal:
                 self._problem(f"block {height}: {refusal}")

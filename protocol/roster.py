@@ -164,12 +164,14 @@ class DeltaRef(Message, frozen=True):
 class Head(Message, frozen=True):
     """A proposed (and, once finalized, the decided) next version of one tile.
 
+    ``epoch`` is the one in whose order for the tile the proposer has the place ``attempt``: in the next one others own it.
     ``update`` is the digest of the merged pseudo-gradient's bytes, ``root`` the tile root after applying it to the parent.
     ``deltas`` are in ascending order of (learner, base). The signature is the proposer's node key over everything before it.
     """
 
     tile: TileField
     version: VersionField
+    epoch: EpochField
     attempt: Natural
     round: Natural
     parent_root: DigestField

@@ -4,16 +4,20 @@ What it never does: touch a socket, a disk, a clock or a generator; look inside 
 ``handle`` returns, in the order given; the application builds and checks bodies.
 
 Read in this order: ``events`` (what goes in and comes out), ``signer`` (the six rules that safety rests on), ``tally``
-(votes into certificates, contradictions into evidence), ``schedule`` (leaders, timeouts), ``core`` (the machine; its theory
-is on top).
+(votes into certificates, contradictions into evidence), ``schedule`` (leaders, timeouts), ``epochs`` (heights, rosters),
+``core`` (the machine; its theory is on top), and beside it ``certificates``, ``past`` and ``early`` (what it remembers) and
+``chain`` (what the sync protocol brought).
 """
 
-from consensus.finality.core import FinalityCore, Statistics, check_chain
+from consensus.finality.chain import check_chain
+from consensus.finality.core import FinalityCore, Statistics
+from consensus.finality.epochs import epoch_of_child, is_boundary
 from consensus.finality.events import (
     Anchor,
     BodyBuilt,
     BodyChecked,
     Effect,
+    EpochOpened,
     Event,
     Evidence,
     EvidenceKind,
@@ -48,6 +52,7 @@ __all__ = [
     "BodyChecked",
     "CheckedCertificate",
     "Effect",
+    "EpochOpened",
     "Event",
     "Evidence",
     "EvidenceKind",
@@ -81,4 +86,6 @@ __all__ = [
     "check_certificate",
     "check_chain",
     "check_vote",
+    "epoch_of_child",
+    "is_boundary",
 ]

@@ -17,11 +17,29 @@ every view between a block and its parent is nullified, so a block notarized aft
 step over v: by induction it extends b. No clock or delivery assumption is used. (Benjamin Chan and Rafael Pass,
 "Simplex Consensus", 2023; two hardenings of ours, H1 and H2, are in chain.md 2.1.)
 
+Epochs
+------
+Who votes changes between two epochs only, each a run of heights with views of its own from 1 on; the last height is the
+epoch's boundary. Nothing is built on a boundary block before it is final: the leader of a later view that would build on it
+proposes the same block again, header unchanged, with its notarization in place of the parent's:
+
+    view    10               11                12
+            b notarized  ->  nullified     ->  b again: certificate NOTARIZE(10, b), nullification of 11, the leader's vote
+            FINALIZE lost                      NOTARIZE(12, b) x quorum -> FINALIZE(12, b) x quorum -> the epoch is over
+
+So the view of a proposal is that of its vote, and ``header.view`` is earlier only here. In the induction above a block of a
+later view then equals or extends what is final. With the boundary block final the machine stops until ``EpochOpened`` brings
+the next two rosters, of which the headers of the epoch before have named the first. Certificates are checked by the roster of
+their own epoch, so a straggler is led out of each epoch by the finalization of its boundary and by nothing else; claims of
+epochs that are still to come are at most a reason to ask the sync protocol, once in a while.
+
 Invariants
 ----------
-* The view only grows; it is left only by a certificate (R1). A vote is cast in the current view only, FINALIZE excepted.
+* The epoch only grows, and in it the view; a view is left only by a certificate (R1). A vote is cast in the current view only,
+  FINALIZE excepted; none while an epoch is over and the next one not open.
 * A block is voted for after the application accepted it on the state of its parent, which was accepted before it (S5).
-* Everything of a view at or below the finalized one is gone, but for the last few final blocks, kept for stragglers.
+* Everything of a view at or below the finalized one is gone, but for the last few final blocks, kept for stragglers, and the
+  votes of the epoch before, kept as evidence.
 * ``Finalized`` goes up by one height at a time; a certificate for a block off the final chain halts the node.
 
 Liveness under loss rests on R8 alone: whoever is not up to date says everything again and where it stands, and others
@@ -31,19 +49,20 @@ certificate: without holes that is the view it is in, and with holes it names th
 Where this differs from chain.md: a NULLIFY by the leader of the current view is answered by NULLIFY at once (nobody else
 will propose, and an idle view is long); a finalization is accepted where a notarization of the parent is (it implies
 one); nullifications that do not fit into a proposal are taken from what the voter holds; a block right after its parent is
-never too far ahead of a clock. One epoch; evidence is reported,
-not slashed.
+never too far ahead of a clock; a boundary block may have a body. Evidence is reported, not slashed: that is the ledger's.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple, assert_never
 
+from consensus.finality.certificates import Certificates
+from consensus.finality.early import EarlyBodies, EarlyMessages
+from consensus.finality.epochs import Term, epoch_of_child, is_boundary
 from consensus.finality.events import (
     Anchor,
     BodyBuilt,
@@ -73,18 +92,9 @@ from consensus.finality.events import (
     TimerFired,
     TimerKind,
 )
-from consensus.finality.schedule import Schedule
+from consensus.finality.past import Boundaries, ClosedEpoch, conflicts
 from consensus.finality.signer import ExecutedBlock, JournalState, SignedVote, VoteSigner
-from consensus.finality.tally import (
-    Added,
-    CheckedCertificate,
-    Outcome,
-    Tally,
-    Verify,
-    check_certificate,
-    check_vote,
-    signers_of,
-)
+from consensus.finality.tally import Added, CheckedCertificate, Outcome, Tally, Verify, check_vote, signers_of
 from protocol.finality import (
     EMPTY_BODY,
     HEADER_VERSION,
@@ -102,14 +112,13 @@ from protocol.finality import (
     body_root,
 )
 from protocol.genesis import ChainRule
-from protocol.ids import Digest, Height, MemberIndex, View
+from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, View
 from protocol.keys import verify as verify_signature
 from protocol.limits import (
     BODY_BYTES_MAX,
     CERTIFICATES_PER_STATUS_MAX,
     CLOCK_SLACK_MS,
-    KIB,
-    NULLIFICATIONS_INLINE_MAX,
+    ROSTER_MEMBERS_MAX,
     VIEWS_AHEAD_MAX,
 )
 from protocol.rejection import Blame, Reason, Rejected, check_invariant
@@ -118,16 +127,17 @@ from protocol.roster import Roster
 NO_EVIDENCE = Digest(bytes(32))  # evidence_root of every block while evidence is only reported
 
 VIEWS_BEHIND_MAX = 64  # late votes and unproven proposals are kept this far back: as far as votes ahead
-NULLIFICATION_BYTES_INLINE_MAX = 256 * KIB  # chain.md 2.5
 FINAL_BLOCKS_KEPT = 16  # answers to Want by stragglers; 8 MiB of bodies at most. Beyond it the sync protocol serves
 HEIGHTS_BY_WANT_MAX = 8  # a longer gap goes to the sync protocol, which fetches many blocks in one answer (a guess)
 BLOCKS_PER_WANT_MAX = 8  # 4 MiB of bodies at most: one answer must not become an amplifier
-BODIES_EARLY_MAX = 8  # bodies that overtook their proposal, one a sender: 4 MiB
 VOTES_REPEATED_MAX = 64  # R8: own votes said again, the newest; as many as views are open to others
 FINAL_VIEWS_KEPT = VIEWS_BEHIND_MAX  # which block each of the last final views has: a conflicting certificate is seen
 ALLOWANCE_MAX = 128  # certificates (1 each) and blocks (8 each) pushed to one member in two Delta
+ALLOWANCE_OF_STRANGERS = 2  # the same for whoever is no member, such as one that has left and is an epoch behind
+PEERS_ALLOWED_MAX = 2 * ROSTER_MEMBERS_MAX  # who is sent anything in two Delta: this roster, and as many of others
 _EMPTY_ROOT = body_root(EMPTY_BODY)
 _NOTHING = Restored()
+_REPAIR = Timer(TimerKind.REPAIR, Epoch(0), View(0))
 
 
 class _Check(enum.Enum):
@@ -151,7 +161,7 @@ class _Entry:
 
 
 class _Parent(NamedTuple):
-    """What a child needs to know of its parent."""
+    """What a child needs to know of its parent, or whoever proposes it again of a boundary block."""
 
     block: Digest
     view: View
@@ -159,6 +169,14 @@ class _Parent(NamedTuple):
     time_ms: int
     state_root: Digest
     header: Header | None
+    certificate: Certificate | None = None  # by which it was chosen; its view may be later than the header's
+
+
+class _Ground(NamedTuple):
+    """What a proposal stands on: the parent, or for a block that is proposed again its last notarization."""
+
+    view: View
+    block: Digest
 
 
 class _Lead(enum.Enum):
@@ -173,8 +191,9 @@ class _Lead(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the machine says about itself, for metrics and people."""
+    """What the machine says about itself, for metrics and people. Views count from 1 in each epoch."""
 
+    epoch: Epoch
     view: View
     finalized_view: View
     finalized_height: Height
@@ -185,9 +204,10 @@ class Statistics:
     votes_open: int  # in the tallies
     blocks_wanted: int
     blocks_finalized: int  # since the start of this process
+    blocks_proposed_again: int  # boundary blocks, by us, since the start of this process
     views_nullified: int  # left by a nullification since the start of this process
     votes_cast: int
-    votes_far: int  # dropped: too far ahead or behind to be counted
+    votes_far: int  # dropped: of another epoch, or too far ahead or behind to be counted
     rejections: int
     evidence: int
     refusal: str | None  # why this member never votes
@@ -199,52 +219,42 @@ class FinalityCore:
 
     def __init__(
         self,
+        peer: PeerId,
         roster: Roster,
+        next_roster: Roster,
         chain: ChainId,
         signer: VoteSigner | None,
-        me: MemberIndex | None,
         rule: ChainRule,
         anchor: Anchor,
         *,
         restored: Restored = _NOTHING,
         verify: Verify = verify_signature,
     ) -> None:
-        """``signer`` None: never votes. ``me`` None: not a member, sends nothing. ``anchor``: the last finalized block.
+        """``peer``: this node; in epochs of which it is no member it sends nothing. ``signer`` None: never votes.
 
-        ``restored`` is what ``StoreBlocks`` had kept; whatever the anchor has overtaken is dropped.
+        ``anchor``: the last finalized block. ``roster`` is of the epoch of the block above it, so that of the next epoch when
+        the anchor is a boundary block, and ``next_roster`` is of the one after. ``restored`` is what ``StoreBlocks`` had kept;
+        whatever the anchor has overtaken is dropped.
         """
-        check_invariant(signer is None or signer.member == me, "the signer signs for this member")
-        self._roster, self._roster_digest = roster, roster.digest()
-        self._chain, self._signer, self._me, self._rule = chain, signer, me, rule
-        self._schedule = Schedule(roster, rule)
-        self._tally = Tally(roster, chain, verify)
-        self._verify = verify
-        self._final = anchor
-
-        self._view = View(0)  # the current view; 0 until Started
-        self._entered_ms = 0
-        self._delta_ms = self._schedule.delta_ms(0)
-        self._certificates: dict[View, dict[VoteKind, CheckedCertificate]] = {}  # of views above the finalized one
-        self._entries: dict[Digest, _Entry] = {}  # open blocks
+        check_invariant(
+            epoch_of_child(anchor.height, rule) == roster.epoch, "the roster is of the block after the anchor"
+        )
+        self._peer, self._chain, self._signer, self._rule, self._verify = peer, chain, signer, rule, verify
+        self._past: ClosedEpoch | None = None
+        self._boundaries = Boundaries(restored.boundaries)
         self._recent: OrderedDict[Digest, _Entry] = OrderedDict()  # the last final ones
-        self._final_blocks: OrderedDict[View, Digest] = OrderedDict({anchor.view: anchor.block})
-        self._early: OrderedDict[MemberIndex, BodyMessage] = OrderedDict()  # bodies that came before their proposal
-        self._wants: dict[Digest, int] = {}  # certified blocks that we lack -> times asked
-        self._proposal: Digest | None = None  # the first valid proposal of the current view
-        self._lead = _Lead.DONE
-        self._lead_parent: _Parent | None = None
-        self._lead_time_ms = 0  # of the block that was asked for
-        self._lead_timers: set[TimerKind] = set()  # set in this view; asked only "is it in"
-        self._allowance = [ALLOWANCE_MAX] * len(roster.members)  # left to push to each member until the next retry
+        self._early_bodies = EarlyBodies()
+        self._early_messages = EarlyMessages()
         self._status_turn = 0  # whom a quiet member asks next
         self._fetching = False  # whether FetchBlocks was said since the last repair
+        self._behind = False  # whether others may be in a later epoch: somebody said so, or nobody says anything
         self._repairing = False  # whether a REPAIR timer runs
 
         self._now_ms = 0
         self._effects: list[Effect] = []
         self._dirty = False
         self._halted: str | None = None
-        self._counts = dict.fromkeys(("finalized", "nullified", "cast", "far", "rejections", "evidence"), 0)
+        self._counts = dict.fromkeys(("finalized", "again", "nullified", "cast", "far", "rejections", "evidence"), 0)
         self._steps = (  # what may have become possible after any event, in this order, until nothing changes
             self._finalize_certified,
             self._request_checks,
@@ -252,7 +262,42 @@ class FinalityCore:
             self._vote_to_finalize,
             self._try_propose,
         )
+        self._begin(Term.of(roster, next_roster, peer, rule), anchor)
         self._restore(restored)
+
+    def _begin(self, term: Term, anchor: Anchor) -> None:
+        """Everything that belongs to one epoch, as it is before anything has happened in it but ``anchor``."""
+        if anchor.header is not None:
+            named = (anchor.header.roster, anchor.header.next_roster)
+            ours = (term.roster_digest, term.next_digest)
+            same = named == ours if anchor.header.epoch == term.epoch else named[1] == ours[0]
+            check_invariant(same, "the roster is the one that the headers name")
+        if is_boundary(anchor.height, self._rule):
+            anchor = replace(anchor, view=View(0))
+            if anchor.certificate is not None:
+                self._boundaries.add(anchor.certificate)
+        self._term, self._final, self._over = term, anchor, False
+        voter = self._signer
+        self._voter = voter if voter is not None and voter.member is not None and voter.member == term.me else None
+        self._tally = self._make_tally(term.roster)
+        self._view = View(0)  # the current view; 0 until Started
+        self._entered_ms = 0
+        self._delta_ms = term.schedule.delta_ms(0)
+        self._certificates = Certificates()  # of views above the finalized one
+        self._entries: dict[Digest, _Entry] = {}  # open blocks
+        self._final_blocks: OrderedDict[View, Digest] = OrderedDict({anchor.view: anchor.block})
+        self._wants: dict[Digest, int] = {}  # certified blocks that we lack -> times asked
+        self._proposal: Digest | None = None  # the first valid proposal of the current view
+        self._lead = _Lead.DONE
+        self._lead_time_ms = 0  # of the block that was asked for
+        self._lead_parent: _Parent | None = None
+        self._lead_timers: set[TimerKind] = set()  # set in this view; asked only "is it in"
+        self._allowance: dict[PeerId, int] = {}  # left to push to each peer until the next retry
+        self._retries = 0  # in this view
+        self._behind = False
+
+    def _make_tally(self, roster: Roster) -> Tally:
+        return Tally(roster, self._chain, self._verify)
 
     # -- the door -----------------------------------------------------------------------------------------------------
 
@@ -262,7 +307,11 @@ class FinalityCore:
         self._effects = []
         if self._halted is not None:
             return []
-        check_invariant(self._view > 0 or isinstance(event, Started), "Started is the first event")
+        opens = isinstance(event, EpochOpened)
+        check_invariant(not opens or self._over, "an epoch is opened when the one before is over")
+        if self._over and not opens:
+            return []
+        check_invariant(self._view > 0 or opens or isinstance(event, Started), "Started is the first event")
         match event:
             case Started():
                 self._start()
@@ -270,50 +319,58 @@ class FinalityCore:
                 self._on_message(sender, message)
             case TimerFired(timer):
                 self._on_timer(timer)
-            case BodyBuilt(view, body, state_root):
-                if view == self._view and self._lead in (_Lead.BUILDING, _Lead.CLOSING):
+            case BodyBuilt(epoch, view, body, state_root):
+                if self._is_building(epoch, view):
                     self._make_proposal(body, state_root)
-            case NothingToBuild(view):
-                if view == self._view and self._lead is _Lead.BUILDING:
+            case NothingToBuild(epoch, view):
+                if self._is_building(epoch, view):
                     self._wait_idle()
-                elif view == self._view and self._lead is _Lead.CLOSING:
-                    self._lead = _Lead.DONE
             case BodyChecked():
                 self._on_checked(event)
             case Nudge():
                 self._on_nudge()
             case Synced(blocks):
                 self._on_synced(blocks)
-            case EpochOpened():
-                pass
+            case EpochOpened(roster, next_roster):
+                self._open_epoch(roster, next_roster)
             case _:
                 assert_never(event)
-        while self._dirty:
+        while self._dirty and not self._is_stopped():
             self._dirty = False
             for step in self._steps:
-                if self._halted is None:
+                if not self._is_stopped():
                     step()
         self._plan_repair()
         return self._effects
+
+    def _is_stopped(self) -> bool:
+        return self._over or self._halted is not None
 
     @property
     def anchor(self) -> Anchor:
         """The last finalized block."""
         return self._final
 
+    @property
+    def roster(self) -> Roster:
+        """Of the current epoch: what an answer of the sync protocol is checked by."""
+        return self._term.roster
+
     def statistics(self) -> Statistics:
         """Numbers for metrics; cheap enough for every second."""
         return Statistics(
+            epoch=self._term.epoch,
             view=self._view,
             finalized_view=self._final.view,
             finalized_height=self._final.height,
-            leader=self._schedule.leader(self._view),
+            leader=self._term.schedule.leader(self._view),
             delta_ms=self._delta_ms,
             blocks_open=len(self._entries),
-            certificates_open=sum(len(held) for held in self._certificates.values()),
-            votes_open=self._tally.vote_count,
+            certificates_open=len(self._certificates),
+            votes_open=self._tally.vote_count + (self._past.vote_count if self._past else 0),
             blocks_wanted=len(self._wants),
             blocks_finalized=self._counts["finalized"],
+            blocks_proposed_again=self._counts["again"],
             views_nullified=self._counts["nullified"],
             votes_cast=self._counts["cast"],
             votes_far=self._counts["far"],
@@ -323,36 +380,58 @@ class FinalityCore:
             halted=self._halted,
         )
 
-    # -- start and views (R1) -----------------------------------------------------------------------------------------
+    # -- start, epochs and views (R1) ---------------------------------------------------------------------------------
 
     def _restore(self, restored: Restored) -> None:
         for certificate in restored.certificates:
+            if certificate.epoch != self._term.epoch:
+                continue
             names = (certificate.view, certificate.block) == (self._final.view, self._final.block)
             if names and self._final.certificate is None:
                 self._final = replace(self._final, certificate=certificate)
             if certificate.view > self._final.view:
-                self._certificates.setdefault(certificate.view, {})[certificate.kind] = CheckedCertificate(certificate)
+                self._certificates.add(CheckedCertificate(certificate))
         for stored in restored.blocks:
             header = stored.proposal.header
-            if header.view > self._final.view:
+            if header.epoch == self._term.epoch and header.view > self._final.view:
                 self._entries[header.digest()] = _Entry(header, stored.proposal, stored.body)
         if self._signer is not None:
             self._signer.abstain_through(self._final.view)
             if self._signer.journal is JournalState.TORN:
-                self._signer.only_nullify_through(View(self._highest_certified() + 1))
-
-    def _highest_certified(self) -> View:
-        return max(self._certificates, default=self._final.view)
+                self._signer.only_nullify_through(View(self._certificates.highest(self._final.view) + 1))
 
     def _start(self) -> None:
-        self._enter(View(self._highest_certified() + 1))
-        for vote in self._signer.votes() if self._signer else ():
+        self._enter(View(self._certificates.highest(self._final.view) + 1))
+        for vote in self._voter.votes() if self._voter else ():
             self._count(vote)
+
+    def _close_epoch(self) -> None:
+        """The boundary block is final: nothing more is said in this epoch, nor done before the next one is open."""
+        self._over = True
+        self._wants.clear()
+        self._proposal = None
+        self._lead = _Lead.DONE
+
+    def _open_epoch(self, roster: Roster, next_roster: Roster) -> None:
+        before, term = self._term, Term.of(roster, next_roster, self._peer, self._rule)
+        check_invariant(term.epoch == before.epoch + 1, "epochs follow each other")
+        open_ = range(max(1, self._view - VIEWS_BEHIND_MAX), self._view + VIEWS_AHEAD_MAX + 1)
+        self._past = ClosedEpoch(before, self._tally, self._final_blocks, self._final.block, open_)
+        if self._signer is not None:
+            self._signer.open_epoch(roster)
+        self._begin(term, self._final)
+        self._repairing = self._fetching = False  # what fired or was answered while nothing was open is lost
+        self._enter(View(1))
+        certificate = self._final.certificate
+        if before.me is not None and certificate is not None:  # nobody else tells them of the epoch that they vote in
+            self._tell(before.newcomers, certificate)
+        for sender, message in self._early_messages.take():
+            self._on_message(sender, message)
 
     def _enter(self, view: View) -> None:
         if view <= self._view:
             return
-        if VoteKind.NULLIFY in self._certificates.get(self._view, {}):
+        if self._certificates.find(self._view, VoteKind.NULLIFY) is not None:
             self._counts["nullified"] += 1
         self._view = view
         self._entered_ms = self._now_ms
@@ -360,65 +439,121 @@ class FinalityCore:
         self._lead = _Lead.WAITING if self._may_propose() else _Lead.DONE
         self._lead_parent = None
         self._lead_timers.clear()
-        self._allowance = [ALLOWANCE_MAX] * len(self._roster.members)
+        self._retries = 0
+        self._allowance.clear()
         self._tally.keep(View(view - VIEWS_BEHIND_MAX), View(view + VIEWS_AHEAD_MAX))
         self._drop_unproven(below=View(view - VIEWS_BEHIND_MAX))
-        self._delta_ms = self._schedule.delta_ms(self._stalled_views())
-        if self._signer is not None:
-            self._set_timer(TimerKind.VIEW, self._now_ms + self._schedule.view_timeout_ms(self._delta_ms))
-        self._set_timer(TimerKind.RETRY, self._now_ms + self._schedule.retry_ms(self._delta_ms))
+        schedule = self._term.schedule
+        self._delta_ms = schedule.delta_ms(self._stalled_views())
+        if self._voter is not None:
+            self._set_timer(TimerKind.VIEW, self._now_ms + schedule.view_timeout_ms(self._delta_ms))
+        self._set_timer(TimerKind.RETRY, self._now_ms + schedule.retry_ms(self._delta_ms))
         self._dirty = True
 
     def _stalled_views(self) -> int:
         """Views left without finalization; the last one does not count while its finalization may be on its way."""
-        finalized = (view for view, held in self._certificates.items() if VoteKind.FINALIZE in held)
+        finalized = max((each.view for each in self._certificates.finalizations()), default=self._final.view)
         last = View(self._view - 1)
-        in_flight = VoteKind.NOTARIZE in self._certificates.get(last, {})
-        return max(0, last - max(finalized, default=self._final.view) - in_flight)
+        in_flight = self._certificates.find(last, VoteKind.NOTARIZE) is not None
+        return max(0, last - finalized - in_flight)
 
     def _drop_unproven(self, below: View) -> None:
         """Forget old proposals that never got a certificate."""
-        proven = {block for _, block in self._certified()}
+        proven = {certificate.block for certificate in self._certificates.blocks()}
         self._entries = {
             block: entry for block, entry in self._entries.items() if entry.header.view >= below or block in proven
         }
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    def _on_message(self, sender: MemberIndex | None, message: ValidatorMessage) -> None:
+    def _on_message(self, sender: PeerId | None, message: ValidatorMessage) -> None:
         try:
-            match message:
-                case Vote():
-                    self._on_vote(message)
-                case Certificate():
-                    self._on_certificate(message)
-                case Proposal():
-                    self._on_proposal(sender, message)
-                case BodyMessage():
-                    self._on_body(sender, message)
-                case Status():
-                    self._on_status(sender, message)
-                case Want():
-                    self._on_want(sender, message)
-                case _:
-                    assert_never(message)
+            epoch = _epoch_of(message)
+            if epoch is None or epoch == self._term.epoch:
+                self._on_current(sender, message)
+            elif epoch > self._term.epoch:
+                self._on_later(sender, message, epoch)
+            else:
+                self._on_earlier(sender, message, epoch)
         except Rejected as rejection:
             self._counts["rejections"] += 1
             if sender is not None and rejection.reason.blame is not Blame.NOBODY:
                 self._effects.append(Score(sender, rejection.reason))
 
+    def _on_current(self, sender: PeerId | None, message: ValidatorMessage) -> None:
+        match message:
+            case Vote():
+                self._on_vote(message)
+            case Certificate():
+                self._on_certificate(message)
+            case Proposal():
+                self._on_proposal(sender, message)
+            case BodyMessage():
+                self._on_body(sender, message)
+            case Status():
+                self._on_status(sender, message)
+            case Want():
+                self._on_want(sender, message)
+            case _:
+                assert_never(message)
+
+    def _on_later(self, sender: PeerId | None, message: ValidatorMessage, epoch: Epoch) -> None:
+        """Nothing of a later epoch can be checked yet. Where its boundary is behind us we are told by whoever says so."""
+        self._behind = True
+        self._counts["far"] += isinstance(message, Vote)
+        if isinstance(message, Status):
+            if sender is not None and self._spend(sender, 1):
+                self._tell((sender,), self._status())  # it answers with the finalization of our epoch's boundary
+            return
+        if epoch != self._term.epoch + 1 or not isinstance(message, Vote | Certificate | Proposal):
+            return
+        if sender in self._term.next_members and sender is not None:
+            self._early_messages.keep(sender, message)
+        parent = message.parent_certificate if isinstance(message, Proposal) else None
+        if parent is not None and parent.epoch == self._term.epoch:
+            self._on_certificate(parent)
+
+    def _on_earlier(self, sender: PeerId | None, message: ValidatorMessage, epoch: Epoch) -> None:
+        """Stragglers are shown the way out of their epoch; late votes of the epoch before may be evidence."""
+        if isinstance(message, Status):
+            boundary = self._boundaries.find(epoch)
+            if sender is not None and boundary is not None and self._spend(sender, 1):
+                self._tell((sender,), boundary)
+            return
+        past = self._past
+        if past is None or epoch != past.term.epoch:
+            self._counts["far"] += isinstance(message, Vote)
+            return
+        if isinstance(message, Vote | Proposal):
+            vote = message.vote if isinstance(message, Proposal) else message
+            for evidence in past.add_vote(vote):
+                self._report(evidence)
+        elif isinstance(message, Certificate):
+            for evidence in past.add_certificate(message):
+                self._report(evidence)
+            if past.contradicts(message):
+                self._halt(f"another block was finalized in view {message.view} of epoch {epoch}")
+
     def _on_vote(self, vote: Vote) -> None:
-        if vote.epoch != self._roster.epoch or not self._is_open(vote.view):
+        if not self._is_open(vote.view):
             self._counts["far"] += 1
             return
-        if vote.signer >= len(self._roster.members):
+        if vote.signer >= len(self._term.roster.members):
             raise Rejected(Reason.NOT_A_MEMBER, f"signer {vote.signer}")
         added = self._tally.add(vote)
         self._act_on(vote, added)
-        by_leader = vote.view == self._view and vote.signer == self._schedule.leader(vote.view)
-        unknown = vote.kind is VoteKind.NOTARIZE and vote.block not in self._entries
-        if added.outcome is Outcome.NEW and by_leader and unknown:
+        if added.outcome is Outcome.NEW and self._lacks_proposal_of(vote):
             self._send(vote.signer, Want((vote.block,)))  # the leader repeats itself: its proposal was lost
+
+    def _lacks_proposal_of(self, vote: Vote) -> bool:
+        if vote.kind is not VoteKind.NOTARIZE or not self._is_leaders(vote):
+            return False
+        entry = self._entries.get(vote.block)
+        return entry is None or (self._proposal is None and entry.header.view < vote.view)
+
+    def _is_leaders(self, vote: Vote) -> bool:
+        """Whether a vote is of the current view, by its leader."""
+        return vote.view == self._view and vote.signer == self._term.schedule.leader(vote.view)
 
     def _is_open(self, view: View) -> bool:
         """Whether votes of this view are counted; those of finalized views may still be evidence.
@@ -437,23 +572,20 @@ class FinalityCore:
             self._report(added.evidence)
         if added.certificate is not None:
             self._install(added.certificate)
-        by_leader = vote.view == self._view and vote.signer == self._schedule.leader(vote.view)
-        if added.outcome is Outcome.NEW and by_leader and vote.kind is VoteKind.NULLIFY:
+        if added.outcome is Outcome.NEW and vote.kind is VoteKind.NULLIFY and self._is_leaders(vote):
             self._nullify()  # the leader gives up: nobody else will propose in this view
 
     def _report(self, evidence: Evidence) -> None:
         self._counts["evidence"] += 1
-        self._effects += [evidence, Score(evidence.first.signer, Reason.EQUIVOCATION)]
+        self._effects += [evidence, Score(evidence.validator, Reason.EQUIVOCATION)]
 
     # -- certificates (R4, R5, R6, R9) --------------------------------------------------------------------------------
 
     def _on_certificate(self, certificate: Certificate) -> None:
-        if certificate.epoch != self._roster.epoch:
-            return
         if certificate.view <= self._final.view:
             self._on_late_certificate(certificate)
             return
-        held = self._certificates.get(certificate.view, {}).get(certificate.kind)
+        held = self._certificates.find(certificate.view, certificate.kind)
         if held is None:
             self._install(self._tally.check(certificate))
         elif held.block != certificate.block:
@@ -465,20 +597,13 @@ class FinalityCore:
             return
         for evidence in self._tally.absorb(self._tally.check(certificate)):
             self._report(evidence)
-        known = certificate.view >= next(iter(self._final_blocks))
-        if certificate.kind is VoteKind.FINALIZE and known:
-            final = self._final_blocks.get(certificate.view)
-            if final != certificate.block:
-                self._halt(f"another block was finalized in view {certificate.view}")
+        if certificate.kind is VoteKind.FINALIZE and conflicts(certificate, self._final_blocks, None):
+            self._halt(f"another block was finalized in view {certificate.view}")
 
     def _install(self, certificate: CheckedCertificate, *, announce: bool = True) -> None:
         """Store a certificate, broadcast it once if it is news, and leave its view."""
-        if certificate.view <= self._final.view:
+        if certificate.view <= self._final.view or not self._certificates.add(certificate):
             return
-        held = self._certificates.setdefault(certificate.view, {})
-        if certificate.kind in held:
-            return
-        held[certificate.kind] = certificate
         if self._is_open(certificate.view):
             for evidence in self._tally.absorb(certificate):
                 self._report(evidence)
@@ -500,92 +625,119 @@ class FinalityCore:
         self._halted = sentence
         self._effects.append(Halt(sentence))
 
-    def _certified(self) -> Iterator[tuple[CheckedCertificate, Digest]]:
-        """Notarized or finalized open blocks in ascending order of view, one for each view."""
-        for view in sorted(self._certificates):
-            held = self._certificates[view]
-            certificate = held.get(VoteKind.FINALIZE) or held.get(VoteKind.NOTARIZE)
-            if certificate is not None:
-                yield certificate, certificate.block
-
     # -- proposals and bodies (R3) ------------------------------------------------------------------------------------
 
-    def _on_proposal(self, sender: MemberIndex | None, proposal: Proposal) -> None:
-        header, vote = proposal.header, proposal.vote
+    def _on_proposal(self, sender: PeerId | None, proposal: Proposal) -> None:
+        """A new block, or the epoch's boundary block proposed again in a later view than its own."""
+        header, vote, view = proposal.header, proposal.vote, proposal.vote.view
         if header.chain != self._chain:
             raise Rejected(Reason.WRONG_CHAIN, "proposal of another chain or fork")
-        if header.epoch != self._roster.epoch or header.view <= self._final.view:
-            return
         block = header.digest()
-        if block in self._entries:
+        again = self._is_again(proposal)
+        if (vote.epoch, vote.kind, vote.block) != (header.epoch, VoteKind.NOTARIZE, block):
+            raise Rejected(Reason.MALFORMED, "a proposal carries its leader's NOTARIZE of it")
+        if not again and (vote.view, vote.signer) != (header.view, header.proposer):
+            raise Rejected(Reason.MALFORMED, "only a boundary block is proposed again")
+        if view <= self._final.view or (block in self._entries and not again):
             return
-        says = (vote.epoch, vote.view, vote.kind, vote.block, vote.signer)
-        if says != (header.epoch, header.view, VoteKind.NOTARIZE, block, header.proposer):
-            raise Rejected(Reason.MALFORMED, "a proposal carries its proposer's NOTARIZE of it")
-        if header.proposer != self._schedule.leader(header.view):
-            raise Rejected(Reason.WRONG_LEADER, f"member {header.proposer} in view {header.view}")
+        if vote.signer != self._term.schedule.leader(view):
+            raise Rejected(Reason.WRONG_LEADER, f"member {vote.signer} in view {view}")
         wanted = block in self._wants
-        if not wanted and header.view < self._view:
+        if not wanted and view < self._view:
             self._on_vote(vote)
             return
-        check_vote(vote, self._roster, self._chain, self._verify)
-        if not wanted:
-            try:
-                self._check_proposal(proposal)
-            except Rejected:
-                if sender == header.proposer and header.view == self._view:
-                    self._nullify()  # R3: invalid, at once. Relayed by others it proves nothing against the leader
-                raise
-            finally:
-                self._count(vote)
-            if header.view != self._view or self._proposal is not None:
+        check_vote(vote, self._term.roster, self._chain, self._verify)
+        if wanted:  # a quorum has found it good
+            self._admit(block, _Entry(header, proposal, None))
+            if not again or view < self._view:
                 return
-            self._proposal = block
-        self._admit(block, _Entry(header, proposal, None))
+        try:
+            self._check_proposal(proposal)
+        except Rejected:
+            if sender == self._term.peer(vote.signer) and view == self._view:
+                self._nullify()  # R3: invalid, at once. Relayed by others it proves nothing against the leader
+            raise
+        finally:
+            self._count(vote)
+        if view != self._view or self._proposal is not None:
+            return
+        self._proposal = block
+        self._dirty = True
+        if block not in self._entries:
+            self._admit(block, _Entry(header, proposal, None))
+
+    def _is_again(self, proposal: Proposal) -> bool:
+        return proposal.header.height == self._term.boundary and proposal.vote.view > proposal.header.view
 
     def _check_proposal(self, proposal: Proposal) -> None:
         """Take the certificates that came along, which may bring us to its view, then check ancestry and header.
 
         Time and height are checked when the parent is here; the body when it is.
         """
-        header, parent = proposal.header, proposal.parent_certificate
-        if parent is not None:
-            if parent.kind is VoteKind.NULLIFY or (parent.view, parent.block) != (header.parent_view, header.parent):
-                raise Rejected(Reason.WRONG_ANCESTRY, "the certificate is not the parent's")
-            self._take(parent)
+        view, ground = proposal.vote.view, self._find_ground(proposal)
         for certificate in proposal.nullifications:
-            if certificate.kind is not VoteKind.NULLIFY or not header.parent_view < certificate.view < header.view:
+            names = (certificate.kind, certificate.epoch)
+            if names != (VoteKind.NULLIFY, self._term.epoch) or not ground.view < certificate.view < view:
                 raise Rejected(Reason.WRONG_ANCESTRY, "a certificate that nullifies no view between parent and block")
             self._take(certificate)
-        if header.view != self._view:
+        if view != self._view:
             return
-        self._check_parent(header)
-        self._check_skips(header)
-        self._check_header(header)
+        self._check_ground(ground)
+        self._check_skips(ground.view, view)
+        self._check_header(proposal.header)
+
+    def _find_ground(self, proposal: Proposal) -> _Ground:
+        """What the proposal says that it stands on; its certificate for that is taken."""
+        header, certificate = proposal.header, proposal.parent_certificate
+        if self._is_again(proposal):
+            if certificate is None or not header.view <= certificate.view < proposal.vote.view:
+                raise Rejected(Reason.WRONG_ANCESTRY, "a block that is proposed again comes with its notarization")
+            ground = _Ground(certificate.view, proposal.vote.block)
+        else:
+            ground = _Ground(header.parent_view, header.parent)
+        if certificate is None:
+            return ground
+        if certificate.epoch != self._term.epoch:
+            self._check_first(header, certificate)
+            return ground
+        if certificate.kind is VoteKind.NULLIFY or (certificate.view, certificate.block) != ground:
+            raise Rejected(Reason.WRONG_ANCESTRY, "the certificate is not the parent's")
+        self._take(certificate)
+        return ground
+
+    def _check_first(self, header: Header, certificate: Certificate) -> None:
+        """The first block of an epoch stands on the boundary before, whose finalization we have: for stragglers, it travels."""
+        names = (certificate.epoch, certificate.kind, certificate.block)
+        if names != (self._term.epoch - 1, VoteKind.FINALIZE, header.parent) or header.parent_view != 0:
+            raise Rejected(Reason.WRONG_ANCESTRY, "a certificate of another epoch")
 
     def _take(self, certificate: Certificate) -> None:
         """A certificate that came inside a proposal: everybody has it, so it is not broadcast."""
-        if certificate.view > self._final.view and certificate.kind not in self._certificates.get(certificate.view, {}):
+        known = self._certificates.find(certificate.view, certificate.kind) is not None
+        if certificate.view > self._final.view and not known:
             self._install(self._tally.check(certificate), announce=False)
 
-    def _check_parent(self, header: Header) -> None:
-        if (header.parent_view, header.parent) == (self._final.view, self._final.block):
+    def _check_ground(self, ground: _Ground) -> None:
+        if ground == (self._final.view, self._final.block):
             return
-        held = self._certificates.get(header.parent_view, {})
-        certified = (held.get(VoteKind.NOTARIZE), held.get(VoteKind.FINALIZE))
-        if not any(certificate is not None and certificate.block == header.parent for certificate in certified):
+        kinds = (VoteKind.NOTARIZE, VoteKind.FINALIZE)
+        held = [self._certificates.find(ground.view, kind) for kind in kinds]
+        if not any(certificate is not None and certificate.block == ground.block for certificate in held):
             raise Rejected(Reason.WRONG_ANCESTRY, "the parent has no certificate")
 
-    def _check_skips(self, header: Header) -> None:
+    def _check_skips(self, above: View, below: View) -> None:
         """Every view between parent and block must be nullified: the step on which safety rests (chain.md 2.10)."""
-        for view in range(header.parent_view + 1, header.view):
-            if VoteKind.NULLIFY not in self._certificates.get(View(view), {}):
+        for view in range(above + 1, below):
+            if self._certificates.find(View(view), VoteKind.NULLIFY) is None:
                 raise Rejected(Reason.WRONG_ANCESTRY, f"view {view} was skipped without a nullification")
 
     def _check_header(self, header: Header) -> None:
+        term = self._term
         fixed = (header.version, header.roster, header.next_roster, header.beacon, header.evidence_root)
-        if fixed != (HEADER_VERSION, self._roster_digest, self._roster_digest, self._roster.beacon, NO_EVIDENCE):
+        if fixed != (HEADER_VERSION, term.roster_digest, term.next_digest, term.roster.beacon, NO_EVIDENCE):
             raise Rejected(Reason.MALFORMED, "header fields that this epoch fixes")
+        if not term.first <= header.height <= term.boundary:
+            raise Rejected(Reason.WRONG_ANCESTRY, f"height {header.height} is not of epoch {term.epoch}")
         if header.body_bytes > BODY_BYTES_MAX:
             raise Rejected(Reason.TOO_LARGE, f"body of {header.body_bytes} bytes")
         if header.body_root == _EMPTY_ROOT and header.body_bytes != len(EMPTY_BODY):
@@ -596,10 +748,8 @@ class FinalityCore:
         self._dirty = True
         if entry.header.body_root == _EMPTY_ROOT:
             self._take_body(block, entry, EMPTY_BODY)
-        for sender, message in list(self._early.items()):
-            if message.block == block:
-                del self._early[sender]
-                self._take_body(block, entry, message.body)
+        for body in self._early_bodies.take(block):
+            self._take_body(block, entry, body)
         if entry.body is None and block == self._proposal:
             self._set_timer(TimerKind.BODY, self._now_ms + self._delta_ms // 2)
 
@@ -611,16 +761,15 @@ class FinalityCore:
         self._dirty = True
         return True
 
-    def _on_body(self, sender: MemberIndex | None, message: BodyMessage) -> None:
+    def _on_body(self, sender: PeerId | None, message: BodyMessage) -> None:
         entry = self._entries.get(message.block)
         if entry is not None:
             if entry.body is None and not self._take_body(message.block, entry, message.body):
                 raise Rejected(Reason.WRONG_DIGEST, "body of another block")
-        elif sender is not None and message.block not in self._recent and len(message.body) <= BODY_BYTES_MAX:
-            self._early[sender] = message
-            self._early.move_to_end(sender)
-            if len(self._early) > BODIES_EARLY_MAX:
-                self._early.popitem(last=False)
+            return
+        fits = message.block not in self._recent and len(message.body) <= BODY_BYTES_MAX
+        if fits and sender is not None and (sender in self._term.places or sender in self._term.next_members):
+            self._early_bodies.keep(sender, message)
 
     def _find_parent(self, header: Header) -> _Parent | None:
         """The parent, if the application knows its state: it is the last final block, or was accepted."""
@@ -635,14 +784,14 @@ class FinalityCore:
 
     def _request_checks(self) -> None:
         """Ask the application about every block that may be voted for, parents first; ask members for what is missing."""
-        if self._signer is None:
+        if self._voter is None:
             return
-        for certificate, block in self._certified():
-            entry = self._entries.get(block)
+        for certificate in self._certificates.blocks():
+            entry = self._entries.get(certificate.block)
             if entry is None or entry.body is None:
-                self._want(block, certificate.plain)
+                self._want(certificate.block, certificate.plain)
             else:
-                self._request_check(block, entry)
+                self._request_check(certificate.block, entry)
         if self._proposal is not None:
             entry = self._entries[self._proposal]
             if entry.body is not None:
@@ -655,10 +804,12 @@ class FinalityCore:
         parent = self._find_parent(header)
         if parent is None:
             return
-        if header.height != parent.height + 1 or header.time_ms <= parent.time_ms or header.parent_view != parent.view:
+        follows = header.height == parent.height + 1 and header.parent_view == parent.view
+        if not follows or header.time_ms <= parent.time_ms or header.height > self._term.boundary:
             self._refuse(block, entry, Reason.WRONG_ANCESTRY)
             return
-        if block == self._proposal and header.time_ms > max(self._now_ms + CLOCK_SLACK_MS, parent.time_ms + 1):
+        new = block == self._proposal and header.view == self._view
+        if new and header.time_ms > max(self._now_ms + CLOCK_SLACK_MS, parent.time_ms + 1):
             # A leader must be later than its parent, whose time a quorum found good: for that it is not to blame.
             self._put_off(block, header)
             return
@@ -669,8 +820,7 @@ class FinalityCore:
         """Too far ahead of our clock: give the view up, and forget the block. If a quorum takes it, it comes back."""
         del self._entries[block]
         self._proposal = None
-        if header.proposer != self._me:
-            self._effects.append(Score(header.proposer, Reason.CLOCK_OFF))
+        self._blame(header.proposer, Reason.CLOCK_OFF)
         self._nullify()
 
     def _on_checked(self, event: BodyChecked) -> None:
@@ -700,32 +850,35 @@ class FinalityCore:
 
     def _refuse(self, block: Digest, entry: _Entry, reason: Reason) -> None:
         entry.check = _Check.REFUSED
-        if entry.header.proposer != self._me:
-            self._effects.append(Score(entry.header.proposer, reason))
+        self._blame(entry.header.proposer, reason)
         if block == self._proposal:
             self._nullify()
+
+    def _blame(self, member: MemberIndex, reason: Reason) -> None:
+        if member != self._term.me and member < len(self._term.roster.members):
+            self._effects.append(Score(self._term.peer(member), reason))
 
     # -- voting -------------------------------------------------------------------------------------------------------
 
     def _vote_for_proposal(self) -> None:
         """R3: NOTARIZE the current view's proposal once it is accepted."""
         block = self._proposal
-        if block is not None and self._signer is not None and self._entries[block].check is _Check.ACCEPTED:
-            self._cast(self._signer.notarize(self._view, ExecutedBlock(block)))
+        if block is not None and self._voter is not None and self._entries[block].check is _Check.ACCEPTED:
+            self._cast(self._voter.notarize(self._view, ExecutedBlock(block)))
 
     def _vote_to_finalize(self) -> None:
         """R4: FINALIZE whatever is notarized and accepted, also after its view was left."""
-        if self._signer is None:
+        if self._voter is None:
             return
-        for view in sorted(self._certificates):
-            notarization = self._certificates.get(view, {}).get(VoteKind.NOTARIZE)
+        for view in self._certificates.views():
+            notarization = self._certificates.find(view, VoteKind.NOTARIZE)
             entry = self._entries.get(notarization.block) if notarization else None
             if notarization and entry and entry.check is _Check.ACCEPTED:
-                self._cast(self._signer.finalize(notarization, ExecutedBlock(notarization.block)))
+                self._cast(self._voter.finalize(notarization, ExecutedBlock(notarization.block)))
 
     def _nullify(self) -> None:
-        if self._signer is not None:
-            self._cast(self._signer.nullify(self._view))
+        if self._voter is not None:
+            self._cast(self._voter.nullify(self._view))
 
     def _cast(self, signed: SignedVote | None, carrier: Sequence[ValidatorMessage] = ()) -> None:
         """Journal, then send (S6), then count. ``carrier``: the messages that bring the vote, if not itself alone."""
@@ -741,12 +894,11 @@ class FinalityCore:
 
     def _finalize_certified(self) -> None:
         """Finalize the highest block with a finalization whose ancestors are all here."""
-        for view in sorted(self._certificates, reverse=True):
+        for certificate in reversed(self._certificates.finalizations()):
             if self._halted is not None:
                 return
-            certificate = self._certificates[view].get(VoteKind.FINALIZE)
-            path = self._path_to(certificate) if certificate is not None else None
-            if certificate is not None and path:
+            path = self._path_to(certificate)
+            if path:
                 self._finish(path, certificate)
                 return
 
@@ -786,15 +938,17 @@ class FinalityCore:
             check_invariant(
                 block.header.height == self._final.height + 1 + index, "finalized heights go up by one, each once"
             )
+        last = blocks[-1]
+        check_invariant(last.header.height <= self._term.boundary, "an epoch ends with its boundary block")
         self._effects.append(Finalized(tuple(blocks)))
         self._counts["finalized"] += len(blocks)
         for block in blocks:
             self._final_blocks[block.header.view] = block.header.digest()
         while len(self._final_blocks) > FINAL_VIEWS_KEPT:
             self._final_blocks.popitem(last=False)
-        self._final = Anchor.of(blocks[-1].header, blocks[-1].certificate)
+        self._final = Anchor.of(last.header, last.certificate)
         view = self._final.view
-        self._certificates = {at: held for at, held in self._certificates.items() if at > view}
+        self._certificates.drop_through(view)
         self._entries = {
             block: entry
             for block, entry in self._entries.items()
@@ -805,12 +959,15 @@ class FinalityCore:
         self._wants.clear()  # what is still missing is asked for again
         if self._signer is not None:
             self._signer.abstain_through(view)
+        if last.header.height == self._term.boundary:
+            self._close_epoch()
+            return
         self._enter(View(view + 1))
         self._dirty = True
 
     def _on_synced(self, blocks: tuple[FinalizedBlock, ...]) -> None:
         news = [block for block in blocks if block.header.height > self._final.height]
-        if not news or news[0].header.height != self._final.height + 1:
+        if not news or news[0].header.height != self._final.height + 1 or news[0].header.epoch != self._term.epoch:
             return
         if news[0].header.parent != self._final.block:
             self._halt(f"synced blocks do not extend height {self._final.height}")
@@ -819,15 +976,22 @@ class FinalityCore:
         check_invariant(certificate is not None, "synced blocks end with a certificate")
         self._advance(news)
 
-    def _fetch(self, target: Certificate) -> None:
+    def _fetch(self, target: Certificate | None) -> None:
         if not self._fetching:
             self._fetching = True
             self._effects.append(FetchBlocks(Height(self._final.height + 1), target))
 
     # -- proposing (R2) -----------------------------------------------------------------------------------------------
 
+    @property
+    def _me(self) -> MemberIndex | None:
+        return self._term.me
+
     def _may_propose(self) -> bool:
-        return self._signer is not None and self._schedule.leader(self._view) == self._me
+        return self._voter is not None and self._term.schedule.leader(self._view) == self._me
+
+    def _is_building(self, epoch: Epoch, view: View) -> bool:
+        return (epoch, view) == (self._term.epoch, self._view) and self._lead in (_Lead.BUILDING, _Lead.CLOSING)
 
     def _try_propose(self) -> None:
         if self._lead is not _Lead.WAITING:
@@ -839,15 +1003,22 @@ class FinalityCore:
                 self._set_timer(TimerKind.SKIP, self._entered_ms + self._delta_ms)
                 self._send(None, self._status())  # a hole in the certificates is filled by whoever can
             return
-        # Our own clock bounds the wait: a parent from the future must not cost us the view.
+        # Our own clock bounds the wait: a parent from the future must not cost us the view. A boundary block is proposed again
+        # only if its finalization, which is on its way now, has not come within the interval.
         interval_ms = self._rule.block_interval_ms_min
-        at_ms = min(parent.time_ms + interval_ms, self._entered_ms + interval_ms)
+        again = parent.height == self._term.boundary
+        at_ms = self._entered_ms + interval_ms
+        if not again:
+            at_ms = min(parent.time_ms + interval_ms, at_ms)
         if self._now_ms < at_ms:
             if TimerKind.PROPOSE not in self._lead_timers:
                 self._lead_timers.add(TimerKind.PROPOSE)
                 self._set_timer(TimerKind.PROPOSE, at_ms)
             return
-        self._request_build(parent)
+        if again:
+            self._propose_again(parent)
+        else:
+            self._request_build(parent)
 
     def _request_build(self, parent: _Parent, *, even_empty: bool = False) -> None:
         if self._me is None:
@@ -858,7 +1029,14 @@ class FinalityCore:
         height = Height(parent.height + 1)
         self._effects.append(
             RequestBuild(
-                self._view, parent.block, height, parent.header, self._lead_time_ms, self._me, even_empty=even_empty
+                epoch=self._term.epoch,
+                view=self._view,
+                parent=parent.block,
+                height=height,
+                parent_header=parent.header,
+                time_ms=self._lead_time_ms,
+                proposer=self._me,
+                even_empty=even_empty,
             )
         )
 
@@ -868,17 +1046,21 @@ class FinalityCore:
         A notarized block whose body we lack is stepped over if its view is nullified too; without that it is waited for.
         """
         for number in range(self._view - 1, self._final.view, -1):
-            held = self._certificates.get(View(number), {})
-            certificate = held.get(VoteKind.FINALIZE) or held.get(VoteKind.NOTARIZE)
+            view = View(number)
+            certificate = self._certificates.find_block(view)
             entry = self._entries.get(certificate.block) if certificate else None
             if certificate and entry and entry.check is _Check.ACCEPTED:
-                return _as_parent(certificate.block, entry.header)
-            if VoteKind.NULLIFY not in held or VoteKind.FINALIZE in held:
+                return _as_parent(certificate.block, entry.header, certificate.plain)
+            nullified = self._certificates.find(view, VoteKind.NULLIFY) is not None
+            if not nullified or self._certificates.find(view, VoteKind.FINALIZE) is not None:
                 return None
         return self._final_parent()
 
     def _wait_idle(self) -> None:
         """Empty blocks follow each other at the idle interval; a view that a silent leader cost was wait enough."""
+        if self._lead is _Lead.CLOSING:  # it was asked for whatever it has
+            self._lead = _Lead.DONE
+            return
         self._lead = _Lead.IDLE
         since_ms = self._entered_ms if self._lead_parent is None else min(self._entered_ms, self._lead_parent.time_ms)
         at_ms = since_ms + self._rule.idle_interval_ms
@@ -907,7 +1089,7 @@ class FinalityCore:
         header = Header(
             version=HEADER_VERSION,
             chain=self._chain,
-            epoch=self._roster.epoch,
+            epoch=self._term.epoch,
             view=self._view,
             height=Height(parent.height + 1),
             parent=parent.block,
@@ -917,9 +1099,9 @@ class FinalityCore:
             body_root=body_root(body),
             body_bytes=len(body),
             state_root=state_root,
-            roster=self._roster_digest,
-            next_roster=self._roster_digest,
-            beacon=self._roster.beacon,
+            roster=self._term.roster_digest,
+            next_roster=self._term.next_digest,
+            beacon=self._term.roster.beacon,
             evidence_root=NO_EVIDENCE,
         )
         self._proposal = header.digest()
@@ -928,43 +1110,44 @@ class FinalityCore:
 
     def _publish(self, block: Digest, entry: _Entry) -> None:
         """Sign our draft and broadcast it, if its view is still the current one."""
-        if self._proposal != block or self._signer is None:
+        if self._proposal != block or self._voter is None:
             return
-        signed = self._signer.notarize(self._view, ExecutedBlock(block))
+        signed = self._voter.notarize(self._view, ExecutedBlock(block))
         if signed is None:
             return
         header = entry.header
-        held = self._certificates.get(header.parent_view, {})
-        parent = held.get(VoteKind.NOTARIZE) or held.get(VoteKind.FINALIZE)
+        parent = self._certificates.find(header.parent_view, VoteKind.NOTARIZE)
+        parent = parent or self._certificates.find(header.parent_view, VoteKind.FINALIZE)
         certificate = parent.plain if parent is not None and parent.block == header.parent else None
         if header.parent == self._final.block:
             certificate = self._final.certificate
-        skipped = self._nullifications(header.parent_view, header.view)
+        skipped = self._certificates.nullifications(header.parent_view, header.view)
         entry.proposal = Proposal(header, certificate, skipped, signed.vote)
         self._store(entry.proposal, entry)
         self._cast(signed, _messages_of(entry.proposal, entry.body))
 
-    def _nullifications(self, above: View, below: View) -> tuple[Certificate, ...]:
-        """Those that fit, the newest first: they are the least likely to be known already."""
-        found: list[Certificate] = []
-        size = 0
-        for number in range(below - 1, max(above, self._final.view), -1):
-            nullification = self._certificates.get(View(number), {}).get(VoteKind.NULLIFY)
-            if nullification is None:
-                continue
-            certificate = nullification.plain
-            size += 80 + len(certificate.signers) + 66 * len(certificate.signatures)
-            if size > NULLIFICATION_BYTES_INLINE_MAX or len(found) == NULLIFICATIONS_INLINE_MAX:
-                break
-            found.append(certificate)
-        return tuple(reversed(found))
+    def _propose_again(self, parent: _Parent) -> None:
+        """Propose the boundary block as it is. Its body does not go along: a quorum has it."""
+        self._lead = _Lead.DONE
+        if self._voter is None or parent.certificate is None:
+            return
+        signed = self._voter.notarize(self._view, ExecutedBlock(parent.block))
+        if signed is None:
+            return
+        entry = self._entries[parent.block]
+        skipped = self._certificates.nullifications(parent.certificate.view, self._view)
+        entry.proposal = Proposal(entry.header, parent.certificate, skipped, signed.vote)
+        self._proposal = parent.block
+        self._counts["again"] += 1
+        self._store(entry.proposal, entry)
+        self._cast(signed, (entry.proposal,))
 
     # -- timers, repetition and repair (R7, R8) -----------------------------------------------------------------------
 
     def _on_timer(self, timer: Timer) -> None:
         if timer.kind is TimerKind.REPAIR:
             self._repair()
-        if timer.view != self._view:
+        if (timer.epoch, timer.view) != (self._term.epoch, self._view):
             return
         match timer.kind:
             case TimerKind.VIEW:
@@ -990,31 +1173,36 @@ class FinalityCore:
 
     def _want_body(self) -> None:
         if self._proposal is not None and self._entries[self._proposal].body is None:
-            self._send(self._schedule.leader(self._view), Want((self._proposal,)))
+            self._send(self._term.schedule.leader(self._view), Want((self._proposal,)))
 
     def _retry(self) -> None:
-        self._set_timer(TimerKind.RETRY, self._now_ms + self._schedule.retry_ms(self._delta_ms))
-        self._allowance = [ALLOWANCE_MAX] * len(self._roster.members)
+        self._set_timer(TimerKind.RETRY, self._now_ms + self._term.schedule.retry_ms(self._delta_ms))
+        self._retries += 1
+        self._behind = self._behind or self._retries > 1  # others may have left this view, or this epoch, long ago
+        self._allowance.clear()
         self._want_body()
         self._speak_again()
 
     def _plan_repair(self) -> None:
         """Keep a timer running while something is missing. Views may pass quickly without us: it belongs to none."""
-        missing = self._wants or self._fetching or any(e.check is _Check.DEFERRED for e in self._entries.values())
+        deferred = any(entry.check is _Check.DEFERRED for entry in self._entries.values())
+        missing = self._wants or self._fetching or self._behind or deferred
         if missing and not self._repairing:
             self._repairing = True
-            at_ms = self._now_ms + self._schedule.delta_ms(0)
-            self._effects.append(SetTimer(Timer(TimerKind.REPAIR, View(0)), at_ms))
+            self._effects.append(SetTimer(_REPAIR, self._now_ms + self._term.schedule.delta_ms(0)))
 
     def _repair(self) -> None:
         """What we asked for did not come: ask others, and the sync protocol for finalized blocks."""
-        self._repairing = self._fetching = False
+        behind = self._behind
+        self._repairing = self._fetching = self._behind = False
         self._check_again()
         for block, asked in sorted(self._wants.items()):
-            self._ask(block, asked, range(len(self._roster.members)))
-        targets = [held[VoteKind.FINALIZE] for held in self._certificates.values() if VoteKind.FINALIZE in held]
+            self._ask(block, asked, range(len(self._term.roster.members)))
+        targets = self._certificates.finalizations()
         if targets:
-            self._fetch(max(targets, key=lambda target: target.view).plain)
+            self._fetch(targets[-1].plain)
+        elif behind:
+            self._fetch(None)
 
     def _check_again(self) -> None:
         for entry in self._entries.values():
@@ -1026,10 +1214,10 @@ class FinalityCore:
         """R8. Whoever is up to date and has said nothing in this view asks one member in turn: an idle network is cheap."""
         if self._me is None:
             return
-        votes = self._signer.votes() if self._signer else []
+        votes = self._voter.votes() if self._voter else []
         votes = [vote for vote in votes if vote.view == self._view or vote.kind is VoteKind.FINALIZE]
         if self._final.view == self._view - 1 and not votes:
-            self._status_turn = (self._status_turn + 1) % len(self._roster.members)
+            self._status_turn = (self._status_turn + 1) % len(self._term.roster.members)
             self._send(MemberIndex(self._status_turn), self._status())
             return
         for vote in votes[-VOTES_REPEATED_MAX:]:
@@ -1041,21 +1229,16 @@ class FinalityCore:
 
     def _best_certificate(self) -> Certificate | None:
         """The one that brought us into this view."""
-        held = self._certificates.get(View(self._view - 1), {})
-        for kind in (VoteKind.FINALIZE, VoteKind.NOTARIZE, VoteKind.NULLIFY):
-            if kind in held:
-                return held[kind].plain
-        return self._final.certificate
+        held = self._certificates.find_any(View(self._view - 1))
+        return held.plain if held is not None else self._final.certificate
 
     def _status(self) -> Status:
-        hole = self._final.view + 1
-        while View(hole) in self._certificates:
-            hole += 1
-        return Status(self._roster.epoch, self._final.view, self._final.height, View(hole))
+        hole = self._certificates.first_hole(self._final.view)
+        return Status(self._term.epoch, self._final.view, self._final.height, hole)
 
-    def _on_status(self, sender: MemberIndex | None, status: Status) -> None:
+    def _on_status(self, sender: PeerId | None, status: Status) -> None:
         """Push what the sender lacks; if it is ahead of us, say where we stand, so that it pushes."""
-        if sender is None or status.epoch != self._roster.epoch:
+        if sender is None or sender not in self._term.places:
             return
         pushed: list[Certificate] = []
         if status.finalized_view < self._final.view and self._final.certificate is not None:
@@ -1064,32 +1247,35 @@ class FinalityCore:
             best = self._best_certificate()
             if best is not None and best not in pushed:
                 pushed.append(best)
-        for view in sorted(view for view in self._certificates if view >= status.current_view):
-            pushed += [certificate.plain for _, certificate in sorted(self._certificates[view].items())]
+        for view in self._certificates.views():
+            if view >= status.current_view:
+                pushed += [certificate.plain for certificate in self._certificates.of(view)]
             if len(pushed) >= CERTIFICATES_PER_STATUS_MAX:
                 break
         for certificate in pushed[:CERTIFICATES_PER_STATUS_MAX]:
             if self._spend(sender, 1):
-                self._send(sender, certificate)
+                self._tell((sender,), certificate)
         ours = self._status()
         ahead = status.finalized_view > ours.finalized_view or status.current_view > ours.current_view
         if ahead and self._spend(sender, 8):
-            self._send(sender, ours)
+            self._tell((sender,), ours)
 
-    def _on_want(self, sender: MemberIndex | None, want: Want) -> None:
-        if sender is None:
+    def _on_want(self, sender: PeerId | None, want: Want) -> None:
+        if sender is None or sender not in self._term.places:
             return
         for block in want.blocks[:BLOCKS_PER_WANT_MAX]:
             entry = self._entries.get(block) or self._recent.get(block)
             if entry is not None and entry.proposal is not None and self._spend(sender, 8):
                 for message in _messages_of(entry.proposal, entry.body):
-                    self._send(sender, message)
+                    self._tell((sender,), message)
 
-    def _spend(self, member: MemberIndex, cost: int) -> bool:
-        """Whether ``member`` may still be sent something that it asked for; refilled at every retry."""
-        if member >= len(self._allowance) or self._allowance[member] < cost:
+    def _spend(self, peer: PeerId, cost: int) -> bool:
+        """Whether ``peer`` may still be sent something that it asked for; refilled at every retry."""
+        full = ALLOWANCE_MAX if peer in self._term.places else ALLOWANCE_OF_STRANGERS
+        left = self._allowance.get(peer, full)
+        if left < cost or (peer not in self._allowance and len(self._allowance) >= PEERS_ALLOWED_MAX):
             return False
-        self._allowance[member] -= cost
+        self._allowance[peer] = left - cost
         return True
 
     def _want(self, block: Digest, certificate: Certificate) -> None:
@@ -1107,15 +1293,36 @@ class FinalityCore:
     # -- effects ------------------------------------------------------------------------------------------------------
 
     def _send(self, to: MemberIndex | None, message: ValidatorMessage) -> None:
-        if self._me is not None and to != self._me:
-            self._effects.append(Send(to, message))
+        """To one member, or to all others when ``to`` is None."""
+        if to is None:
+            self._tell(self._term.others, message)
+        elif to != self._me:
+            self._tell((self._term.peer(to),), message)
+
+    def _tell(self, peers: tuple[PeerId, ...], message: ValidatorMessage) -> None:
+        """A member speaks, to members as a rule; nobody else does."""
+        if self._me is not None and peers:
+            self._effects.append(Send(peers, message))
 
     def _set_timer(self, kind: TimerKind, at_ms: int) -> None:
-        self._effects.append(SetTimer(Timer(kind, self._view), at_ms))
+        self._effects.append(SetTimer(Timer(kind, self._term.epoch, self._view), at_ms))
 
 
-def _as_parent(block: Digest, header: Header) -> _Parent:
-    return _Parent(block, header.view, header.height, header.time_ms, header.state_root, header)
+def _epoch_of(message: ValidatorMessage) -> Epoch | None:
+    """The epoch that a message is about; None for what names blocks alone."""
+    match message:
+        case Vote() | Certificate() | Status():
+            return message.epoch
+        case Proposal():
+            return message.header.epoch
+        case BodyMessage() | Want():
+            return None
+        case _:
+            assert_never(message)
+
+
+def _as_parent(block: Digest, header: Header, certificate: Certificate | None = None) -> _Parent:
+    return _Parent(block, header.view, header.height, header.time_ms, header.state_root, header, certificate)
 
 
 def _messages_of(proposal: Proposal, body: bytes | None) -> list[ValidatorMessage]:
@@ -1123,30 +1330,3 @@ def _messages_of(proposal: Proposal, body: bytes | None) -> list[ValidatorMessag
     if body is None or body == EMPTY_BODY:
         return [proposal]
     return [proposal, BodyMessage(proposal.vote.block, body)]
-
-
-def check_chain(
-    blocks: Sequence[FinalizedBlock], roster: Roster, chain: ChainId, verify: Verify = verify_signature
-) -> tuple[FinalizedBlock, ...]:
-    """Check an answer of the sync protocol before it becomes ``Synced``: links, bodies, and the last certificate.
-
-    Raises ``Rejected`` (WRONG_ANCESTRY, WRONG_CHAIN, WRONG_DIGEST, or as ``check_certificate``); whoever sent it is to
-    blame. Whether it continues our own chain is for the machine to see.
-    """
-    if not blocks:
-        raise Rejected(Reason.WRONG_ANCESTRY, "no blocks")
-    for block in blocks:
-        if block.header.chain != chain or block.header.epoch != roster.epoch:
-            raise Rejected(Reason.WRONG_CHAIN, f"height {block.header.height}")
-        if len(block.body) != block.header.body_bytes or body_root(block.body) != block.header.body_root:
-            raise Rejected(Reason.WRONG_DIGEST, f"body of height {block.header.height}")
-    for block, child in pairwise(blocks):
-        if child.header.parent != block.header.digest() or child.header.height != block.header.height + 1:
-            raise Rejected(Reason.WRONG_ANCESTRY, f"height {child.header.height} does not continue the one below")
-    last = blocks[-1]
-    if last.certificate is None or last.certificate.kind is not VoteKind.FINALIZE:
-        raise Rejected(Reason.NO_QUORUM, "the last block has no finalization")
-    if (last.certificate.view, last.certificate.block) != (last.header.view, last.header.digest()):
-        raise Rejected(Reason.WRONG_ANCESTRY, "the certificate is another block's")
-    check_certificate(last.certificate, roster, chain, verify)
-    return tuple(blocks)

@@ -5,12 +5,15 @@
     application ----- BodyBuilt, --------+                             +--> SetTimer
                       NothingToBuild,    +--> FinalityCore.handle -----+--> RequestBuild             application: a body?
                       BodyChecked,       |      (event, now_ms)        +--> RequestCheck             application: is it good?
-                      Nudge -------------+                             +--> Finalized                application: apply
+                      Nudge,             |                             +--> Finalized                application: apply
+                      EpochOpened -------+
     sync protocol --- Synced ------------+                             +--> FetchBlocks              sync protocol
     the shell ------- Started -----------+                             +--> Score, Evidence, Halt    peer book, evidence pool
 
 Effects are performed in the order given. ``Persist`` and ``StoreBlocks`` are on disk (fsync) before the next effect is
 begun: a vote that was heard and then forgotten is a vote that may be contradicted (chain.md 2.4, S5 and S6).
+
+Peers are named by their node keys, not by their places in a roster: a place is another member's in the next epoch.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 
 from protocol.codec import Message
 from protocol.finality import NO_BLOCK, Certificate, FinalizedBlock, Header, Proposal, ValidatorMessage, Vote
-from protocol.ids import Digest, Height, MemberIndex, View
+from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, View
 from protocol.rejection import Reason
 from protocol.roster import Roster
 
@@ -31,7 +34,8 @@ from protocol.roster import Roster
 class Anchor:
     """The last finalized block: the root of everything that is still open.
 
-    ``certificate`` may be None for genesis, and for a block that was finalized by a later block's certificate.
+    ``certificate`` may be None for genesis, and for a block that was finalized by a later block's certificate. A boundary block
+    always has one, and anchors the epoch after its own: at view 0 there.
     """
 
     block: Digest
@@ -62,10 +66,15 @@ class StoredBlock(Message, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What ``StoreBlocks`` had written above the anchor, in any order. Trusted: it was checked before it was stored."""
+    """What ``StoreBlocks`` had written above the anchor, in any order. Trusted: it was checked before it was stored.
+
+    ``boundaries``: the finalizations of the last epochs' boundary blocks, out of the ledger; at least the last one's, for
+    members that are an epoch behind.
+    """
 
     blocks: tuple[StoredBlock, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    boundaries: tuple[Certificate, ...] = ()
 
 
 # -- timers -----------------------------------------------------------------------------------------------------------
@@ -80,7 +89,7 @@ class TimerKind(enum.Enum):
     IDLE = "idle"  # R2: nothing to propose for so long: propose an empty body
     SKIP = "skip"  # R2: what the leader needs to propose did not come
     BODY = "body"  # R3: the proposal is here, its body is not: ask for it
-    REPAIR = "repair"  # blocks that are certified are missing here, or could not be checked. Of no view
+    REPAIR = "repair"  # blocks that are certified are missing here, or could not be checked. Of no epoch or view
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,7 @@ class Timer:
     """The token of a timer. Setting an equal token again may replace the earlier one or run beside it: both are fine."""
 
     kind: TimerKind
+    epoch: Epoch
     view: View
 
 
@@ -101,9 +111,9 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """A decoded message. ``sender`` is authenticated by the transport; None for gossip and other non-members."""
+    """A decoded message. ``sender`` is authenticated by the transport, a member or not; None for gossip."""
 
-    sender: MemberIndex | None
+    sender: PeerId | None
     message: ValidatorMessage
 
 
@@ -116,6 +126,7 @@ class TimerFired:
 class BodyBuilt:
     """The application's answer to ``RequestBuild``: a body and the state after it. It comes back as ``RequestCheck``."""
 
+    epoch: Epoch
     view: View
     body: bytes
     state_root: Digest
@@ -125,6 +136,7 @@ class BodyBuilt:
 class NothingToBuild:
     """The application's other answer to ``RequestBuild``."""
 
+    epoch: Epoch
     view: View
 
 
@@ -157,13 +169,17 @@ class Synced:
 
 @dataclass(frozen=True, slots=True)
 class EpochOpened:
-    """The application's word after the boundary of an epoch was finalized: who votes now, and who in the epoch after."""
+    """The application's answer to the ``Finalized`` that ends with a boundary block: whom the state says to go on with.
+
+    Until it comes the machine does nothing at all. ``roster`` is the one that the headers of the epoch before called the next,
+    ``next_roster`` the one that the state after the boundary block fixes.
+    """
 
     roster: Roster
     next_roster: Roster
 
 
-Event = EpochOpened | Started | MessageReceived | TimerFired | BodyBuilt | NothingToBuild | BodyChecked | Nudge | Synced
+Event = Started | MessageReceived | TimerFired | BodyBuilt | NothingToBuild | BodyChecked | Nudge | Synced | EpochOpened
 
 
 # -- effects ----------------------------------------------------------------------------------------------------------
@@ -180,7 +196,8 @@ class Persist:
 class StoreBlocks:
     """Keep across restarts, fsync before the next effect (S5); give back in ``Restored``.
 
-    After ``Finalized`` whatever has ``view <= `` the last finalized header's view may be dropped.
+    After ``Finalized`` whatever has ``view <= `` the last finalized header's view may be dropped; after a boundary block
+    everything, for nothing of the next epoch was stored before it.
     """
 
     blocks: tuple[StoredBlock, ...] = ()
@@ -189,9 +206,9 @@ class StoreBlocks:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """To one member, or to every other member when ``to`` is None. May be lost, repeated, reordered."""
+    """To each of these peers, never to this one. May be lost, repeated, reordered."""
 
-    to: MemberIndex | None
+    to: tuple[PeerId, ...]
     message: ValidatorMessage
 
 
@@ -208,6 +225,7 @@ class RequestBuild:
     ``time_ms`` and ``proposer`` will be the header's. ``even_empty``: the wait for something to propose is over.
     """
 
+    epoch: Epoch
     view: View
     parent: Digest
     height: Height
@@ -228,24 +246,30 @@ class RequestCheck:
 
 @dataclass(frozen=True, slots=True)
 class Finalized:
-    """Final for ever, in ascending heights, each once. Only the last block has a certificate; it covers the others."""
+    """Final for ever, in ascending heights, each once. Only the last block has a certificate; it covers the others.
+
+    All are of one epoch. If the last is its boundary block, the answer is ``EpochOpened``.
+    """
 
     blocks: tuple[FinalizedBlock, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FetchBlocks:
-    """Too far behind for ``Want``: fetch the chain from ``from_height`` to the block that ``target`` finalizes."""
+    """Too far behind for ``Want``: fetch the chain from ``from_height`` to the block that ``target`` finalizes.
+
+    ``target`` None: others speak of a later epoch; fetch whatever there is up to the boundary of ours.
+    """
 
     from_height: Height
-    target: Certificate
+    target: Certificate | None
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A member broke a rule."""
+    """A peer, as a rule a member, broke a rule."""
 
-    member: MemberIndex
+    peer: PeerId
     reason: Reason
 
 
@@ -260,9 +284,10 @@ class EvidenceKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Two votes by one member that contradict each other: both signatures were verified."""
+    """Two votes by one member that contradict each other: both signatures were verified. ``validator``: its node key."""
 
     kind: EvidenceKind
+    validator: PeerId
     first: Vote
     second: Vote
 

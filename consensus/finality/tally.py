@@ -73,13 +73,12 @@ _CONTRADICTIONS = {
 }
 
 
-def find_contradiction(one: Vote, other: Vote) -> Evidence | None:
-    """Evidence if the two votes contradict each other; the caller has verified both signatures."""
+def find_contradiction(one: Vote, other: Vote) -> EvidenceKind | None:
+    """How the two votes contradict each other, if they do; the caller has verified both signatures."""
     if (one.signer, one.epoch, one.view) != (other.signer, other.epoch, other.view) or one.block == other.block:
         return None
-    first, second = sorted((one, other), key=lambda vote: vote.kind)
-    kind = _CONTRADICTIONS.get((first.kind, second.kind))
-    return None if kind is None else Evidence(kind, first, second)
+    first, second = sorted((one.kind, other.kind))
+    return _CONTRADICTIONS.get((first, second))
 
 
 def check_vote(vote: Vote, roster: Roster, chain: ChainId, verify: Verify = verify_signature) -> Vote:
@@ -179,12 +178,14 @@ class Tally:
         votes = self._views.setdefault(vote.view, _ViewVotes())
         said = votes.by_member.setdefault(vote.signer, {})
         for other in said.values():
-            evidence = find_contradiction(other, vote)
-            if evidence is not None:
-                if (vote.signer, evidence.kind) in votes.accused:
+            kind = find_contradiction(other, vote)
+            if kind is not None:
+                if (vote.signer, kind) in votes.accused:
                     return _DUPLICATE
-                votes.accused.add((vote.signer, evidence.kind))
-                return Added(Outcome.EQUIVOCATION, evidence=evidence)
+                votes.accused.add((vote.signer, kind))
+                first, second = sorted((other, vote), key=lambda each: each.kind)
+                validator = self._roster.members[vote.signer].node
+                return Added(Outcome.EQUIVOCATION, evidence=Evidence(kind, validator, first, second))
         if vote.kind in said:
             return _DUPLICATE
         said[vote.kind] = vote

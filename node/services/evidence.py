@@ -11,13 +11,11 @@ from typing import Final
 
 import structlog
 
-from consensus.epochs import roster_of
 from consensus.finality.events import Evidence
 from consensus.mempool import Mempool
-from consensus.state import EVIDENCE, ROSTERS, State, evidence_key
+from consensus.state import EVIDENCE, State, evidence_key
 from consensus.transition import fee_nano_min
 from protocol.codec import encode
-from protocol.digest import number
 from protocol.finality import ChainId
 from protocol.genesis import LedgerRule
 from protocol.ids import AccountId, Digest
@@ -48,10 +46,7 @@ class EvidenceService:
 
     async def report(self, evidence: Evidence) -> None:
         """Report a contradiction once; what the chain knows already is not reported."""
-        first, state = evidence.first, self._state()
-        if state.find(ROSTERS, number(first.epoch)) is None:
-            return  # so old that it is nobody's epoch any more
-        validator = roster_of(state, first.epoch).members[first.signer].node
+        first, state, validator = evidence.first, self._state(), evidence.validator
         key = evidence_key(first.epoch, first.view, validator)
         if key in self._reported or state.find(EVIDENCE, key) is not None:
             return

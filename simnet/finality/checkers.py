@@ -2,6 +2,7 @@
 
 agreement       one block at each height, each on the one below; nobody halts             unsafe
 ancestry        one notarized block a view; every view stepped over was nullified         unsafe
+membership      headers name the planned rosters; certificates are theirs, by weight       unsafe
 no framing      an honest member says nothing contradictory, is never blamed or accused   framed
 durability      a final body is on honest disks of more than a third of the weight        not durable
 attribution     whoever forks the chain: pairs of votes convict more than a third         unattributed
@@ -26,9 +27,10 @@ from protocol.finality import (
     body_root,
     vote_text,
 )
-from protocol.ids import Digest, MemberIndex, View
+from protocol.ids import Digest, Epoch, MemberIndex, View
 from protocol.rejection import Reason
-from simnet.finality.genesis import CHAIN, quick_verify
+from protocol.roster import Roster
+from simnet.finality.genesis import CHAIN, ActorId, actor_of, quick_verify
 
 if TYPE_CHECKING:
     from simnet.finality.members import Member
@@ -63,25 +65,25 @@ class Broken(Exception):
 class Watch:
     """Sees everything and says nothing: what a member that nobody trusts is watched by."""
 
-    def heard(self, member: MemberIndex, message: object) -> None:
+    def heard(self, member: ActorId, message: object) -> None:
         """A message reached a member."""
 
-    def sent(self, member: MemberIndex, message: object) -> None:
+    def sent(self, member: ActorId, message: object) -> None:
         """A message left a member."""
 
-    def stored(self, member: MemberIndex, certificate: Certificate) -> None:
+    def stored(self, member: ActorId, certificate: Certificate) -> None:
         """A certificate was written."""
 
-    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+    def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
         """A block is about to enter a member's ledger."""
 
-    def accused(self, member: MemberIndex, evidence: Evidence) -> None:
+    def accused(self, member: ActorId, evidence: Evidence) -> None:
         """A member reports evidence."""
 
-    def blamed(self, member: MemberIndex, whom: MemberIndex, reason: Reason) -> None:
+    def blamed(self, member: ActorId, whom: ActorId, reason: Reason) -> None:
         """A member says that another broke a rule."""
 
-    def halted(self, member: MemberIndex, sentence: str) -> None:
+    def halted(self, member: ActorId, sentence: str) -> None:
         """A member saw proof that the chain is forked."""
 
 
@@ -92,7 +94,7 @@ class Agreement(Watch):
         self._world = world
         self.chain: list[Digest] = []
 
-    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+    def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
         header = block.header
         height, name = int(header.height), header.digest()
         if not 1 <= height <= len(self.chain) + 1 or header.parent != self._name_at(height - 1):
@@ -105,7 +107,7 @@ class Agreement(Watch):
     def _name_at(self, height: int) -> Digest:
         return self.chain[height - 1] if height else NO_BLOCK
 
-    def halted(self, member: MemberIndex, sentence: str) -> None:
+    def halted(self, member: ActorId, sentence: str) -> None:
         self._fork(f"member {member} halted: {sentence}")
 
     def _fork(self, sentence: str) -> None:
@@ -117,49 +119,113 @@ class Agreement(Watch):
 
 
 class Ancestry(Watch):
-    """At most one notarized block a view, and a final block steps over nullified views only."""
+    """At most one notarized block a view, and a final block steps over nullified views only.
 
-    def __init__(self) -> None:
-        self._notarized: dict[View, Digest] = {}
-        self._nullified: set[View] = set()  # asked only "is it in"
+    A boundary block may be final in a later view than its own: each view between then was nullified, or notarized it again.
+    """
 
-    def stored(self, member: MemberIndex, certificate: Certificate) -> None:
+    def __init__(self, world: World) -> None:
+        self._epoch_heights = world.rule.epoch_heights
+        self._notarized: dict[tuple[Epoch, View], Digest] = {}
+        self._nullified: set[tuple[Epoch, View]] = set()  # asked only "is it in"
+
+    def stored(self, member: ActorId, certificate: Certificate) -> None:
+        at = (certificate.epoch, certificate.view)
         if certificate.kind is VoteKind.NULLIFY:
-            self._nullified.add(certificate.view)
+            self._nullified.add(at)
         elif certificate.kind is VoteKind.NOTARIZE:
-            known = self._notarized.setdefault(certificate.view, certificate.block)
+            known = self._notarized.setdefault(at, certificate.block)
             if known != certificate.block:
                 raise Broken(Rule.UNSAFE, f"two blocks are notarized in view {certificate.view}")
 
-    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
-        header = block.header
-        skipped = range(header.parent_view + 1, header.view)
-        missing = [view for view in skipped if View(view) not in self._nullified]
+    def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
+        header, certificate = block.header, block.certificate
+        skipped = [(header.epoch, View(view)) for view in range(header.parent_view + 1, header.view)]
+        missing = [view for epoch, view in skipped if (epoch, view) not in self._nullified]
         if missing:
             raise Broken(Rule.UNSAFE, f"views {missing} were stepped over without a nullification")
+        if (header.height - 1) % self._epoch_heights == 0 and header.parent_view != 0:
+            raise Broken(Rule.UNSAFE, f"the first block of epoch {header.epoch} names view {header.parent_view}")
+        if certificate is None or certificate.view == header.view:
+            return
+        if certificate.view < header.view or header.height % self._epoch_heights:
+            raise Broken(
+                Rule.UNSAFE, f"height {header.height} of view {header.view} is final in view {certificate.view}"
+            )
+        name = header.digest()
+        for number in range(header.view, certificate.view):
+            at = (header.epoch, View(number))
+            if at not in self._nullified and self._notarized.get(at) != name:
+                raise Broken(Rule.UNSAFE, f"the boundary block was carried over view {number}")
+
+
+class Membership(Watch):
+    """Who votes in an epoch is who was planned to, by the planned weights; counted here from the plan and nothing else."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._seen: set[Certificate] = set()  # asked only "is it in"
+        self._digests: dict[int, Digest] = {}
+
+    def stored(self, member: ActorId, certificate: Certificate) -> None:
+        if certificate in self._seen:
+            return
+        self._seen.add(certificate)
+        sets, epoch = self._world.sets, certificate.epoch
+        weights, held = sets.weights(epoch), 0
+        text = vote_text(CHAIN, epoch, certificate.view, certificate.kind, certificate.block)
+        for place, signature in zip(signers_of(certificate), certificate.signatures, strict=True):
+            actor = sets.find_actor(place, epoch)
+            if actor is None or not quick_verify(self._world.keys[actor].public, text, signature):
+                raise Broken(Rule.UNSAFE, f"a vote by none of the members of epoch {epoch} was counted")
+            held += weights[actor]
+        if 3 * held <= 2 * sum(weights):
+            raise Broken(Rule.UNSAFE, f"a certificate of epoch {epoch} has {held} of {sum(weights)}")
+
+    def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
+        header = block.header
+        epoch = (header.height - 1) // self._world.rule.epoch_heights
+        planned = [self._plan(epoch), self._plan(epoch + 1)]
+        named = [header.roster, header.next_roster]
+        if (header.epoch, header.beacon, named) != (epoch, self._world.sets.roster(epoch).beacon, planned):
+            raise Broken(
+                Rule.UNSAFE, f"height {header.height} does not name the members of epochs {epoch} and {epoch + 1}"
+            )
+
+    def _plan(self, epoch: int) -> Digest:
+        """The digest of a plain roster, whatever the machines were given."""
+        if epoch not in self._digests:
+            given = self._world.sets.roster(epoch)
+            self._digests[epoch] = Roster(given.epoch, given.members, given.weights, given.beacon).digest()
+        return self._digests[epoch]
 
 
 class NoFraming(Watch):
     """No honest member signs what could convict it, across restarts too; none is accused or blamed."""
 
     def __init__(self, world: World) -> None:
+        self._sets = world.sets
         self._byzantine = world.byzantine
-        self._weights = world.roster.weights
         self._may_be_blamed = world.over  # on a forked chain the two sides find each other wrong
-        self._signed: dict[tuple[MemberIndex, View], dict[VoteKind, Digest]] = {}
-        self.accused_views: set[tuple[MemberIndex, View]] = set()  # counted, never iterated
+        self._signed: dict[tuple[ActorId, Epoch, View], dict[VoteKind, Digest]] = {}
+        self.accused_in: dict[Epoch, list[ActorId]] = {}
+        self.re_proposals: set[tuple[Epoch, View]] = set()  # counted, never iterated
 
     def convicts_a_third(self) -> bool:
-        """Whether the evidence that members reported is against more than a third of the weight."""
-        accused = {signer for signer, _ in self.accused_views}
-        weight = sum(weight for member, weight in enumerate(self._weights) if member in accused)
-        return 3 * weight > sum(self._weights)
+        """Whether the evidence that members reported of one epoch is against more than a third of its weight."""
+        for epoch, accused in self.accused_in.items():
+            weights = self._sets.weights(epoch)
+            if 3 * sum(weights[actor] for actor in accused) > sum(weights):
+                return True
+        return False
 
-    def sent(self, member: MemberIndex, message: object) -> None:
+    def sent(self, member: ActorId, message: object) -> None:
         vote = message.vote if isinstance(message, Proposal) else message
-        if not isinstance(vote, Vote) or vote.signer != member:
+        if isinstance(message, Proposal) and message.vote.view != message.header.view:
+            self.re_proposals.add((message.vote.epoch, message.vote.view))
+        if not isinstance(vote, Vote) or self._sets.find_actor(vote.signer, vote.epoch) != member:
             return
-        said = self._signed.setdefault((member, vote.view), {})
+        said = self._signed.setdefault((member, vote.epoch, vote.view), {})
         if said.setdefault(vote.kind, vote.block) != vote.block:
             raise Broken(Rule.FRAMED, f"member {member} signed two {vote.kind.name} in view {vote.view}")
         if VoteKind.FINALIZE in said:
@@ -169,13 +235,15 @@ class NoFraming(Watch):
                 sentence = f"member {member} finalized another block than it notarized in view {vote.view}"
                 raise Broken(Rule.FRAMED, sentence)
 
-    def accused(self, member: MemberIndex, evidence: Evidence) -> None:
-        signer = evidence.first.signer
-        self.accused_views.add((signer, evidence.first.view))
-        if signer not in self._byzantine:
-            raise Broken(Rule.FRAMED, f"evidence against honest member {signer}: {evidence.kind}")
+    def accused(self, member: ActorId, evidence: Evidence) -> None:
+        accused = actor_of(evidence.validator)
+        known = self.accused_in.setdefault(evidence.first.epoch, [])
+        if accused not in known:
+            known.append(accused)
+        if accused not in self._byzantine:
+            raise Broken(Rule.FRAMED, f"evidence against honest member {accused}: {evidence.kind}")
 
-    def blamed(self, member: MemberIndex, whom: MemberIndex, reason: Reason) -> None:
+    def blamed(self, member: ActorId, whom: ActorId, reason: Reason) -> None:
         if whom not in self._byzantine and not self._may_be_blamed:
             raise Broken(Rule.FRAMED, f"honest member {whom} was blamed for {reason.name}")
 
@@ -191,17 +259,17 @@ class Durability(Watch):
         self._world = world
         self._highest = 0
 
-    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+    def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
         header = block.header
         if body_root(block.body) != header.body_root:
             raise Broken(Rule.BROKEN, f"the body of height {header.height} is another's")
         if header.height <= self._highest:
             return
         self._highest = header.height
-        name, weights = header.digest(), self._world.roster.weights
+        name, weights = header.digest(), self._world.sets.weights(header.epoch)
         holders = [each.me for each in self._world.members if each.disk.holds(name)]
         held, total = sum(weights[holder] for holder in holders), sum(weights)
-        if 3 * (held + self._world.byzantine_weight) <= 2 * total:
+        if 3 * (held + self._world.sets.byzantine_weight(header.epoch)) <= 2 * total:
             sentence = (
                 f"height {header.height} is final, and honest members {holders} with {held} of {total} hold its body"
             )
@@ -214,7 +282,7 @@ class Promises(Watch):
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+    def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
         ledger = self._world.get_member(member).disk.ledger
         if ledger and block.header.height <= ledger[-1].header.height:
             raise Broken(Rule.BROKEN, f"member {member} finalized height {block.header.height} after {len(ledger)}")
@@ -234,9 +302,9 @@ class Attribution(Watch):
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._said: dict[tuple[MemberIndex, View], list[tuple[VoteKind, Digest]]] = {}
+        self._said: dict[tuple[ActorId, Epoch, View], list[tuple[VoteKind, Digest]]] = {}
 
-    def heard(self, member: MemberIndex, message: object) -> None:
+    def heard(self, member: ActorId, message: object) -> None:
         match message:
             case Vote():
                 self._keep(message)
@@ -251,89 +319,93 @@ class Attribution(Watch):
                 pass
 
     def _open(self, certificate: Certificate) -> None:
-        bits = int.from_bytes(certificate.signers, "little")
-        signers = [MemberIndex(index) for index in range(bits.bit_length()) if bits >> index & 1]
-        for signer, signature in zip(signers, certificate.signatures, strict=False):
+        for signer, signature in zip(signers_of(certificate), certificate.signatures, strict=False):
             vote = Vote(certificate.epoch, certificate.view, certificate.kind, certificate.block, signer, signature)
             self._keep(vote)
 
     def _keep(self, vote: Vote) -> None:
-        if vote.signer >= self._world.count:
+        actor = self._world.sets.find_actor(vote.signer, vote.epoch)
+        if actor is None:
             return
-        said = self._said.setdefault((vote.signer, vote.view), [])
+        said = self._said.setdefault((actor, vote.epoch, vote.view), [])
         if (vote.kind, vote.block) in said:
             return
         text = vote_text(CHAIN, vote.epoch, vote.view, vote.kind, vote.block)
-        if quick_verify(self._world.keys[vote.signer].public, text, vote.signature):
+        if quick_verify(self._world.keys[actor].public, text, vote.signature):
             said.append((vote.kind, vote.block))
 
     def check(self) -> None:
         """Raises ``Broken`` if a third or less is convicted, or an honest member is."""
-        convicted = [member for member in range(self._world.count) if self._is_convicted(MemberIndex(member))]
-        innocent = [member for member in convicted if member not in self._world.byzantine]
+        convicted: dict[Epoch, list[ActorId]] = {}
+        for (actor, epoch, _), said in self._said.items():
+            if actor not in convicted.get(epoch, []) and _is_contradictory(said):
+                convicted.setdefault(epoch, []).append(actor)
+        innocent = [actor for actors in convicted.values() for actor in actors if actor not in self._world.byzantine]
         if innocent:
             raise Broken(Rule.FRAMED, f"what was heard convicts honest members {innocent}")
-        weights = self._world.roster.weights
-        weight, total = sum(weights[member] for member in convicted), sum(weights)
-        if 3 * weight <= total:
-            raise Broken(
-                Rule.UNATTRIBUTED, f"the chain forked, and only {convicted} with {weight} of {total} are convicted"
-            )
+        for epoch, actors in convicted.items():
+            weights = self._world.sets.weights(epoch)
+            if 3 * sum(weights[actor] for actor in actors) > sum(weights):
+                return
+        raise Broken(Rule.UNATTRIBUTED, f"the chain forked, and in no epoch do {convicted} hold more than a third")
 
-    def _is_convicted(self, member: MemberIndex) -> bool:
-        for (signer, _), said in self._said.items():
-            if signer != member:
-                continue
-            for kind, block in said:
-                if any((kind, other) in CONTRADICTIONS and block != against for other, against in said):
-                    return True
-        return False
+
+def _is_contradictory(said: list[tuple[VoteKind, Digest]]) -> bool:
+    """Whether two of one member's votes in one view convict it."""
+    return any((kind, other) in CONTRADICTIONS and block != against for kind, block in said for other, against in said)
+
+
+def signers_of(certificate: Certificate) -> list[MemberIndex]:
+    """The places whose bits are set."""
+    bits = int.from_bytes(certificate.signers, "little")
+    return [MemberIndex(place) for place in range(bits.bit_length()) if bits >> place & 1]
 
 
 class Checkers(Watch):
     """All of them, in the order in which they are told."""
 
     def __init__(self, world: World) -> None:
-        self.highest_view = 0  # of all certificates
+        self._world = world
         self.agreement = Agreement(world)
         self.framing = NoFraming(world)
         self.attribution = Attribution(world) if world.over else None
         durable = [] if world.machine.forgets_journal else [Durability(world)]  # that mutant forgets its blocks too
-        ancestry = [] if world.over else [Ancestry()]  # holds while less than a third is Byzantine
+        # With more than a third Byzantine a run is about attribution alone.
+        sound = [] if world.over else [Membership(world), Ancestry(world)]
         convicting = [self.attribution] if self.attribution is not None else []
         self._all: tuple[Watch, ...] = (
             self.framing,
             Promises(world),
             *convicting,
-            *ancestry,
+            *sound,
             self.agreement,
             *durable,
         )
         self._hearing: tuple[Watch, ...] = tuple(convicting)  # most messages interest nobody: one call a message saved
 
-    def heard(self, member: MemberIndex, message: object) -> None:
+    def heard(self, member: ActorId, message: object) -> None:
         for each in self._hearing:
             each.heard(member, message)
 
-    def sent(self, member: MemberIndex, message: object) -> None:
+    def sent(self, member: ActorId, message: object) -> None:
         self.framing.sent(member, message)
 
-    def stored(self, member: MemberIndex, certificate: Certificate) -> None:
-        self.highest_view = max(self.highest_view, certificate.view)
+    def stored(self, member: ActorId, certificate: Certificate) -> None:
+        self._world.take_note_of_view(certificate.epoch, certificate.view)
         for each in self._all:
             each.stored(member, certificate)
 
-    def finalized(self, member: MemberIndex, block: FinalizedBlock) -> None:
+    def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
         for each in self._all:
             each.finalized(member, block)
 
-    def accused(self, member: MemberIndex, evidence: Evidence) -> None:
+    def accused(self, member: ActorId, evidence: Evidence) -> None:
         self.framing.accused(member, evidence)
 
-    def blamed(self, member: MemberIndex, whom: MemberIndex, reason: Reason) -> None:
+    def blamed(self, member: ActorId, whom: ActorId, reason: Reason) -> None:
         self.framing.blamed(member, whom, reason)
 
-    def halted(self, member: MemberIndex, sentence: str) -> None:
+    def halted(self, member: ActorId, sentence: str) -> None:
         self.agreement.halted(member, sentence)
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NewType
 
 from consensus.finality.events import Anchor
 from protocol.digest import Domain, digest
 from protocol.finality import EMPTY_BODY, ChainId
 from protocol.genesis import ChainRule
-from protocol.ids import Digest, Epoch, MemberIndex, PeerId, Signature, VoteKey
+from protocol.ids import Digest, Epoch, PeerId, Signature, VoteKey
 from protocol.keys import KeyPair
 from protocol.roster import Member, Roster
 
+ActorId = NewType("ActorId", int)  # whoever holds a key, by its number; its place in a roster is another number
 DELTA_MS: Final = 1_000
 GENESIS_MS: Final = 1_000_000
 CHAIN: Final = ChainId(b"test", 0)
@@ -48,15 +49,27 @@ def make_keys(count: int, kind: type[KeyPair] = QuickKey) -> list[KeyPair]:
     return [kind(bytes([index + 1]) * 32) for index in range(count)]
 
 
+def peer_of(actor: int) -> PeerId:
+    """The node key of an actor: ascending with its number."""
+    return PeerId(bytes([actor]) * 32)
+
+
+def actor_of(peer: PeerId) -> ActorId:
+    return ActorId(peer[0])
+
+
 def make_roster(
     keys: list[KeyPair],
     kind: type[Roster] = Roster,
     weights: tuple[int, ...] | None = None,
     beacon: bytes = b"test",
+    epoch: int = 0,
+    actors: Sequence[int] | None = None,
 ) -> Roster:
-    """Equal weights if none are given; the beacon decides who leads which view."""
-    members = tuple(Member(PeerId(bytes([i]) * 32), VoteKey(key.public)) for i, key in enumerate(keys))
-    return kind(Epoch(0), members, weights or (1,) * len(keys), digest(Domain.BEACON, beacon))
+    """Everybody, if no actors are named, and by equal weights, if none are given; the beacon decides who leads which view."""
+    actors = range(len(keys)) if actors is None else actors
+    members = tuple(Member(peer_of(actor), VoteKey(keys[actor].public)) for actor in actors)
+    return kind(Epoch(epoch), members, weights or (1,) * len(members), digest(Domain.BEACON, beacon))
 
 
 def genesis_anchor() -> Anchor:
@@ -77,7 +90,7 @@ WEIGHTS: Final[dict[str, Callable[[random.Random, int], tuple[int, ...]]]] = {
 }
 
 
-def choose_byzantine(random_: random.Random, weights: tuple[int, ...], *, over: bool) -> tuple[MemberIndex, ...]:
+def choose_byzantine(random_: random.Random, weights: tuple[int, ...], *, over: bool) -> tuple[ActorId, ...]:
     """Byzantine members, ascending: the most weight below a third; with ``over`` some weight between one and two thirds.
 
     Empty if no set of members has such a weight.
@@ -95,4 +108,4 @@ def choose_byzantine(random_: random.Random, weights: tuple[int, ...], *, over: 
     if not fitting:
         return ()
     chosen = random_.choice(fitting) if over else max(fitting)
-    return tuple(MemberIndex(member) for member in sorted(reached[chosen]))
+    return tuple(ActorId(member) for member in sorted(reached[chosen]))

@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from consensus.finality.core import FinalityCore, check_chain
+from consensus.finality.chain import check_chain
+from consensus.finality.core import FinalityCore
+from consensus.finality.epochs import epoch_of_child, is_boundary
 from consensus.finality.events import (
     BodyBuilt,
     BodyChecked,
     Effect,
+    EpochOpened,
     Event,
     Evidence,
     FetchBlocks,
@@ -33,22 +36,24 @@ from consensus.finality.events import (
     Synced,
     TimerFired,
 )
-from consensus.finality.signer import VoteSigner
+from consensus.finality.signer import REFUSALS, VoteSigner
 from protocol.codec import decode
 from protocol.finality import EMPTY_BODY, Certificate, FinalizedBlock, ValidatorMessage
-from protocol.ids import Digest, Height, MemberIndex
+from protocol.ids import Digest, Height
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.rejection import Rejected
 from protocol.roster import Roster
 from simnet.finality.checkers import Broken, Rule, Watch
 from simnet.finality.disk import Disk
-from simnet.finality.genesis import CHAIN, RULE, execute, quick_verify
+from simnet.finality.genesis import CHAIN, ActorId, actor_of, execute, peer_of, quick_verify
 
 if TYPE_CHECKING:
     from simnet.finality.world import World
 
 RESTART_MS: Final = (50, 6_000)
 PAUSE_MS: Final = (200, 8_000)
+POLL_MS: Final = 1_000  # how often a node that is no member asks for blocks
+OPENING_MS: Final = 60  # how long the application may take to say who votes in the next epoch
 CHECK_DEFERRED: Final = 0.1  # while there are faults: how often the application lacks something
 
 
@@ -69,13 +74,13 @@ RIGHT: Final = Machine()
 class Member:
     """An honest member. ``watch`` sees what it says, stores and finalizes, and touches nothing."""
 
-    def __init__(self, world: World, me: MemberIndex, watch: Watch, machine: Machine, skew_ms: int = 0) -> None:
+    def __init__(self, world: World, me: ActorId, watch: Watch, machine: Machine, skew_ms: int = 0) -> None:
         self.world = world
         self.me = me
         self.watch = watch
         self.machine = machine
         self.skew_ms = skew_ms
-        self.disk = machine.disk()
+        self.disk = machine.disk(world.rule)
         self.core: FinalityCore | None = None
         self.height_at_heal = 0
         self.left_behind = False  # it does not come back
@@ -94,15 +99,27 @@ class Member:
         disk, machine, world = self.disk, self.machine, self.world
         if machine.forgets_journal and disk.journal:
             disk.journal, disk.blocks, disk.certificates = [], {}, {}
-        key = world.keys[self.me]
-        signer = machine.signer(key, CHAIN, world.roster, disk.journal, disk.state)
+        roster, next_roster = world.rosters(disk.epoch)
+        if disk.state in REFUSALS:
+            lost = machine.signer(world.keys[self.me], CHAIN, roster, disk.journal, disk.state)
+            disk.begin_journal_anew(lost.compacted())
+        signer = machine.signer(world.keys[self.me], CHAIN, roster, disk.journal, disk.state)
         disk.take_note_of_start()
-        anchor = disk.anchor()
+        anchor, restored = disk.anchor(), disk.restored()
         self.roots = {anchor.block: anchor.state_root}
         self.core = machine.core(
-            world.roster, CHAIN, signer, self.me, RULE, anchor, restored=disk.restored(), verify=quick_verify
+            peer_of(self.me),
+            roster,
+            next_roster,
+            CHAIN,
+            signer,
+            world.rule,
+            anchor,
+            restored=restored,
+            verify=quick_verify,
         )
         self.receive(Started())
+        world.later(POLL_MS, self._poll, self._life)
 
     def crash(self) -> None:
         """Stop here; come back later, perhaps without the journal. After the heal nobody crashes."""
@@ -111,9 +128,15 @@ class Member:
             return
         self.core = None
         world.note("crash", self.me)
-        if world.options.lost_journals and world.may_lose_journal(self.me):
+        if world.options.lost_journals and world.may_lose_journal(self):
             self.disk.lose_journal()
         world.later(world.random.randrange(*RESTART_MS), self._restart, self._life)
+
+    def go_away(self, lasts_ms: int) -> None:
+        """Stop and come back much later, with a disk that the others have left behind."""
+        if self.core is not None and self.world.chaos:
+            self.core = None
+            self.world.later(min(lasts_ms, self.world.heal_ms - self.world.now_ms), self._restart, self._life)
 
     def stop(self) -> None:
         """For ever."""
@@ -130,7 +153,7 @@ class Member:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def hear(self, source: MemberIndex, message: Any) -> None:
+    def hear(self, source: ActorId, message: Any) -> None:
         """A message from the network; bytes are decoded as the node's shell does it."""
         if isinstance(message, bytes):
             try:
@@ -139,7 +162,7 @@ class Member:
                 return
         if self.core is not None:
             self.watch.heard(self.me, message)
-        self.receive(MessageReceived(source, message))
+        self.receive(MessageReceived(peer_of(source), message))
 
     def later(self, delay_ms: int, event: Event) -> None:
         """An event that a crash forgets."""
@@ -162,7 +185,9 @@ class Member:
         position = self._where_it_dies(effects)
         for effect in effects[:position]:
             self._perform(effect)
-        if position < len(effects):
+        if position == len(effects):
+            self._maybe_open_epoch(effects)
+        else:
             if world.random.random() < 0.5:
                 self.disk.tear(effects[position], world.random)
             self.crash()
@@ -195,7 +220,7 @@ class Member:
                     self.watch.stored(self.me, certificate)
             case Send(to, message):
                 self.watch.sent(self.me, message)
-                self.say(to, message)
+                self.say(tuple(map(actor_of, to)), message)
             case SetTimer(timer, at_ms):
                 self.later(at_ms - world.now_ms - self.skew_ms, TimerFired(timer))
             case RequestBuild():
@@ -211,15 +236,24 @@ class Member:
             case Halt(sentence):
                 self.stop()  # only its operator starts it again
                 self.watch.halted(self.me, sentence)
-            case Score(member, reason):
-                self.watch.blamed(self.me, member, reason)
+            case Score(peer, reason):
+                self.watch.blamed(self.me, actor_of(peer), reason)
 
-    def say(self, to: MemberIndex | None, message: ValidatorMessage) -> None:
-        """To one member, or to all."""
-        if to is None:
-            self.world.network.broadcast(self.me, message)
+    def say(self, to: tuple[ActorId, ...], message: ValidatorMessage) -> None:
+        """To each of them."""
+        for each in to:
+            self.world.network.send(self.me, each, message)
+
+    def _maybe_open_epoch(self, effects: list[Effect]) -> None:
+        """The application's answer to a boundary block: as a rule at once, so that nothing comes between."""
+        final = [effect.blocks[-1].header.height for effect in effects if isinstance(effect, Finalized)]
+        if not final or not is_boundary(final[-1], self.world.rule):
+            return
+        event = EpochOpened(*self.world.rosters(self.disk.epoch))
+        if self.world.chaos and self.world.random.random() < 0.1:
+            self.later(self.world.random.randrange(OPENING_MS), event)
         else:
-            self.world.network.send(self.me, to, message)
+            self.receive(event)
 
     def _build(self, request: RequestBuild) -> None:
         random_ = self.world.random
@@ -227,9 +261,10 @@ class Member:
         has_something = random_.random() < 0.5
         if (has_something or request.even_empty) and request.parent in self.roots:
             body = random_.randbytes(random_.randrange(1, 40)) if has_something else EMPTY_BODY
-            self.later(delay_ms, BodyBuilt(request.view, body, execute(self.roots[request.parent], body)))
+            root = execute(self.roots[request.parent], body)
+            self.later(delay_ms, BodyBuilt(request.epoch, request.view, body, root))
             return
-        self.later(delay_ms, NothingToBuild(request.view))
+        self.later(delay_ms, NothingToBuild(request.epoch, request.view))
         if random_.random() < 0.3:
             self.later(random_.randrange(100, 500), Nudge())
 
@@ -251,8 +286,19 @@ class Member:
             self.watch.finalized(self.me, block)
             self.roots[block.header.digest()] = block.header.state_root
         self.disk.finalize(blocks)
+        self.world.take_note_of_epoch(self.disk.epoch)
 
-    def _sync(self, life: int, from_height: Height, target: Certificate) -> None:
+    def _poll(self, life: int) -> None:
+        """A node outside the roster has nobody who sends it anything."""
+        if life == self._life and self.core is not None:
+            if (
+                self.world.sets.place_of(self.me, self.disk.epoch) is None
+                and self._paused_until_ms <= self.world.now_ms
+            ):
+                self._sync(life, Height(len(self.disk.ledger) + 1), None)
+            self.world.later(POLL_MS, self._poll, life)
+
+    def _sync(self, life: int, from_height: Height, target: Certificate | None) -> None:
         """The sync protocol of this world: ask members, one after another, for what ``target`` finalizes."""
         if life != self._life or self.core is None:
             return
@@ -262,17 +308,23 @@ class Member:
         for actor in order:
             answer = actor.serve(from_height, target)
             try:
-                blocks = check_chain(answer, world.roster, CHAIN, quick_verify) if answer else ()
+                blocks = check_chain(answer, self.core.roster, CHAIN, world.rule, quick_verify) if answer else ()
             except Rejected:
                 continue
             if blocks:
                 self.receive(Synced(blocks))
+                if is_boundary(blocks[-1].header.height, world.rule):  # there may be more, of the next epoch
+                    following = Height(blocks[-1].header.height + 1)
+                    world.later(world.random.randrange(20, 400), self._sync, life, following, None)
                 return
 
-    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
-        """Our side of the sync protocol: our ledger from this height on, as far as one certificate covers it."""
+    def serve(self, from_height: Height, target: Certificate | None) -> list[FinalizedBlock]:
+        """Our side of the sync protocol: our ledger from this height on, within its epoch, as far as it is certified."""
         ledger = self.disk.ledger
-        for height in range(len(ledger), from_height - 1, -1):
-            if ledger[height - 1].certificate is not None and ledger[height - 1].header.view <= target.view:
+        boundary = epoch_of_child(Height(from_height - 1), self.world.rule) * self.world.rule.epoch_heights
+        boundary += self.world.rule.epoch_heights
+        for height in range(min(len(ledger), boundary), from_height - 1, -1):
+            certificate = ledger[height - 1].certificate
+            if certificate is not None and (target is None or certificate.view <= target.view):
                 return ledger[from_height - 1 : height]
         return []

@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from protocol.ids import MemberIndex
-from simnet.finality.genesis import DELTA_MS
+from protocol.finality import Certificate, Vote, VoteKind
+from simnet.finality.genesis import DELTA_MS, ActorId
 
 if TYPE_CHECKING:
     from simnet.finality.world import World
@@ -99,18 +99,21 @@ class Network:
         source, to = link
         self._clogged_until_ms[source][to] = max(self._clogged_until_ms[source][to], until_ms)
 
-    def reaches(self, source: MemberIndex, to: MemberIndex) -> bool:
+    def reaches(self, source: ActorId, to: ActorId) -> bool:
         """Whether a message sent now could arrive soon."""
         if not self._world.chaos:
             return True
         return not self._stopped[source][to] and self._clogged_until_ms[source][to] <= self._world.now_ms
 
-    def send(self, source: MemberIndex, to: MemberIndex, message: Any) -> None:
+    def send(self, source: ActorId, to: ActorId, message: Any) -> None:
         world, options = self._world, self._world.options
         chance, chaos = world.random.random, world.chaos
         copies = 1
         if chaos:
             if self._stopped[source][to] or chance() < options.loss:
+                return
+            finalizes = isinstance(message, Vote | Certificate) and message.kind is VoteKind.FINALIZE
+            if finalizes and chance() < options.loss_of_finalize:
                 return
             copies += chance() < options.repeat
         for _ in range(copies):
@@ -123,7 +126,7 @@ class Network:
                 delay_ms = min(delay_ms, DELAY_HEALED_MS)
             world.later(1 + delay_ms, world.deliver, source, to, message)
 
-    def broadcast(self, source: MemberIndex, message: Any) -> None:
+    def broadcast(self, source: ActorId, message: Any) -> None:
         for to in range(self._count):
             if to != source:
-                self.send(source, MemberIndex(to), message)
+                self.send(source, ActorId(to), message)

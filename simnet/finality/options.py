@@ -6,9 +6,11 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
-from simnet.finality.genesis import WEIGHTS
+from simnet.finality.genesis import RULE, WEIGHTS
 from simnet.finality.network import SHAPES, SWIZZLE
 from simnet.finality.villains import VILLAINS
+
+EPOCH_HEIGHTS: Final = (2, 3, 4, 6, 12)  # short, so that a run sees many boundaries
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,9 @@ class Options:
     """One run's faults. Probabilities of one; counts over the whole time of faults."""
 
     loss: float = 0.0
+    loss_of_finalize: float = (
+        0.0  # of votes and certificates that finalize: what makes boundary blocks be proposed again
+    )
     repeat: float = 0.0
     delay_mean_ms: float = 20.0
     tail: float = 0.0
@@ -28,6 +33,8 @@ class Options:
     skew_ms: int = 0  # clocks are off by up to so much, each by its own
     leave_behind: bool = False  # after the heal only a random core of more than two thirds lives
     weights: str = "equal"
+    epoch_heights: int = RULE.epoch_heights
+    set_changes: bool = False  # members join, leave, and change their weights between epochs; some begin later
     villain: str | None = None
 
     @classmethod
@@ -36,6 +43,7 @@ class Options:
         shapes = (*SHAPES, SWIZZLE)
         return cls(
             loss=random_.choice((0.0, 0.05, 0.1, 0.3, 0.4)),
+            loss_of_finalize=random_.choice((0.0, 0.0, 0.5, 0.9)),
             repeat=random_.choice((0.0, 0.2, 0.5)),
             delay_mean_ms=random_.choice((20.0, 60.0, 150.0)),
             tail=random_.choice((0.0, 0.02, 0.1)),
@@ -48,6 +56,8 @@ class Options:
             skew_ms=random_.choice((0, 0, 500, 2_000)),
             leave_behind=random_.random() < 0.3,
             weights=random_.choice(("equal", *WEIGHTS)),
+            epoch_heights=random_.choice((*EPOCH_HEIGHTS, RULE.epoch_heights)),
+            set_changes=random_.random() < 0.8,
             villain=random_.choice(tuple(VILLAINS)) if random_.random() < 0.5 else None,
         )
 
@@ -59,6 +69,8 @@ class Options:
 CALM: Final = Options()
 # A villain and little else: what a villain does shows best when nothing else goes wrong.
 ALMOST_CALM: Final = Options(loss=0.05, crashes=1, cut=0.002)
+# The same across many boundaries, at which votes are lost often enough for blocks to be proposed again.
+BOUNDARIES: Final = Options(loss=0.05, loss_of_finalize=0.8, crashes=2, cut=0.002, epoch_heights=2, set_changes=True)
 
 
 def _differs(options: Options, name: str) -> bool:

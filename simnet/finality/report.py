@@ -70,6 +70,9 @@ def facts_of(plan: Plan, totals: Totals) -> dict[str, object]:
         "exposed": totals.exposed,
         "simulated_hours": round(totals.simulated_ms / MS_PER_HOUR, 4),
         "events": totals.events,
+        "epochs": totals.epochs,
+        "set_changes": totals.set_changes,
+        "re_proposals": totals.re_proposals,
         "digest": totals.digest,
         "failures": [
             {"seed": failure.seed, "sentence": failure.sentence, "repeat": plan.command(failure.seed)}
@@ -93,6 +96,9 @@ def print_summary(plan: Plan, totals: Totals) -> None:
         "seeds": f"{totals.seeds:,}",
         "simulated": f"{totals.simulated_ms / MS_PER_HOUR:.2f} h",
         "events": f"{totals.events:,}",
+        "epochs": f"{totals.epochs:,}",
+        "sets of voters changed": f"{totals.set_changes:,}",
+        "boundaries proposed again": f"{totals.re_proposals:,}",
         **({"chains forked": f"{totals.forked:,}", "exposed by members": f"{totals.exposed:,}"} if plan.over else {}),
         **{heading: f"{totals.broken[rule]:,}" for rule, heading in HEADINGS.items()},
         "digest": totals.digest[:16],

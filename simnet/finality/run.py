@@ -44,6 +44,9 @@ class Result:
     exposed: bool  # forked, and the evidence that members reported convicts more than a third of the weight
     simulated_ms: int
     events: int
+    epochs: int  # that somebody honest opened, the first included
+    set_changes: int  # epochs whose members or weights are not those of the one before
+    re_proposals: int  # views in which somebody honest proposed a boundary block again
     digest: str  # of the whole log
 
 
@@ -56,6 +59,9 @@ class Totals:
     exposed: int = 0
     simulated_ms: int = 0
     events: int = 0
+    epochs: int = 0
+    set_changes: int = 0
+    re_proposals: int = 0
     broken: Counter[Rule] = field(default_factory=Counter)
     failures: list[Result] = field(default_factory=list)
     _log: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -67,6 +73,9 @@ class Totals:
         self.exposed += result.exposed
         self.simulated_ms += result.simulated_ms
         self.events += result.events
+        self.epochs += result.epochs
+        self.set_changes += result.set_changes
+        self.re_proposals += result.re_proposals
         self._log.update(bytes.fromhex(result.digest))
         if result.rule is not None:
             self.broken[result.rule] += 1
@@ -98,6 +107,9 @@ def run_seed(plan: Plan, machine: Machine, seed: int) -> Result:
         exposed=world.forked and world.checkers.framing.convicts_a_third(),
         simulated_ms=world.now_ms - START_MS,
         events=world.events,
+        epochs=world.epoch + 1,
+        set_changes=world.sets.changes_through(world.epoch),
+        re_proposals=len(world.checkers.framing.re_proposals),
         digest=world.log.hexdigest(),
     )
 

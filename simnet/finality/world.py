@@ -3,6 +3,9 @@
     faults for 25 s of its time -> the heal: every link works, a core of more than two thirds lives
                                 -> each of the core finalizes ten blocks in 60 Delta, longer if silent members lead
 
+Actors are whoever holds a key: the members of the first epoch, and some who may join later. Each epoch's roster is drawn when
+the epoch before it begins (``sets``), and a core is more than two thirds of every set that is then fixed.
+
 Nothing here reads a clock, iterates over a set or calls ``hash``: one seed is one log, under any PYTHONHASHSEED.
 """
 
@@ -15,23 +18,30 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from consensus.finality.schedule import Schedule
-from protocol.ids import MemberIndex, View
+from msgspec.structs import replace as replace_rule
+
+from consensus.finality.signer import EPOCHS_REFUSED
+from protocol.finality import FinalizedBlock
+from protocol.ids import Epoch, View
 from protocol.limits import VIEW_TIMEOUT_MS_MAX
-from simnet.finality.checkers import FINALIZATIONS_MIN, Broken, Checkers, Rule, check_memory, find_stall
-from simnet.finality.genesis import DELTA_MS, GENESIS_MS, RULE, WEIGHTS, choose_byzantine, make_keys, make_roster
+from protocol.roster import Roster
+from simnet.finality.checkers import Broken, Checkers, Rule, check_memory, find_stall
+from simnet.finality.genesis import DELTA_MS, GENESIS_MS, RULE, WEIGHTS, ActorId, choose_byzantine, make_keys
 from simnet.finality.members import PAUSE_MS, RIGHT, Machine, Member
 from simnet.finality.network import Network
 from simnet.finality.options import Options
+from simnet.finality.sets import Sets
 from simnet.finality.villains import VILLAINS, Actor
 
 START_MS: Final = GENESIS_MS + 1_000
 CHAOS_MS: Final = 25_000
+SPARES_SHARE: Final = 4  # one actor for so many members of the first set is not in it, and one more perhaps
 LIVE_MS: Final = 60 * DELTA_MS
 # A view whose leader is a villain or gone may cost its whole timer, at its longest: with an unlucky beacon such views come
 # twelve in a row (seven members, --villain lunatic, seed 184), which says nothing against the machine.
 SILENT_VIEW_MS: Final = RULE.idle_interval_ms + 3 * VIEW_TIMEOUT_MS_MAX
 CALLS_MAX: Final = 3_000_000  # a world that needs more is spinning; thirty-one members need some 200 000
+AWAY_MS: Final = (4_000, 15_000)  # long enough to be some epochs behind
 FORKERS: Final = ("equivocator", "twins")  # too many Byzantine members, and the seed drew none: these
 AFTER_FORK_MS: Final = 10 * DELTA_MS  # with too many Byzantine members nothing is live: evidence may still arrive
 
@@ -60,16 +70,27 @@ class World:
         self.random = random.Random(seed)
         self.options = options or self._draw_options(villain, over)
         self.machine = machine
-        self.count = count
+        spares = max(1, count // SPARES_SHARE) + self.random.randrange(2) if self.options.set_changes else 0
+        self.count = count + spares
         self.over = over
         self.chaos_ms = chaos_ms
         self.cut_at = cut_at
-        self.keys = make_keys(count)
-        weights = WEIGHTS[self.options.weights](self.random, count)
-        self.roster = make_roster(self.keys, machine.roster, weights, self.random.randbytes(8))
-        self.schedule = Schedule(self.roster, RULE)
-        self.byzantine = self._choose_byzantine(weights)
-        self.byzantine_weight = sum(weights[member] for member in self.byzantine)
+        self.keys = make_keys(self.count)
+        self.rule = replace_rule(RULE, epoch_heights=self.options.epoch_heights)
+        weights = (*WEIGHTS[self.options.weights](self.random, count), *(0,) * spares)
+        self.byzantine = self._choose_byzantine(weights[:count])
+        self.sets = Sets(
+            random.Random(self.random.getrandbits(64)),
+            self.keys,
+            machine.roster,
+            self.rule,
+            weights,
+            self.byzantine,
+            changes=self.options.set_changes,
+            over=over,
+        )
+        self.epoch = Epoch(0)  # the highest that anybody honest is in
+        self._refusing: dict[ActorId, int] = {}  # lost their journal -> vote again from this epoch on
         self.now_ms = START_MS
         self.heal_ms = START_MS + chaos_ms
         self.end_ms = self.heal_ms  # later, once it is known who lives
@@ -79,28 +100,28 @@ class World:
         self.log = hashlib.sha256()
         self.forked = False  # only where ``over`` allows it
         self.settled = False
-        self.journals_lost: list[MemberIndex] = []
+        self._passed: set[tuple[int, int]] = set()  # (epoch, view) left since the heal; asked only "is it in"
+        self._silent_views = 0  # of them, whose leader could not lead
         self.network = Network(self)
         self.checkers = Checkers(self)
         self.members: list[Member] = []
-        self.actors: list[Actor] = [self._make_actor(MemberIndex(index)) for index in range(count)]
+        self.actors: list[Actor] = [self._make_actor(ActorId(index)) for index in range(self.count)]
         self.core: list[Member] = self.members  # whoever must be live after the heal
         self.network.plan_faults()
         self._plan_faults()
-        for actor in self.actors:
-            actor.start()
+        self._first_count = count
 
     def _draw_options(self, villain: str | None, over: bool) -> Options:
         drawn = Options.draw(self.random)
         fallback = self.random.choice(FORKERS) if over else None
         return replace(drawn, villain=villain or drawn.villain or fallback)
 
-    def _choose_byzantine(self, weights: tuple[int, ...]) -> tuple[MemberIndex, ...]:
+    def _choose_byzantine(self, weights: tuple[int, ...]) -> tuple[ActorId, ...]:
         if self.options.villain is None:
             return ()
         return choose_byzantine(self.random, weights, over=self.over)
 
-    def _make_actor(self, me: MemberIndex) -> Actor:
+    def _make_actor(self, me: ActorId) -> Actor:
         if me in self.byzantine and self.options.villain is not None:
             return VILLAINS[self.options.villain](self, me)
         skew_ms = self.options.skew_ms
@@ -108,8 +129,46 @@ class World:
         self.members.append(member)
         return member
 
-    def get_member(self, me: MemberIndex) -> Member:
+    def _plan_start(self, actor: Actor, *, spare: bool) -> None:
+        """Whoever is in the first set is there from the beginning; others begin later, or go away for a while."""
+        if not spare or not isinstance(actor, Member):
+            actor.start()
+            return
+        match self.random.randrange(3):
+            case 0:
+                actor.start()
+            case 1:  # from genesis
+                self.later(self.random.randrange(self.chaos_ms), actor.start)
+            case _:  # with an old disk
+                actor.start()
+                self.later(self.random.randrange(self.chaos_ms), actor.go_away, self.random.randrange(*AWAY_MS))
+
+    def get_member(self, me: ActorId) -> Member:
         return next(member for member in self.members if member.me == me)
+
+    # -- epochs -------------------------------------------------------------------------------------------------------
+
+    @property
+    def roster(self) -> Roster:
+        """Of the first epoch."""
+        return self.sets.roster(0)
+
+    def rosters(self, epoch: Epoch) -> tuple[Roster, Roster]:
+        """What the application takes from the state as an epoch is opened: its roster and the next one."""
+        return self.sets.roster(epoch), self.sets.roster(epoch + 1)
+
+    def take_note_of_epoch(self, epoch: Epoch) -> None:
+        self.epoch = max(self.epoch, epoch)
+
+    def boundary(self, epoch: Epoch) -> FinalizedBlock | None:
+        """The block before an epoch's first, out of somebody's ledger; None for the first epoch."""
+        height = epoch * self.rule.epoch_heights
+        if height == 0:
+            return None
+        return next(member.disk.ledger[height - 1] for member in self.members if len(member.disk.ledger) >= height)
+
+    def _refuses(self, actor: ActorId, epoch: int) -> bool:
+        return epoch < self._refusing.get(actor, 0)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -128,6 +187,8 @@ class World:
 
     def run(self) -> World:
         """Through the faults and until the core is live again; raises ``Broken``."""
+        for actor in self.actors:
+            self._plan_start(actor, spare=actor.me >= self._first_count)
         while self.heap and self.heap[0][0] <= self.end_ms and not self.settled:
             if self.sequence > CALLS_MAX:
                 raise Broken(Rule.BROKEN, "the members keep each other busy without end")
@@ -147,18 +208,20 @@ class World:
         if self.checkers.attribution is not None:
             self.checkers.attribution.check()
 
-    def _live_ms(self) -> int:
-        """How long after the heal the core may take: the next ten leaders of the core, and whoever leads between them."""
-        if self.over:
-            return AFTER_FORK_MS
-        voters = [member.me for member in self.core if member.me not in self.journals_lost]
-        view, led, silent = self.checkers.highest_view + 1, 0, 0
-        while led < FINALIZATIONS_MIN:
-            votes = self.schedule.leader(View(view)) in voters
-            view, led, silent = view + 1, led + votes, silent + (not votes)
-        return LIVE_MS + silent * SILENT_VIEW_MS
+    def take_note_of_view(self, epoch: Epoch, view: View) -> None:
+        """A view was left. After the heal the core is given the time of every view that could only be waited for."""
+        if self.chaos or self.over or (epoch, view) in self._passed:
+            return
+        self._passed.add((epoch, view))
+        self._silent_views += self._is_silent(epoch, view)
+        following = self._is_silent(epoch, View(view + 1))  # it may be waited for now
+        self.end_ms = self.heal_ms + LIVE_MS + (self._silent_views + following) * SILENT_VIEW_MS
 
-    def deliver(self, source: MemberIndex, to: MemberIndex, message: Any) -> None:
+    def _is_silent(self, epoch: Epoch, view: View) -> bool:
+        leader = self.sets.leader(epoch, view)
+        return self._refuses(leader, epoch) or leader not in [member.me for member in self.core]
+
+    def deliver(self, source: ActorId, to: ActorId, message: Any) -> None:
         self.actors[to].hear(source, message)
 
     # -- faults -------------------------------------------------------------------------------------------------------
@@ -172,21 +235,28 @@ class World:
             self.later(self.random.randrange(self.chaos_ms), member.pause, self.random.randrange(*PAUSE_MS))
         self.later(self.chaos_ms, self._heal)
 
-    def may_lose_journal(self, member: MemberIndex) -> bool:
-        """Losing a journal costs a voter: with the villains, less than a third of the weight."""
-        lost = list(dict.fromkeys((*self.journals_lost, member)))
-        if not self._can_do_without(lost):
+    def may_lose_journal(self, member: Member) -> bool:
+        """Losing a journal costs a voter for two epochs: with the villains, less than a third of the weight in each."""
+        until = member.disk.epoch + EPOCHS_REFUSED
+        if not self._can_do_without(member.me, lambda epoch: epoch < until):
             return False
-        self.journals_lost = lost
+        self._refusing[member.me] = max(until, self._refusing.get(member.me, 0))
         return True
 
-    def _can_do_without(self, members: list[MemberIndex]) -> bool:
-        weights = self.roster.weights
-        return 3 * (self.byzantine_weight + sum(weights[member] for member in members)) < sum(weights)
+    def _can_do_without(self, actor: ActorId, is_away: Callable[[int], bool]) -> bool:
+        """Whether every set that votes now or is fixed is more than two thirds without this one too."""
+        for epoch in (self.epoch, self.epoch + 1):
+            weights = self.sets.weights(epoch)
+            away = [each.me for each in self.members if self._refuses(each.me, epoch) or each.left_behind]
+            if is_away(epoch) and actor not in away:
+                away.append(actor)
+            if 3 * (self.sets.byzantine_weight(epoch) + sum(weights[each] for each in away)) >= sum(weights):
+                return False
+        return True
 
     def _heal(self) -> None:
         self._choose_core()
-        self.end_ms = self.heal_ms + self._live_ms()
+        self.end_ms = self.heal_ms + (AFTER_FORK_MS if self.over else LIVE_MS + SILENT_VIEW_MS)
         for member in self.members:
             member.height_at_heal = len(member.disk.ledger)
             if member.core is None:
@@ -197,12 +267,11 @@ class World:
         """Who must be live: everybody, or what is left when as many as possible, in a random order, stop for ever."""
         if not self.options.leave_behind:
             return
-        order = [member for member in self.members if member.me not in self.journals_lost]
+        order = list(self.members)
         self.random.shuffle(order)
-        gone: list[MemberIndex] = []
         for member in order:
-            if self._can_do_without([*self.journals_lost, *gone, member.me]):
-                gone.append(member.me)
+            if self._can_do_without(member.me, lambda epoch: True):
+                self.sets.gone.append(member.me)
                 member.stop()
         self.core = [member for member in self.members if not member.left_behind]
 

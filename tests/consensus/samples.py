@@ -72,6 +72,7 @@ def make_head(
     head = Head(
         tile=tile,
         version=Version(at.version + 1),
+        epoch=Epoch(0),
         attempt=attempt,
         round=at.head.round + 1 if at.head else 0,
         parent_root=at.root,

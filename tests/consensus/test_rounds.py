@@ -15,7 +15,7 @@ from consensus.rounds import AGAIN, ANNOUNCERS_MAX, SILENCE, STRANGERS_PER_TILE_
 from consensus.state import State, tile_heads
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK
-from protocol.ids import Height, PeerId, Round, TileId, Version
+from protocol.ids import Epoch, Height, PeerId, Round, TileId, Version
 from protocol.rejection import Reason
 from protocol.roster import Decided, Head, Slot
 from tests.consensus.samples import GENESIS, ROSTER, RULES, STRANGERS, TILE, extend, make_head, member, refer, tile_at
@@ -554,7 +554,16 @@ def test_an_undecided_round_always_has_a_timer():
 
 def test_the_engine_tells_rounds_of_verified_heads():
     """A head by gossip, verified, ends the silence of its slot."""
-    core = FinalityCore(ROSTER, CHAIN, None, None, CHAIN_RULE, Anchor.genesis(GENESIS.root(), 0), verify=quick_verify)
+    core = FinalityCore(
+        STANDBY,
+        ROSTER,
+        replace(ROSTER, epoch=Epoch(1)),
+        CHAIN,
+        None,
+        CHAIN_RULE,
+        Anchor.genesis(GENESIS.root(), 0),
+        verify=quick_verify,
+    )
     engine = Engine(STANDBY, core, Execution(BLOCK_RULES, GENESIS, NO_BLOCK, Height(0)), make_machine(STANDBY))
     engine.handle(Started(), 0)
     head = make_head()

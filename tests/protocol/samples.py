@@ -92,6 +92,7 @@ def head() -> Head:
     unsigned = Head(
         tile=TileId("layer3.expert7/0"),
         version=Version(7),
+        epoch=Epoch(0),
         attempt=0,
         round=6,
         parent_root=blob_digest(b"parent"),

@@ -44,6 +44,8 @@ def test_facts_are_the_last_line_of_stdout(capsys):
     assert facts["seeds"] == 4
     assert facts["unsafe"] == facts["framed"] == facts["not_live"] == 0
     assert facts["simulated_hours"] > 0
+    assert facts["epochs"] > facts["set_changes"] > 0
+    assert facts["re_proposals"] >= 0
     assert facts["failures"] == []
 
 

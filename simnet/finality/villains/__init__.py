@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from protocol.ids import MemberIndex
+from simnet.finality.genesis import ActorId
+from simnet.finality.villains.changer import Changer
 from simnet.finality.villains.equivocator import Equivocator
 from simnet.finality.villains.garbler import Garbler
 from simnet.finality.villains.lunatic import Lunatic
 from simnet.finality.villains.nullifier import Nullifier
+from simnet.finality.villains.replayer import Replayer
 from simnet.finality.villains.skipper import Skipper
 from simnet.finality.villains.spammer import FarViewSpammer
 from simnet.finality.villains.splitter import Splitter
@@ -30,7 +32,7 @@ class Kind(Protocol):
 
     SUMMARY: str
 
-    def __call__(self, world: World, me: MemberIndex) -> Actor:
+    def __call__(self, world: World, me: ActorId) -> Actor:
         """An actor that has not started."""
 
 
@@ -45,6 +47,8 @@ VILLAINS: Final[dict[str, Kind]] = {
     "spammer": FarViewSpammer,
     "garbler": Garbler,
     "splitter": Splitter,
+    "changer": Changer,
+    "replayer": Replayer,
 }
 
 SUMMARIES: Final[dict[str, str]] = {name: kind.SUMMARY for name, kind in VILLAINS.items()}

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol.finality import NO_BLOCK, Proposal, Vote, VoteKind
-from protocol.ids import Digest, MemberIndex, View
+from protocol.ids import Digest, View
+from simnet.finality.genesis import ActorId
 from simnet.finality.villains.villain import Villain
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Equivocator(Villain):
 
     SUMMARY = "votes for everything, each vote to some members only; proposes two blocks in a view"
 
-    def __init__(self, world: World, me: MemberIndex) -> None:
+    def __init__(self, world: World, me: ActorId) -> None:
         super().__init__(world, me)
         self._encouraged: set[tuple[Digest, int]] = set()  # asked only "is it in"
 
@@ -33,7 +34,9 @@ class Equivocator(Villain):
         if not self._is_two_faced(vote.view):
             self._contradict(vote)
         elif vote.kind is VoteKind.NOTARIZE:
-            self._encourage(vote, self._side(vote.signer, vote.view))
+            signer = self.world.sets.find_actor(vote.signer, vote.epoch)
+            if signer is not None and vote.epoch == self.epoch:
+                self._encourage(vote, self._side(signer, vote.view))
 
     def lead(self, view: View) -> None:
         grounds = self.grounds(view)
@@ -53,10 +56,11 @@ class Equivocator(Villain):
     def _is_two_faced(self, view: View) -> bool:
         return view % 3 != 0
 
-    def _side(self, member: MemberIndex, view: View, sides: int = SIDES) -> int:
+    def _side(self, member: ActorId, view: View, sides: int = SIDES) -> int:
         """Alternating among the honest, so that neither side is larger by more than one."""
-        honest_before = sum(member > other for other in range(self.world.count) if other not in self.world.byzantine)
-        return (honest_before + view) % sides
+        weights = self.world.sets.weights(self.epoch)
+        honest = [other for other in range(member) if weights[other] and other not in self.world.byzantine]
+        return (len(honest) + view) % sides
 
     def _tell_friends(self, proposal: Proposal) -> None:
         for to in self.world.byzantine:
@@ -65,7 +69,8 @@ class Equivocator(Villain):
 
     def _encourage(self, vote: Vote, side: int) -> None:
         """This side gets everything that it needs for this block but its own votes."""
-        if vote.signer in self.world.byzantine and vote.signer != self.me:
+        signer = self.world.sets.find_actor(vote.signer, vote.epoch)
+        if signer in self.world.byzantine and signer != self.me:
             return
         if (vote.block, side) in self._encouraged:
             return

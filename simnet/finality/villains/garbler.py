@@ -49,9 +49,9 @@ class Garbler(Villain):
         vote = self.vote(self.view, VoteKind.NULLIFY)
         block = next(reversed(self.headers), NO_BLOCK)
         found: list[ValidatorMessage] = [
-            replace(vote, signer=MemberIndex((self.me + 1) % self.world.count)),  # another's name under our signature
+            replace(vote, signer=MemberIndex(self.place + 1)),  # another's name under our signature
             replace(vote, signer=MemberIndex(self.world.count)),
-            replace(vote, epoch=Epoch(1)),
+            replace(vote, epoch=Epoch(self.epoch + 1)),
             replace(vote, kind=VoteKind.FINALIZE),
             replace(vote, block=Digest(b"\x01" * 32)),
             replace(vote, signature=Signature(bytes(64))),
@@ -75,7 +75,8 @@ class Garbler(Villain):
             replace(certificate, signers=b"\xff" * len(certificate.signers)),
             replace(certificate, signers=certificate.signers + b"\x00"),
             replace(certificate, signers=b""),
-            replace(certificate, epoch=Epoch(1)),
+            replace(certificate, epoch=Epoch(self.epoch + 1)),
+            replace(certificate, epoch=Epoch(max(0, self.epoch - 1))),
             replace(certificate, block=Digest(b"\x03" * 32)),
             replace(certificate, kind=VoteKind.FINALIZE),
         ]

@@ -31,7 +31,7 @@ LIES: Final[dict[str, Callable[[Header], dict[str, Any]]]] = {
     "evidence": lambda header: {"evidence_root": ELSEWHERE},
     "version": lambda header: {"version": header.version + 1},
     "chain": lambda header: {"chain": ChainId(b"else", 0)},
-    "epoch": lambda header: {"epoch": Epoch(1)},
+    "epoch": lambda header: {"epoch": Epoch(header.epoch + 1)},
     "proposer": lambda header: {"proposer": MemberIndex(header.proposer + 1)},
     "body": lambda header: {"body_root": ELSEWHERE},
     "size": lambda header: {"body_bytes": BODY_BYTES_MAX + 1},

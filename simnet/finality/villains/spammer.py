@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from msgspec.structs import replace
+
 from protocol.finality import Status, VoteKind
 from protocol.ids import Digest, Epoch, Height, View
 from simnet.finality.villains.villain import Villain
@@ -32,4 +34,6 @@ class FarViewSpammer(Villain):
                 else self.vote(far, kind, Digest(random_.randbytes(32)))
             )
             self.send(to, vote)
-        self.broadcast(Status(Epoch(0), View(10**6), Height(10**6), View(10**6)))
+        epoch = random_.choice((self.epoch, Epoch(self.epoch + 1), Epoch(10**6)))
+        self.broadcast(Status(epoch, View(10**6), Height(10**6), View(10**6)))
+        self.broadcast(replace(self.vote(self.view, VoteKind.NULLIFY), epoch=Epoch(10**6)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from protocol.finality import Certificate, FinalizedBlock, Status, Want
 from protocol.ids import Epoch, Height, View
+from simnet.finality.genesis import ActorId
 from simnet.finality.villains.villain import Ground, Villain
+
+if TYPE_CHECKING:
+    from simnet.finality.world import World
 
 FAR = 10**6
 
@@ -19,6 +23,13 @@ class StaleLiar(Villain):
     )
     TICK_MS: ClassVar[tuple[int, int]] = (100, 500)
 
+    def __init__(self, world: World, me: ActorId) -> None:
+        super().__init__(world, me)
+        self.of_old: list[Certificate] = []  # of the epoch before
+
+    def leave_epoch(self) -> None:
+        self.of_old = [certificate for held in self.certificates.values() for certificate in held.values()]
+
     def lead(self, view: View) -> None:
         grounds = self.grounds(view)
         if grounds:
@@ -28,7 +39,10 @@ class StaleLiar(Villain):
     def tick(self) -> None:
         random_ = self.world.random
         view, height = random_.choice(((0, 0), (1, 1), (int(self.view), 1), (FAR, FAR), (FAR, 0), (0, FAR)))
-        self.send(self.somebody(), Status(Epoch(0), View(view), Height(height), View(random_.choice((0, view, FAR)))))
+        epoch = random_.choice((self.epoch, self.epoch, Epoch(max(0, self.epoch - 1)), Epoch(self.epoch + 1), Epoch(0)))
+        self.send(self.somebody(), Status(epoch, View(view), Height(height), View(random_.choice((0, view, FAR)))))
+        if self.of_old and random_.random() < 0.3:
+            self.broadcast(random_.choice(self.of_old))
         if self.certificates:
             held = self.certificates[random_.choice(list(self.certificates))]
             self.broadcast(random_.choice(list(held.values())))
@@ -36,7 +50,7 @@ class StaleLiar(Villain):
             names = list(self.headers)
             self.send(self.somebody(), Want(tuple(random_.choice(names) for _ in range(min(64, len(names))))))
 
-    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+    def serve(self, from_height: Height, target: Certificate | None) -> list[FinalizedBlock]:
         """Another member's chain, cut, shifted or without its end."""
         random_ = self.world.random
         ledger = random_.choice(self.world.members).disk.ledger

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from protocol.finality import Certificate, FinalizedBlock, ValidatorMessage
-from protocol.ids import Height, MemberIndex
+from protocol.ids import Height
 from simnet.finality.checkers import Watch
+from simnet.finality.genesis import ActorId
 from simnet.finality.members import Member
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ class Twin(Member):
         self._twins = twins
         self._bit = bit
 
-    def say(self, to: MemberIndex | None, message: ValidatorMessage) -> None:
-        for index in range(self.world.count) if to is None else (to,):
-            member = MemberIndex(index)
+    def say(self, to: tuple[ActorId, ...], message: ValidatorMessage) -> None:
+        for member in to:
             if member in self.world.byzantine and member != self.me:
                 self.world.network.send(self.me, member, FromTwin(self._bit, message))
             elif member != self.me and self._twins.mask_of(member) & self._bit:
@@ -49,7 +49,7 @@ class Twins:
 
     SUMMARY = "two honest programs with one key; each member sees one of them, the other, or both"
 
-    def __init__(self, world: World, me: MemberIndex) -> None:
+    def __init__(self, world: World, me: ActorId) -> None:
         self.me = me
         self._world = world
         self._mask = [BOTH] * world.count
@@ -60,7 +60,7 @@ class Twins:
         for twin in self._pair:
             twin.start()
 
-    def hear(self, source: MemberIndex, message: Any) -> None:
+    def hear(self, source: ActorId, message: Any) -> None:
         seen = self.mask_of(source)
         if isinstance(message, FromTwin):
             seen, message = message
@@ -68,10 +68,10 @@ class Twins:
             if seen & bit:
                 twin.hear(source, message)
 
-    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+    def serve(self, from_height: Height, target: Certificate | None) -> list[FinalizedBlock]:
         return self._pair[0].serve(from_height, target)
 
-    def mask_of(self, member: MemberIndex) -> int:
+    def mask_of(self, member: ActorId) -> int:
         """Which halves this member sees and is seen by: the mask of the first twins holds for all."""
         leader = self._world.actors[self._world.byzantine[0]]
         return leader._mask[member] if isinstance(leader, Twins) else BOTH

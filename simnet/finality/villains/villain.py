@@ -22,7 +22,7 @@ from protocol.finality import (
     vote_text,
 )
 from protocol.ids import Digest, Epoch, Height, MemberIndex, View
-from simnet.finality.genesis import CHAIN, GENESIS_ROOT
+from simnet.finality.genesis import CHAIN, GENESIS_ROOT, ActorId
 
 if TYPE_CHECKING:
     from simnet.finality.world import World
@@ -35,20 +35,20 @@ HEADERS_REMEMBERED_MAX: Final = 400
 class Actor(Protocol):
     """Whoever holds a key of the roster."""
 
-    me: MemberIndex
+    me: ActorId
 
     def start(self) -> None:
         """The world begins."""
 
-    def hear(self, source: MemberIndex, message: Any) -> None:
+    def hear(self, source: ActorId, message: Any) -> None:
         """A message, or bytes."""
 
-    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+    def serve(self, from_height: Height, target: Certificate | None) -> list[FinalizedBlock]:
         """An answer of the sync protocol; empty for none."""
 
 
 class Ground(NamedTuple):
-    """Something to build on: genesis, if both are None."""
+    """Something to build on: the block before the epoch's first, if both are None."""
 
     certificate: Certificate | None
     header: Header | None
@@ -60,13 +60,16 @@ class Villain:
     SUMMARY: ClassVar[str] = ""
     TICK_MS: ClassVar[tuple[int, int]] = (200, 900)
 
-    def __init__(self, world: World, me: MemberIndex) -> None:
+    def __init__(self, world: World, me: ActorId) -> None:
         self.world = world
         self.me = me
         self.certificates: dict[View, dict[VoteKind, Certificate]] = {}
         self.headers: dict[Digest, Header] = {}
+        self.epoch = Epoch(0)
+        self.place = MemberIndex(0)  # in the roster: the last one that it had
         self._led = View(0)
-        self._said: set[tuple[View, VoteKind, Digest]] = set()  # asked only "is it in"
+        self._said: set[tuple[Epoch, View, VoteKind, Digest]] = set()  # asked only "is it in"
+        self._take_place()
 
     # -- what a kind overrides ----------------------------------------------------------------------------------------
 
@@ -79,10 +82,13 @@ class Villain:
     def lead(self, view: View) -> None:
         """It is the leader of a view that began."""
 
+    def leave_epoch(self) -> None:
+        """The epoch is over; what was learned in it is forgotten next."""
+
     def tick(self) -> None:
         """Now and then."""
 
-    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+    def serve(self, from_height: Height, target: Certificate | None) -> list[FinalizedBlock]:
         return []
 
     # -- what it hears ------------------------------------------------------------------------------------------------
@@ -94,7 +100,8 @@ class Villain:
     def start(self) -> None:
         self.world.later(100, self._tick)
 
-    def hear(self, source: MemberIndex, message: Any) -> None:
+    def hear(self, source: ActorId, message: Any) -> None:
+        self._follow()
         before = self.view
         match message:
             case Certificate():
@@ -114,17 +121,32 @@ class Villain:
         self._maybe_lead()
 
     def _tick(self) -> None:
+        self._follow()
         self.tick()
         self._maybe_lead()
         self.world.later(self.world.random.randrange(*self.TICK_MS), self._tick)
 
+    def _follow(self) -> None:
+        """Be in the epoch that the first of the honest are in: it need not check what it hears."""
+        if self.epoch < self.world.epoch:
+            self.leave_epoch()
+            self.epoch = self.world.epoch
+            self.certificates, self._led = {}, View(0)
+            self._take_place()
+
+    def _take_place(self) -> None:
+        place = self.world.sets.place_of(self.me, self.epoch)
+        self.place = self.place if place is None else place
+
     def _maybe_lead(self) -> None:
         view = self.view
-        if view > self._led and self.world.schedule.leader(view) == self.me:
+        if view > self._led and self.world.sets.leader(self.epoch, view) == self.me:
             self._led = view
             self.lead(view)
 
     def _learn(self, certificate: Certificate) -> None:
+        if certificate.epoch != self.epoch:
+            return
         self.certificates.setdefault(certificate.view, {})[certificate.kind] = certificate
         if len(self.certificates) > VIEWS_REMEMBERED_MAX:
             del self.certificates[min(self.certificates)]
@@ -137,27 +159,27 @@ class Villain:
     # -- what it may say ----------------------------------------------------------------------------------------------
 
     @property
-    def others(self) -> list[MemberIndex]:
-        return [MemberIndex(index) for index in range(self.world.count) if index != self.me]
+    def others(self) -> list[ActorId]:
+        return [ActorId(index) for index in range(self.world.count) if index != self.me]
 
-    def somebody(self) -> MemberIndex:
+    def somebody(self) -> ActorId:
         return self.world.random.choice(self.others) if self.world.count > 1 else self.me
 
-    def send(self, to: MemberIndex, message: ValidatorMessage | bytes) -> None:
+    def send(self, to: ActorId, message: ValidatorMessage | bytes) -> None:
         self.world.network.send(self.me, to, message)
 
     def broadcast(self, message: ValidatorMessage | bytes) -> None:
         self.world.network.broadcast(self.me, message)
 
     def vote(self, view: View, kind: VoteKind, block: Digest = NO_BLOCK) -> Vote:
-        text = vote_text(CHAIN, 0, view, kind, block)
-        return Vote(Epoch(0), view, kind, block, self.me, self.world.keys[self.me].sign(text))
+        text = vote_text(CHAIN, self.epoch, view, kind, block)
+        return Vote(self.epoch, view, kind, block, self.place, self.world.keys[self.me].sign(text))
 
     def find_new_vote(self, view: View, kind: VoteKind, block: Digest) -> Vote | None:
         """A vote that this was not asked for before; two villains that echo each other would never end."""
-        if (view, kind, block) in self._said or (kind is VoteKind.NULLIFY) != (block == NO_BLOCK):
+        if (self.epoch, view, kind, block) in self._said or (kind is VoteKind.NULLIFY) != (block == NO_BLOCK):
             return None
-        self._said.add((view, kind, block))
+        self._said.add((self.epoch, view, kind, block))
         return self.vote(view, kind, block)
 
     def grounds(self, view: View) -> list[Ground]:
@@ -175,26 +197,38 @@ class Villain:
 
     def make_header(self, view: View, ground: Ground, copy: int = 0) -> Header:
         """An empty block on this ground that breaks no rule by itself; ``copy`` makes another one."""
-        above = ground.header
-        now_ms = self.world.now_ms
+        boundary, sets, now_ms = self.world.boundary(self.epoch), self.world.sets, self.world.now_ms
+        above = ground.header or (boundary.header if boundary else None)
         return Header(
             version=HEADER_VERSION,
             chain=CHAIN,
-            epoch=Epoch(0),
+            epoch=self.epoch,
             view=view,
             height=Height(above.height + 1 if above else 1),
-            parent=ground.certificate.block if ground.certificate else NO_BLOCK,
-            parent_view=above.view if above else View(0),
+            parent=above.digest() if above else NO_BLOCK,
+            parent_view=ground.header.view if ground.header else View(0),
             time_ms=max(now_ms, above.time_ms if above else 0) + 1 + copy,
-            proposer=self.me,
+            proposer=self.place,
             body_root=body_root(EMPTY_BODY),
             body_bytes=len(EMPTY_BODY),
             state_root=above.state_root if above else GENESIS_ROOT,
-            roster=self.world.roster.digest(),
-            next_roster=self.world.roster.digest(),
-            beacon=self.world.roster.beacon,
+            roster=sets.roster(self.epoch).digest(),
+            next_roster=sets.roster(self.epoch + 1).digest(),
+            beacon=sets.roster(self.epoch).beacon,
             evidence_root=NO_EVIDENCE,
         )
+
+    def propose_again(self, view: View, ground: Ground) -> Proposal | None:
+        """The block of this ground as it is, in a later view: what is right for a boundary block only."""
+        certificate, header = ground
+        if header is None or certificate is None:
+            return None
+        between = [self.certificates.get(View(at), {}) for at in range(certificate.view + 1, view)]
+        skipped = tuple(held[VoteKind.NULLIFY] for held in between if VoteKind.NULLIFY in held)
+        return Proposal(header, certificate, skipped, self.vote(view, VoteKind.NOTARIZE, header.digest()))
+
+    def is_boundary(self, ground: Ground) -> bool:
+        return ground.header is not None and ground.header.height % self.world.rule.epoch_heights == 0
 
     def propose(self, header: Header, ground: Ground, **changes: Any) -> Proposal:
         """The header with the nullifications that are at hand, and our vote for it; then ``changes`` of the proposal."""
@@ -208,5 +242,8 @@ class Villain:
     def lead_well(self, view: View) -> None:
         """As an honest leader would."""
         grounds = self.grounds(view)
-        if grounds:
+        again = self.propose_again(view, grounds[0]) if grounds and self.is_boundary(grounds[0]) else None
+        if again is not None:
+            self.broadcast(again)
+        elif grounds:
             self.broadcast(self.propose(self.make_header(view, grounds[0]), grounds[0]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from protocol.finality import BodyMessage, Certificate, FinalizedBlock, ValidatorMessage
-from protocol.ids import Height, MemberIndex
+from protocol.ids import Height
 from simnet.finality.checkers import Watch
+from simnet.finality.genesis import ActorId
 from simnet.finality.members import Member
 
 if TYPE_CHECKING:
@@ -20,17 +21,15 @@ class Withholder(Member):
 
     SUMMARY = "honest but for its certificates and bodies, which reach one member at most"
 
-    def __init__(self, world: World, me: MemberIndex) -> None:
+    def __init__(self, world: World, me: ActorId) -> None:
         super().__init__(world, me, Watch(), world.machine)
 
-    def say(self, to: MemberIndex | None, message: ValidatorMessage) -> None:
+    def say(self, to: tuple[ActorId, ...], message: ValidatorMessage) -> None:
         random_ = self.world.random
         if not isinstance(message, KEPT):
             super().say(to, message)
-        elif to is None and random_.random() < 0.5:
-            favourite = MemberIndex(random_.randrange(self.world.count))
-            if favourite != self.me:
-                super().say(favourite, message)
+        elif len(to) > 1 and random_.random() < 0.5:
+            super().say((random_.choice(to),), message)
 
-    def serve(self, from_height: Height, target: Certificate) -> list[FinalizedBlock]:
+    def serve(self, from_height: Height, target: Certificate | None) -> list[FinalizedBlock]:
         return []

@@ -9,20 +9,24 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
+
+from msgspec.structs import replace as replace_message
 
 from consensus.finality import tally
-from consensus.finality.core import FinalityCore
+from consensus.finality.core import FinalityCore, _Ground
 from consensus.finality.events import Evidence, EvidenceKind, Finalized, StoreBlocks
-from consensus.finality.signer import ExecutedBlock, SignedVote, VoteSigner
-from consensus.finality.tally import CheckedCertificate
-from protocol.finality import FinalizedBlock, Header, Vote, VoteKind
-from protocol.ids import Digest, View
+from consensus.finality.signer import ExecutedBlock, SignedVote, VoteRecord, VoteSigner
+from consensus.finality.tally import CheckedCertificate, Tally
+from protocol.finality import Certificate, FinalizedBlock, Header, Proposal, ValidatorMessage, Vote, VoteKind, vote_text
+from protocol.ids import Digest, Epoch, PeerId, View
 from protocol.roster import Roster
 from simnet.finality.checkers import Broken
 from simnet.finality.disk import Disk
 from simnet.finality.members import Machine
-from simnet.finality.options import ALMOST_CALM, CALM, Options
+from simnet.finality.options import ALMOST_CALM, BOUNDARIES, CALM, Options
 from simnet.finality.villains import VILLAINS
+from simnet.finality.villains.replayer import OTHER_FORK
 from simnet.finality.world import World
 
 SEEDS = 40  # of each generator
@@ -62,7 +66,7 @@ class RosterWithSmallQuorum(Roster, frozen=True):
 class CoreWithoutSkipCheck(FinalityCore):
     """Believes a proposal that steps over views without nullifications (R3)."""
 
-    def _check_skips(self, header: Header) -> None:
+    def _check_skips(self, above: View, below: View) -> None:
         pass
 
 
@@ -81,7 +85,7 @@ class CoreThatAccusesTheCautious(FinalityCore):
         earlier = said.by_member.get(vote.signer, {}).get(VoteKind.NOTARIZE) if said else None
         super()._on_vote(vote)
         if vote.kind is VoteKind.NULLIFY and earlier is not None and tally.find_contradiction(earlier, vote) is None:
-            self._report(Evidence(EvidenceKind.E3, earlier, vote))
+            self._report(Evidence(EvidenceKind.E3, self._term.peer(vote.signer), earlier, vote))
 
 
 class CoreThatFinalizesTwice(FinalityCore):
@@ -90,6 +94,95 @@ class CoreThatFinalizesTwice(FinalityCore):
     def _advance(self, blocks: Sequence[FinalizedBlock]) -> None:
         super()._advance(blocks)
         self._effects.append(Finalized(tuple(blocks)))
+
+
+class CoreThatCountsHeads(FinalityCore):
+    """Gives every member the same weight, whatever is at stake."""
+
+    def _make_tally(self, roster: Roster) -> Tally:
+        return super()._make_tally(replace_message(roster, weights=(1,) * len(roster.members)))
+
+
+class CoreWithOldSet(FinalityCore):
+    """Counts votes by the roster of the epoch before."""
+
+    def _make_tally(self, roster: Roster) -> Tally:
+        before = getattr(self, "_before", roster)
+        self._before = roster
+        return super()._make_tally(replace_message(before, epoch=roster.epoch))
+
+    def _count(self, vote: Vote) -> None:
+        if vote.signer < len(self._tally._roster.members):
+            super()._count(vote)
+
+
+class CoreThatChangesTheBoundary(FinalityCore):
+    """Makes a new boundary block where one is notarized already, and takes that view for one that may be stepped over."""
+
+    def _choose_parent(self) -> Any:
+        parent = super()._choose_parent()
+        if parent is not None and parent.height == self._term.boundary:
+            return self._find_parent(parent.header) if parent.header else None
+        return parent
+
+    def _check_skips(self, above: View, below: View) -> None:
+        for view in range(above + 1, below):
+            certificate = self._certificates.find_block(View(view))
+            entry = self._entries.get(certificate.block) if certificate else None
+            if entry is None or entry.header.height != self._term.boundary:
+                super()._check_skips(View(view - 1), View(view + 1))
+
+
+class CoreThatTakesAnyHeaderAgain(FinalityCore):
+    """Believes that a block is the boundary block proposed again because a certificate of some block came with it."""
+
+    def _find_ground(self, proposal: Proposal) -> Any:
+        certificate = proposal.parent_certificate
+        if not self._is_again(proposal) or certificate is None or certificate.kind is VoteKind.NULLIFY:
+            return super()._find_ground(proposal)
+        self._take(certificate)
+        return _Ground(certificate.view, certificate.block)
+
+
+class CoreWithoutNextRosterCheck(FinalityCore):
+    """Votes for headers whatever they say of the next epoch's members."""
+
+    def _check_header(self, header: Header) -> None:
+        super()._check_header(replace_message(header, next_roster=self._term.next_digest))
+
+
+class CoreThatTakesOldCertificates(FinalityCore):
+    """Takes a certificate of the epoch before for one of this epoch's view of the same number."""
+
+    def _on_earlier(self, sender: PeerId | None, message: ValidatorMessage, epoch: Epoch) -> None:
+        super()._on_earlier(sender, message, epoch)
+        if isinstance(message, Certificate) and self._past is not None and epoch == self._past.term.epoch:
+            self._install(tally.check_certificate(message, self._past.term.roster, self._chain, self._verify))
+
+
+class TallyOfAnyFork(Tally):
+    """Does not ask on which fork a vote was signed."""
+
+    def add(self, vote: Vote) -> tally.Added:
+        text = vote_text(OTHER_FORK, vote.epoch, vote.view, vote.kind, vote.block)
+        known = vote.epoch == self._roster.epoch and vote.signer < len(self._roster.members)
+        if known and self._verify(self._roster.members[vote.signer].vote, text, vote.signature):
+            return self.count(vote)
+        return super().add(vote)
+
+
+class CoreOfAnyFork(FinalityCore):
+    """Takes votes of another fork for evidence."""
+
+    def _make_tally(self, roster: Roster) -> Tally:
+        return TallyOfAnyFork(roster, self._chain, self._verify)
+
+
+class SignerOfOneEpoch(VoteSigner):
+    """Reads its journal as if every floor were of the first epoch."""
+
+    def _remember(self, record: VoteRecord) -> None:
+        super()._remember(replace_message(record, epoch=Epoch(0)))
 
 
 class DiskWithoutBodies(Disk):
@@ -109,15 +202,30 @@ MUTANTS = {
     "R8 removed": Machine(core=CoreWithoutRetry),
     "accuses the cautious": Machine(core=CoreThatAccusesTheCautious),
     "finalizes twice": Machine(core=CoreThatFinalizesTwice),
+    "stake weights ignored": Machine(core=CoreThatCountsHeads),
+    "old validator set accepted": Machine(core=CoreWithOldSet),
+    "old certificates accepted": Machine(core=CoreThatTakesOldCertificates),
+    "boundary block changed": Machine(core=CoreThatChangesTheBoundary),
+    "boundary header changed": Machine(core=CoreThatTakesAnyHeaderAgain),
+    "next roster not checked": Machine(core=CoreWithoutNextRosterCheck),
+    "epoch of the floor forgotten": Machine(signer=SignerOfOneEpoch),
+    "evidence from another fork": Machine(core=CoreOfAnyFork),
 }
 
 CRASHES = replace(CALM, loss=0.1, crashes=5, cut=0.01)
+
+
+def _around(seed: int) -> Options:
+    """What a villain has around it: every other seed with short epochs, of changing members."""
+    return BOUNDARIES if seed % 2 else ALMOST_CALM
+
 
 # Name -> what seed n draws. A villain alone: what it does shows best when little else goes wrong.
 GENERATORS: dict[str, Callable[[int], Options]] = {
     "swarm": lambda seed: Options.draw(random.Random(seed)),
     "crashes": lambda seed: CRASHES,
-    **{name: lambda seed, name=name: replace(ALMOST_CALM, villain=name) for name in VILLAINS},
+    "boundaries": lambda seed: BOUNDARIES,
+    **{name: lambda seed, name=name: replace(_around(seed), villain=name) for name in VILLAINS},
 }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from consensus.finality.core import FinalityCore, check_chain
+from consensus.finality.chain import check_chain
+from consensus.finality.core import FinalityCore
 from consensus.finality.events import (
     Anchor,
     BodyBuilt,
@@ -63,11 +64,14 @@ from simnet.finality.genesis import (
     genesis_anchor,
     make_keys,
     make_roster,
+    peer_of,
     quick_verify,
 )
 
 KEYS = make_keys(4)
 ROSTER = make_roster(KEYS)
+NEXT = make_roster(KEYS, epoch=1)
+STRANGER = peer_of(200)
 SCHEDULE = Schedule(ROSTER, RULE)
 LEADERS = {view: SCHEDULE.leader(View(view)) for view in range(1, 40)}
 BODY = b"a body"
@@ -102,7 +106,7 @@ def header(view: int, parent: Header | None = None, body: bytes = BODY, **change
         body_bytes=len(body),
         state_root=execute(parent.state_root if parent else GENESIS_ROOT, body),
         roster=ROSTER.digest(),
-        next_roster=ROSTER.digest(),
+        next_roster=NEXT.digest(),
         beacon=ROSTER.beacon,
         evidence_root=Digest(bytes(32)),
     )
@@ -117,12 +121,12 @@ class Bench:
     """A machine on the bench, with a clock that moves when told and every effect kept."""
 
     def __init__(self, me: int | None = FOLLOWER, *, votes: bool = True, **options: Any) -> None:
-        member = None if me is None else MemberIndex(me)
+        peer = STRANGER if me is None else peer_of(me)
         journal = options.pop("journal", ())
         state = options.pop("state", JournalState.CLEAN)
         signer = VoteSigner(KEYS[me], CHAIN, ROSTER, journal, state) if me is not None and votes else None
         anchor = options.pop("anchor", genesis_anchor())
-        self.core = FinalityCore(ROSTER, CHAIN, signer, member, RULE, anchor, verify=quick_verify, **options)
+        self.core = FinalityCore(peer, ROSTER, NEXT, CHAIN, signer, RULE, anchor, verify=quick_verify, **options)
         self.now_ms = START_MS
         self.all: list[Effect] = []
         self.tell(Started())
@@ -133,11 +137,11 @@ class Bench:
         return effects
 
     def hear(self, *messages: Any, sender: int | None = 0) -> list[Effect]:
-        member = None if sender is None else MemberIndex(sender)
-        return self.tell(*(MessageReceived(member, message) for message in messages))
+        peer = None if sender is None else peer_of(sender)
+        return self.tell(*(MessageReceived(peer, message) for message in messages))
 
     def fire(self, kind: TimerKind, view: int | None = None) -> list[Effect]:
-        return self.tell(TimerFired(Timer(kind, self.core.statistics().view if view is None else View(view))))
+        return self.tell(TimerFired(Timer(kind, Epoch(0), self.core.statistics().view if view is None else View(view))))
 
     def accept(self, of: Header) -> list[Effect]:
         return self.tell(BodyChecked(of.digest(), True, of.state_root))
@@ -228,7 +232,7 @@ def test_leader_proposes_at_once_what_the_application_built():
     bench = Bench(LEADERS[1])
     [request] = of_kind(bench.all, RequestBuild)
     assert (request.view, request.parent, request.height, request.parent_header) == (1, NO_BLOCK, 1, None)
-    [check] = of_kind(bench.tell(BodyBuilt(View(1), BODY, execute(GENESIS_ROOT, BODY))), RequestCheck)
+    [check] = of_kind(bench.tell(BodyBuilt(Epoch(0), View(1), BODY, execute(GENESIS_ROOT, BODY))), RequestCheck)
     effects = bench.tell(BodyChecked(check.block, True, check.header.state_root))
     assert [type(effect) for effect in effects][:4] == [StoreBlocks, Persist, Send, Send]
     assert sent(effects, Proposal)[0].header == check.header
@@ -239,23 +243,23 @@ def test_idle_leader_waits_then_proposes_the_empty_body():
     """With nothing to propose a leader waits the idle interval, then takes an empty body; a nudge asks again at once."""
     parent_ms = START_MS - RULE.block_interval_ms_min
     bench = Bench(LEADERS[1], anchor=Anchor.genesis(GENESIS_ROOT, parent_ms))
-    [timer] = of_kind(bench.tell(NothingToBuild(View(1))), SetTimer)
-    assert timer == SetTimer(Timer(TimerKind.IDLE, View(1)), parent_ms + RULE.idle_interval_ms)
+    [timer] = of_kind(bench.tell(NothingToBuild(Epoch(0), View(1))), SetTimer)
+    assert timer == SetTimer(Timer(TimerKind.IDLE, Epoch(0), View(1)), parent_ms + RULE.idle_interval_ms)
     assert of_kind(bench.tell(Nudge()), RequestBuild)
-    bench.tell(NothingToBuild(View(1)))
+    bench.tell(NothingToBuild(Epoch(0), View(1)))
     bench.now_ms = timer.at_ms
     [request] = of_kind(bench.fire(TimerKind.IDLE), RequestBuild)
     assert (request.even_empty, request.time_ms) == (True, bench.now_ms)
-    [check] = of_kind(bench.tell(BodyBuilt(View(1), EMPTY_BODY, GENESIS_ROOT)), RequestCheck)
+    [check] = of_kind(bench.tell(BodyBuilt(Epoch(0), View(1), EMPTY_BODY, GENESIS_ROOT)), RequestCheck)
     assert (check.body, check.header.time_ms) == (EMPTY_BODY, request.time_ms)
 
 
 def test_after_a_silent_leader_nobody_waits_once_more():
     """The parent is older than the idle interval already: the next leader proposes what there is, and asks once."""
     bench = Bench(LEADERS[1], anchor=Anchor.genesis(GENESIS_ROOT, START_MS - RULE.idle_interval_ms))
-    [request] = of_kind(bench.tell(NothingToBuild(View(1))), RequestBuild)
+    [request] = of_kind(bench.tell(NothingToBuild(Epoch(0), View(1))), RequestBuild)
     assert request.even_empty
-    assert not of_kind(bench.tell(NothingToBuild(View(1))), RequestBuild)
+    assert not of_kind(bench.tell(NothingToBuild(Epoch(0), View(1))), RequestBuild)
 
 
 def test_leader_keeps_the_block_interval():
@@ -264,7 +268,7 @@ def test_leader_keeps_the_block_interval():
     bench = Bench(LEADERS[1], anchor=late)
     assert not of_kind(bench.all, RequestBuild)
     at_ms = START_MS - 100 + RULE.block_interval_ms_min
-    assert SetTimer(Timer(TimerKind.PROPOSE, View(1)), at_ms) in bench.all
+    assert SetTimer(Timer(TimerKind.PROPOSE, Epoch(0), View(1)), at_ms) in bench.all
     bench.now_ms = at_ms
     assert of_kind(bench.fire(TimerKind.PROPOSE), RequestBuild)
 
@@ -277,7 +281,7 @@ def test_leader_without_its_parent_gives_up_after_delta():
     bench.hear(*(certificate(skipped, NULLIFY) for skipped in range(1, view - 1)))
     effects = bench.hear(certificate(view - 1, NOTARIZE, parent.digest()))
     assert sent(effects, Want) == [Want((parent.digest(),))]
-    assert SetTimer(Timer(TimerKind.SKIP, View(view)), START_MS + bench.core.statistics().delta_ms) in effects
+    assert SetTimer(Timer(TimerKind.SKIP, Epoch(0), View(view)), START_MS + bench.core.statistics().delta_ms) in effects
     assert said(bench.fire(TimerKind.SKIP)) == [(NULLIFY, view)]
     follower = Bench(next(member for member in range(4) if member != LEADERS[view]))
     follower.hear(certificate(view - 1, NOTARIZE, parent.digest()))
@@ -288,7 +292,7 @@ def test_body_of_an_earlier_view_is_not_proposed():
     """An answer of the application that comes too late is dropped."""
     bench = Bench(LEADERS[1])
     bench.hear(certificate(1, NULLIFY))
-    assert bench.tell(BodyBuilt(View(1), BODY, execute(GENESIS_ROOT, BODY))) == []
+    assert bench.tell(BodyBuilt(Epoch(0), View(1), BODY, execute(GENESIS_ROOT, BODY))) == []
 
 
 # -- refusing ---------------------------------------------------------------------------------------------------------
@@ -313,7 +317,7 @@ def test_bad_header_is_nullified_at_once(changes, reason):
     bench, block = Bench(), replace(header(1), **changes)
     effects = bench.hear(proposal(block), BodyMessage(block.digest(), BODY), sender=block.proposer)
     assert said(effects) == [(NULLIFY, 1)]
-    assert Score(block.proposer, reason) in effects
+    assert Score(peer_of(block.proposer), reason) in effects
 
 
 @pytest.mark.parametrize(("late_ms", "vote_cast"), [(1, NOTARIZE), (2, NULLIFY)])
@@ -328,7 +332,7 @@ def test_leader_is_not_to_blame_for_its_parents_time(late_ms, vote_cast):
     if vote_cast is NOTARIZE:
         effects += bench.accept(second)
     assert (vote_cast, 2) in said(effects)
-    assert (Score(second.proposer, Reason.CLOCK_OFF) in effects) is (vote_cast is NULLIFY)
+    assert (Score(peer_of(second.proposer), Reason.CLOCK_OFF) in effects) is (vote_cast is NULLIFY)
 
 
 def test_block_from_the_future_is_taken_once_a_quorum_took_it():
@@ -353,12 +357,12 @@ def test_bad_body_and_bad_state_are_nullified():
         bench.hear(proposal(block), BodyMessage(block.digest(), BODY), sender=block.proposer)
         effects = bench.tell(answer)
         assert said(effects) == [(NULLIFY, 1)]
-        assert Score(block.proposer, reason) in effects
+        assert Score(peer_of(block.proposer), reason) in effects
 
 
 def test_unavailable_is_asked_again():
     """What the application cannot check yet is neither voted for nor against, and asked again."""
-    for again in (Nudge(), TimerFired(Timer(TimerKind.REPAIR, View(0)))):
+    for again in (Nudge(), TimerFired(Timer(TimerKind.REPAIR, Epoch(0), View(0)))):
         bench, block = Bench(), header(1)
         bench.hear(proposal(block), BodyMessage(block.digest(), BODY), sender=block.proposer)
         assert said(bench.tell(BodyChecked(block.digest(), None))) == []
@@ -403,7 +407,7 @@ def test_bad_certificates_in_a_proposal_are_refused(attached, reason):
     block = header(3)
     bench = Bench(next(member for member in range(4) if member != LEADERS[3]))
     effects = bench.hear(proposal(block, None, (attached,)), sender=block.proposer)
-    assert Score(block.proposer, reason) in effects
+    assert Score(peer_of(block.proposer), reason) in effects
     assert bench.core.statistics().view == 1
 
 
@@ -414,7 +418,7 @@ def test_relayed_rubbish_costs_the_relay_not_the_leader():
     bench.hear(certificate(1, NULLIFY))
     relay = next(member for member in range(4) if member != LEADERS[2])
     effects = bench.hear(proposal(block, certificate(1, NOTARIZE, Digest(b"x" * 32))), sender=relay)
-    assert of_kind(effects, Score) == [Score(MemberIndex(relay), Reason.WRONG_ANCESTRY)]
+    assert of_kind(effects, Score) == [Score(peer_of(relay), Reason.WRONG_ANCESTRY)]
     assert said(effects) == []
     assert said(bench.take(block, None, (certificate(1, NULLIFY),))) == [(NOTARIZE, 2)]
 
@@ -423,7 +427,7 @@ def test_only_the_leader_proposes():
     """A proposal by anybody else is dropped, whoever signed it."""
     other = next(member for member in range(4) if member != LEADERS[1])
     effects = Bench().hear(proposal(header(1, proposer=MemberIndex(other))), sender=other)
-    assert effects == [Score(MemberIndex(other), Reason.WRONG_LEADER)]
+    assert effects == [Score(peer_of(other), Reason.WRONG_LEADER)]
 
 
 def test_second_proposal_is_evidence_and_not_voted_for():
@@ -431,7 +435,7 @@ def test_second_proposal_is_evidence_and_not_voted_for():
     bench, one, two = Bench(), header(1), header(1, time_ms=START_MS + 1)
     assert said(bench.take(one)) == [(NOTARIZE, 1)]
     effects = bench.hear(proposal(two), sender=two.proposer)
-    assert Score(two.proposer, Reason.EQUIVOCATION) in effects
+    assert Score(peer_of(two.proposer), Reason.EQUIVOCATION) in effects
     assert said(effects) == []
 
 
@@ -477,7 +481,7 @@ def test_early_bodies_are_bounded():
 def test_timeout_nullifies_and_quorum_of_nullify_leaves_the_view():
     """R7 and R5."""
     bench = Bench()
-    assert SetTimer(Timer(TimerKind.VIEW, View(1)), START_MS + RULE.idle_interval_ms + 3_000) in bench.all
+    assert SetTimer(Timer(TimerKind.VIEW, Epoch(0), View(1)), START_MS + RULE.idle_interval_ms + 3_000) in bench.all
     assert said(bench.fire(TimerKind.VIEW)) == [(NULLIFY, 1)]
     others = [member for member in range(4) if member != FOLLOWER]
     effects = bench.hear(*(vote(member, 1, NULLIFY) for member in others[:2]))
@@ -530,7 +534,7 @@ def test_quiet_retry_is_one_small_message():
         sends = of_kind(bench.fire(TimerKind.RETRY), Send)
         assert len(sends) <= 1
         targets += [each.to for each in sends]
-    assert set(targets) == {member for member in range(4) if member != FOLLOWER}
+    assert set(targets) == {(peer_of(member),) for member in range(4) if member != FOLLOWER}
 
 
 def test_status_names_the_first_hole_and_is_answered_with_what_is_missing():
@@ -542,7 +546,7 @@ def test_status_names_the_first_hole_and_is_answered_with_what_is_missing():
     [status] = sent(behind.fire(TimerKind.RETRY), Status)
     assert status.current_view == 2
     effects = ahead.hear(status, sender=1)
-    assert {each.to for each in of_kind(effects, Send)} == {1}
+    assert {each.to for each in of_kind(effects, Send)} == {(peer_of(1),)}
     pushed = sent(effects, Certificate)
     assert {each.view for each in pushed} == {2, 3, 4, 5}
     behind.hear(*pushed)
@@ -574,7 +578,7 @@ def test_certified_block_is_fetched_and_then_finalized():
     bench, block = Bench(), header(1)
     effects = bench.hear(certificate(1, FINALIZE, block.digest()))
     assert sent(effects, Want) == [Want((block.digest(),))]
-    again = bench.tell(TimerFired(Timer(TimerKind.REPAIR, View(0))))
+    again = bench.tell(TimerFired(Timer(TimerKind.REPAIR, Epoch(0), View(0))))
     assert sent(again, Want) == [Want((block.digest(),))]
     assert of_kind(again, FetchBlocks) == [FetchBlocks(Height(1), certificate(1, FINALIZE, block.digest()))]
     effects = bench.hear(proposal(block), BodyMessage(block.digest(), BODY), sender=2)
@@ -596,7 +600,7 @@ def test_observer_follows_by_certificates_alone():
     target = blocks[-1].certificate
     effects = bench.hear(target, sender=None)
     assert of_kind(effects, FetchBlocks) == [FetchBlocks(Height(1), target)]
-    effects = bench.tell(Synced(check_chain(blocks, ROSTER, CHAIN, quick_verify)))
+    effects = bench.tell(Synced(check_chain(blocks, ROSTER, CHAIN, RULE, quick_verify)))
     assert [each.header.height for each in of_kind(effects, Finalized)[0].blocks] == list(range(1, 21))
     assert bench.core.anchor.height == 20
     assert not of_kind(bench.all, Send)
@@ -629,7 +633,7 @@ def test_synced_blocks_that_are_known_are_skipped():
 def test_bad_answers_of_sync_are_rejected(spoil):
     """Links, bodies and the last certificate are checked before blocks become ``Synced``."""
     with pytest.raises(Rejected):
-        check_chain(spoil(chain_of(3)), ROSTER, CHAIN, quick_verify)
+        check_chain(spoil(chain_of(3)), ROSTER, CHAIN, RULE, quick_verify)
 
 
 def test_conflicting_finalization_halts():
@@ -712,6 +716,6 @@ def test_lost_journal_follows_without_voting():
 
 def test_started_comes_first():
     """The shell that forgets it has a bug."""
-    core = FinalityCore(ROSTER, CHAIN, None, None, RULE, genesis_anchor())
+    core = FinalityCore(STRANGER, ROSTER, NEXT, CHAIN, None, RULE, genesis_anchor())
     with pytest.raises(InvariantBroken):
         core.handle(Nudge(), START_MS)

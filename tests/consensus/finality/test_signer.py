@@ -11,8 +11,9 @@ from consensus.finality.tally import CheckedCertificate, find_contradiction
 from protocol.finality import NO_BLOCK, Certificate, ChainId, Vote, VoteKind, vote_text
 from protocol.ids import Digest, Epoch, View
 from protocol.keys import KeyPair, verify
-from protocol.rejection import Reason, Rejected
-from simnet.finality.genesis import CHAIN, QuickKey, make_keys, make_roster
+from protocol.rejection import InvariantBroken, Rejected
+from protocol.roster import Roster
+from simnet.finality.genesis import CHAIN, make_keys, make_roster
 
 KEYS = make_keys(4)
 ROSTER = make_roster(KEYS)
@@ -24,8 +25,12 @@ def new_signer(records=(), journal=JournalState.CLEAN, chain=CHAIN):
     return VoteSigner(KEYS[0], chain, ROSTER, records, journal)
 
 
-def notarization(view: int, block: Digest, kind: VoteKind = VoteKind.NOTARIZE) -> CheckedCertificate:
-    return CheckedCertificate(Certificate(kind, Epoch(0), View(view), block, b"\x0f", ()))
+def roster_of(epoch: int, *members: int) -> Roster:
+    return make_roster(KEYS, epoch=epoch, actors=members)
+
+
+def notarization(view: int, block: Digest, kind: VoteKind = VoteKind.NOTARIZE, epoch: int = 0) -> CheckedCertificate:
+    return CheckedCertificate(Certificate(kind, Epoch(epoch), View(view), block, b"\x0f", ()))
 
 
 def signed(result: SignedVote | None) -> SignedVote:
@@ -42,11 +47,15 @@ def test_signature_is_over_the_vote_text():
     assert verify(keys[2].public, vote_text(CHAIN, 0, 5, VoteKind.NOTARIZE, B1), vote.signature)
 
 
-def test_key_outside_the_roster_is_refused():
-    """Who is not a member has no signer."""
-    with pytest.raises(Rejected) as caught:
-        VoteSigner(QuickKey(b"x" * 32), CHAIN, ROSTER)
-    assert caught.value.reason is Reason.NOT_A_MEMBER
+def test_key_outside_the_roster_signs_nothing():
+    """Who is not a member is silent until an epoch of which it is one."""
+    signer = VoteSigner(KEYS[3], CHAIN, roster_of(0, 0, 1, 2))
+    assert (signer.member, signer.refusal) == (None, None)
+    assert signer.notarize(V5, B1) is None
+    signer.open_epoch(roster_of(1, 1, 3))
+    assert signer.member == 1
+    vote = signed(signer.notarize(V5, B1)).vote
+    assert (vote.epoch, vote.signer) == (1, 1)
 
 
 def test_s1_one_notarize_a_view():
@@ -146,6 +155,91 @@ def test_compacted_journal_has_the_same_memory():
     assert again.notarize(View(7), B2) is None
 
 
+# -- epochs -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_epoch_has_views_of_its_own():
+    """What was said in a view of one epoch forbids nothing in the same view of the next."""
+    signer = new_signer()
+    signer.nullify(V5)
+    signer.abstain_through(View(9))
+    signer.open_epoch(roster_of(1, 0, 1))
+    assert signer.votes() == []
+    assert signer.notarize(V5, B1)
+    assert signer.notarize(V5, B2) is None
+
+
+def test_an_epoch_is_never_opened_again():
+    """Not the one that is open, and none before it."""
+    signer = new_signer()
+    signer.open_epoch(roster_of(2, 0, 1))
+    for epoch in (0, 1, 2):
+        with pytest.raises(InvariantBroken):
+            signer.open_epoch(roster_of(epoch, 0, 1))
+
+
+def test_certificates_of_another_epoch_prove_nothing():
+    """FINALIZE wants the notarization of this epoch's view, not of another epoch's with the same number."""
+    signer = new_signer()
+    signer.open_epoch(roster_of(1, 0, 1))
+    assert signer.finalize(notarization(5, B1, epoch=0), B1) is None
+    assert signer.finalize(notarization(5, B1, epoch=1), B1)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_restart_in_a_later_epoch_remembers_that_epoch_alone(compact):
+    """Votes of the epoch that is open bind after a restart, whatever records of earlier ones come before them."""
+    signer = new_signer()
+    records = [signed(signer.notarize(V5, B1)).record, signed(signer.nullify(View(900))).record]
+    signer.open_epoch(roster_of(1, 0, 1))
+    signer.abstain_through(View(2))
+    records.append(signed(signer.nullify(V5)).record)
+    again = VoteSigner(KEYS[0], CHAIN, roster_of(1, 0, 1), signer.compacted() if compact else records)
+    assert [(vote.epoch, vote.view, vote.kind) for vote in again.votes()] == [(1, 5, VoteKind.NULLIFY)]
+    assert again.notarize(V5, B1) is None
+    assert again.nullify(View(2)) is None
+    assert again.notarize(View(6), B1)
+
+
+def test_a_journal_ahead_of_the_ledger_forbids_every_vote():
+    """With records of a later epoch than the ledger's nothing is signed until that epoch, in which they bind."""
+    signer = new_signer()
+    signer.open_epoch(roster_of(2, 0, 1))
+    record = signed(signer.notarize(V5, B1)).record
+    again = new_signer([record])
+    assert again.refusal is not None
+    assert again.votes() == []
+    assert again.nullify(View(6)) is None
+    again.open_epoch(roster_of(2, 0, 1))
+    assert again.refusal is None
+    assert again.notarize(V5, B2) is None
+    assert again.votes() == signer.votes()
+
+
+def test_a_torn_record_is_of_the_epoch_that_the_ledger_is_in():
+    """The caution that it asks for ends with the epoch."""
+    signer = new_signer(journal=JournalState.TORN)
+    signer.only_nullify_through(V5)
+    signer.open_epoch(roster_of(1, 0, 1))
+    assert signer.notarize(View(1), B1)
+
+
+@pytest.mark.parametrize("state", [JournalState.MISSING, JournalState.DAMAGED])
+def test_a_journal_begun_anew_refuses_for_two_epochs(state):
+    """Epochs e and e + 1 pass without a vote; from e + 2 on it votes, in one process or after restarts (S6)."""
+    lost = VoteSigner(KEYS[0], CHAIN, roster_of(3, 0, 1), (), state)
+    lost.open_epoch(roster_of(5, 0, 1))
+    assert lost.nullify(V5) is None, "not with the journal that was lost"
+    records = VoteSigner(KEYS[0], CHAIN, roster_of(3, 0, 1), (), state).compacted()
+    for first in (3, 4, 5):
+        signer = VoteSigner(KEYS[0], CHAIN, roster_of(first, 0, 1), records)
+        for epoch in range(first, 6):
+            if epoch > first:
+                signer.open_epoch(roster_of(epoch, 0, 1))
+            assert (signer.nullify(V5) is not None) is (epoch == 5)
+            assert (signer.refusal is None) is (epoch == 5)
+
+
 def test_another_fork_has_another_past():
     """After an emergency fork the votes of the old chain bind no more: their signatures cannot be replayed."""
     record = signed(new_signer().notarize(V5, B1)).record
@@ -160,7 +254,7 @@ def test_bad_record_is_rejected(record):
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["notarize", "nullify", "finalize", "restart", "torn", "lost last"]),
+    st.tuples(st.sampled_from(["notarize", "nullify", "finalize", "restart", "torn", "lost last", "epoch", "compact"]),
               st.integers(1, 4), st.sampled_from([B1, B2])),
     max_size=30,
 )  # fmt: skip
@@ -173,23 +267,31 @@ def test_no_sequence_of_requests_and_restarts_makes_evidence(steps):
     journal: list[bytes] = []
     sent: list[Vote] = []
     signer = new_signer()
+    epoch = 0
     for action, number, block in steps:
         view = View(number)
         result = None
+        roster = roster_of(epoch, 0, epoch % 3 + 1)
         if action == "notarize":
             result = signer.notarize(view, block)
         elif action == "nullify":
             result = signer.nullify(view)
         elif action == "finalize":
-            result = signer.finalize(notarization(view, block), block)
+            result = signer.finalize(notarization(view, block, epoch=epoch), block)
+        elif action == "epoch":
+            epoch += 1
+            signer.open_epoch(roster_of(epoch, 0, epoch % 3 + 1))
+        elif action == "compact":
+            journal = list(signer.compacted())
         else:
-            signer = new_signer(journal, JournalState.TORN if action == "torn" else JournalState.CLEAN)
+            state = JournalState.TORN if action == "torn" else JournalState.CLEAN
+            signer = VoteSigner(KEYS[0], CHAIN, roster, journal, state)
         if result is not None:
             journal.append(result.record)
             sent.append(result.vote)
         if action == "lost last" and view % 2:
             signer.nullify(View(4))  # signed, never persisted: must not have been sent either
-            signer = new_signer(journal)
+            signer = VoteSigner(KEYS[0], CHAIN, roster, journal)
     pairs = [(a, b) for index, a in enumerate(sent) for b in sent[index + 1 :]]
     assert not [pair for pair in pairs if find_contradiction(*pair)]
     assert all((vote.kind is VoteKind.NULLIFY) == (vote.block == NO_BLOCK) for vote in sent)

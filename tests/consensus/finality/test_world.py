@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from consensus.finality.signer import JournalState
 from protocol.codec import decode, encode
 from protocol.finality import ValidatorMessage
-from protocol.ids import MemberIndex
+from protocol.ids import Epoch
 from protocol.limits import FRAME_BYTES_MAX
 from simnet.finality.checkers import Broken
+from simnet.finality.genesis import ActorId
 from simnet.finality.options import ALMOST_CALM, CALM
 from simnet.finality.run import Plan
 from simnet.finality.world import CHAOS_MS, World
@@ -57,11 +57,13 @@ def test_faults_are_really_drawn():
     assert len({shape for options in drawn for shape in options.partitions}) >= 4
     assert any(options.pauses and options.clogs for options in drawn)
     assert any(len(set(world.roster.weights)) > 1 for world in worlds)
+    assert sum(world.sets.changes_through(world.epoch) for world in worlds) >= 40
+    assert sum(len(world.checkers.framing.re_proposals) for world in worlds) >= 5
     assert any(member.skew_ms for world in worlds for member in world.members)
     assert any(member.left_behind for world in worlds for member in world.members)
-    assert any(member.disk.state is JournalState.MISSING for world in worlds for member in world.members)
+    assert any(member.disk.journals_lost for world in worlds for member in world.members)
     assert sum(member.disk.writes_torn for world in worlds for member in world.members) >= 2
-    assert sum(len(world.checkers.framing.accused_views) for world in worlds) >= 5
+    assert sum(len(world.checkers.framing.accused_in) for world in worlds) >= 5
 
 
 @pytest.mark.parametrize("first", range(0, 16, 8))
@@ -83,7 +85,7 @@ def test_fewer_than_four(count):
 class WiredWorld(World):
     """Every message travels as bytes."""
 
-    def deliver(self, source: MemberIndex, to: MemberIndex, message: Any) -> None:
+    def deliver(self, source: ActorId, to: ActorId, message: Any) -> None:
         wired = encode(message) if isinstance(message, ValidatorMessage) else message
         if isinstance(message, ValidatorMessage):
             wired = decode(ValidatorMessage, wired, limit_bytes=FRAME_BYTES_MAX)  # type: ignore[arg-type]
@@ -110,7 +112,7 @@ def test_calm_network_finalizes_every_view():
 def test_villains_are_exposed():
     """An active equivocator leaves evidence at the members it lied to."""
     world = World(3, 4, replace(ALMOST_CALM, villain="equivocator")).run()
-    assert tuple({member for member, _ in world.checkers.framing.accused_views}) == world.byzantine
+    assert tuple(world.checkers.framing.accused_in[Epoch(0)]) == world.byzantine
 
 
 @pytest.mark.parametrize("name", MUTANTS)
