@@ -58,7 +58,8 @@ def finality(
     """Run the finality machine in a world of virtual time: every fault drawn from a seed, every rule watched.
 
     The network loses, delays, repeats, reorders and partitions; members crash between any two effects; who votes changes
-    between epochs; villains hold real keys. Safety must hold always, and 25 s later, when everything works again, a core of more than two thirds must go on.
+    between epochs; villains hold real keys. Safety must hold always, and 25 s later, when everything works again, a core of
+    more than two thirds must go on.
     """
     chosen = parse_seeds(seeds)
     if not 1 <= jobs <= JOBS_MAX:
