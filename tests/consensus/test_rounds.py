@@ -15,7 +15,7 @@ from consensus.heads import HeadState
 from consensus.rounds import AGAIN, ANNOUNCERS_MAX, SILENCE, STRANGERS_PER_TILE_MAX, RoundMachine
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK
-from protocol.ids import Height, PeerId, Round, TileId, Version
+from protocol.ids import Epoch, Height, PeerId, Round, TileId, Version
 from protocol.rejection import Reason
 from protocol.roster import Decided, Head, Slot
 from tests.consensus.samples import GENESIS, ROSTER, RULES, STRANGERS, TILE, extend, make_head, member, refer
@@ -556,7 +556,9 @@ def test_an_undecided_round_always_has_a_timer():
 
 def test_the_engine_tells_rounds_of_verified_heads():
     """A head by gossip, verified, ends the silence of its slot."""
-    core = FinalityCore(ROSTER, CHAIN, None, None, CHAIN_RULE, Anchor.genesis(GENESIS.root(), 0), verify=quick_verify)
+    following = replace(ROSTER, epoch=Epoch(1))
+    anchor = Anchor.genesis(GENESIS.root(), 0)
+    core = FinalityCore(ROSTER.members[0].node, ROSTER, following, CHAIN, None, CHAIN_RULE, anchor, verify=quick_verify)
     engine = Engine(STANDBY, core, Execution(RULES, GENESIS, NO_BLOCK), make_machine(STANDBY))
     engine.handle(Started(), 0)
     head = make_head()

@@ -96,16 +96,14 @@ def test_epochs_of_a_few_heights(heights):
 
 def test_calm_epochs_cost_no_view():
     """Without faults no boundary block is proposed again, no view is nullified, and everybody follows, members or not."""
-    world = World(2, 4, replace(CALM, epoch_heights=2, set_changes=True)).run()
-    assert world.epoch >= 6
-    assert world.sets.changes_through(world.epoch) >= 2
+    world = World(1, 4, replace(CALM, epoch_heights=2, set_changes=True)).run()
+    assert world.epoch >= 15
+    assert world.sets.changes_through(world.epoch) >= 8
     assert not world.checkers.framing.re_proposals
     for member in world.members:
         assert member.core is not None
         assert member.core.statistics().views_nullified == 0
-        assert (
-            member.core.statistics().votes_cast == 0 or world.sets.place_of(member.me, 0) is not None or member.me >= 4
-        )
+        assert member.disk.epoch >= world.epoch - 1
 
 
 def test_members_that_lost_their_journal_vote_again_two_epochs_later():
