@@ -49,6 +49,7 @@ from protocol.rejection import Reason
 from protocol.roster import Roster
 from protocol.transactions import MetaVersion, SemVer, SignedTransaction, Transfer, check_transaction, sign_transaction
 from simnet.finality.checkers import Watch
+from simnet.finality.genesis import RULE as RULE_OF_WORLD
 from simnet.finality.network import Network
 from simnet.finality.options import Options
 from simnet.finality.world import World
@@ -235,7 +236,7 @@ def block_rows(quick: bool) -> list[Row]:
     count = QUICK_BLOCKS if quick else BLOCKS
     say(f"chains of {count} and {4 * count} blocks")
     roster, blocks = make_blocks(4 * count)
-    one_epoch = replace(light_chain.RULE, epoch_heights=4 * count)
+    one_epoch = replace(RULE_OF_WORLD, epoch_heights=4 * count)
     rows = []
     for length in (count, 4 * count):
         run = [*blocks[: length - 1], certified(blocks[length - 1], roster)]

@@ -280,8 +280,8 @@ def work_milliseconds(folder: Path, peers: int) -> dict[str, float]:
             )
             clock.lap("merge")
             head = Head(
-                tile=tile_id, version=Version(version), epoch=Epoch(0), attempt=0, round=version, parent_root=root, root=merged.root,
-                update=blob_digest(merged.update), update_bytes=len(merged.update), deltas=tuple(references),
+                tile=tile_id, version=Version(version), epoch=Epoch(0), attempt=0, round=version, parent_root=root,
+                root=merged.root, update=blob_digest(merged.update), update_bytes=len(merged.update), deltas=tuple(references),
                 proposer=learners[0], signature=Signature(bytes(64)),
             )  # fmt: skip
             clock.lap(None)

@@ -210,7 +210,7 @@ class Statistics:
     votes_far: int  # dropped: of another epoch, or too far ahead or behind to be counted
     rejections: int
     evidence: int
-    refusal: str | None  # why this member never votes
+    refusal: str | None  # why this member does not vote
     halted: str | None
 
 
@@ -277,8 +277,9 @@ class FinalityCore:
             if anchor.certificate is not None:
                 self._boundaries.add(anchor.certificate)
         self._term, self._final, self._over = term, anchor, False
-        voter = self._signer
-        self._voter = voter if voter is not None and voter.member is not None and voter.member == term.me else None
+        signer = self._signer
+        check_invariant(signer is None or signer.epoch == term.epoch, "the signer is in the epoch that is open")
+        self._voter = signer if signer is not None and term.me is not None and signer.member == term.me else None
         self._tally = self._make_tally(term.roster)
         self._view = View(0)  # the current view; 0 until Started
         self._entered_ms = 0
@@ -376,9 +377,14 @@ class FinalityCore:
             votes_far=self._counts["far"],
             rejections=self._counts["rejections"],
             evidence=self._counts["evidence"],
-            refusal=self._signer.refusal if self._signer else None,
+            refusal=self._find_refusal(),
             halted=self._halted,
         )
+
+    def _find_refusal(self) -> str | None:
+        if self._signer is None or self._term.me is None:
+            return None
+        return self._signer.refusal if self._voter else "the roster has another vote key for this node"
 
     # -- start, epochs and views (R1) ---------------------------------------------------------------------------------
 
@@ -523,16 +529,21 @@ class FinalityCore:
         past = self._past
         if past is None or epoch != past.term.epoch:
             self._counts["far"] += isinstance(message, Vote)
-            return
-        if isinstance(message, Vote | Proposal):
-            vote = message.vote if isinstance(message, Proposal) else message
-            for evidence in past.add_vote(vote):
-                self._report(evidence)
         elif isinstance(message, Certificate):
-            for evidence in past.add_certificate(message):
+            self._look_back_at(message)
+        elif isinstance(message, Vote | Proposal):
+            for evidence in past.add_vote(message.vote if isinstance(message, Proposal) else message):
                 self._report(evidence)
-            if past.contradicts(message):
-                self._halt(f"another block was finalized in view {message.view} of epoch {epoch}")
+
+    def _look_back_at(self, certificate: Certificate) -> None:
+        """A late certificate may be evidence, or finalize another block than the boundary that we stand on."""
+        past = self._past
+        if past is None or certificate.epoch != past.term.epoch:
+            return
+        for evidence in past.add_certificate(certificate):
+            self._report(evidence)
+        if past.contradicts(certificate):
+            self._halt(f"another block was finalized in view {certificate.view} of epoch {certificate.epoch}")
 
     def _on_vote(self, vote: Vote) -> None:
         if not self._is_open(vote.view):
@@ -706,7 +717,11 @@ class FinalityCore:
         return ground
 
     def _check_first(self, header: Header, certificate: Certificate) -> None:
-        """The first block of an epoch stands on the boundary before, whose finalization we have: for stragglers, it travels."""
+        """The first block of an epoch stands on the boundary before, whose finalization travels along for stragglers.
+
+        We have one. Should this be another block's, the chain has forked at the boundary.
+        """
+        self._look_back_at(certificate)
         names = (certificate.epoch, certificate.kind, certificate.block)
         if names != (self._term.epoch - 1, VoteKind.FINALIZE, header.parent) or header.parent_view != 0:
             raise Rejected(Reason.WRONG_ANCESTRY, "a certificate of another epoch")
@@ -908,7 +923,7 @@ class FinalityCore:
         block = target.block
         while block != self._final.block:
             entry = self._entries.get(block)
-            if entry is not None and entry.header.height <= self._final.height:
+            if entry is not None and not self._final.height < entry.header.height <= self._term.boundary:
                 self._halt(f"the block finalized in view {target.view} does not extend height {self._final.height}")
                 return None
             if entry is None or entry.body is None:

@@ -94,6 +94,11 @@ class VoteSigner:
         self.open_epoch(roster)
 
     @property
+    def epoch(self) -> Epoch:
+        """The one that is open."""
+        return self._epoch
+
+    @property
     def refusal(self) -> str | None:
         """Why nothing is signed in this epoch even by a member, for people."""
         if self._floor[0] > self._epoch and self.journal not in REFUSALS:

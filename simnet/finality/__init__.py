@@ -3,7 +3,7 @@
 ``nocknode simnet run finality --seeds 0..99`` runs it. What it never does: it opens no socket or file, asks no clock, and
 decides nothing for a machine; the checkers know the rules in their own words.
 
-Reading order: ``genesis`` (keys, weights, application), ``sets`` (who votes in which epoch), ``network``, ``disk``, ``members``
-(what may happen to an honest one), ``villains`` (what a dishonest one does), ``checkers`` (what must hold all the same),
-``options`` (what a seed draws), ``world`` (the heap, and all of it together), ``run`` (many seeds), ``report``.
+Reading order: ``genesis`` (keys, weights, application), ``sets`` (who votes in which epoch), ``network``, ``disk``,
+``members`` (what may happen to an honest one), ``villains`` (what a dishonest one does), ``checkers`` (what must hold all the
+same), ``options`` (what a seed draws), ``world`` (the heap, and all of it together), ``run`` (many seeds), ``report``.
 """

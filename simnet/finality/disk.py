@@ -60,8 +60,8 @@ class Disk:
             self.certificates[certificate.epoch, certificate.view, certificate.kind] = certificate
 
     def finalize(self, blocks: tuple[FinalizedBlock, ...]) -> None:
-        """Append to the ledger and drop what it overtook."""
-        self.ledger.extend(blocks)
+        """Append to the ledger what is new in it, and drop what it overtook."""
+        self.ledger.extend(block for block in blocks if block.header.height == len(self.ledger) + 1)
         view = blocks[-1].header.view
         if is_boundary(blocks[-1].header.height, self.rule):
             self.blocks, self.certificates = {}, {}

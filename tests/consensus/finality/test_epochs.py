@@ -519,6 +519,23 @@ def test_whoever_comes_in_is_told_of_the_boundary():
     assert [each.message for each in told] == [ENDS]
 
 
+def test_member_under_another_vote_key_does_not_vote_and_says_why():
+    """The roster is right: a key that it does not name for this node signs nothing, even if another member's it is."""
+    signer = VoteSigner(KEYS[2], CHAIN, ROSTERS[0])
+    core = FinalityCore(peer_of(1), ROSTERS[0], ROSTERS[1], CHAIN, signer, RULES, genesis_anchor(), verify=quick_verify)
+    core.handle(Started(), START_MS)
+    effects = core.handle(TimerFired(Timer(TimerKind.VIEW, Epoch(0), View(1))), START_MS)
+    assert not of_kind(effects, Persist)
+    assert core.statistics().refusal == "the roster has another vote key for this node"
+
+
+def test_signer_of_another_epoch_stops_the_start():
+    """It would sign for an epoch that is not open."""
+    signer = VoteSigner(KEYS[1], CHAIN, ROSTERS[1])
+    with pytest.raises(InvariantBroken):
+        FinalityCore(peer_of(1), ROSTERS[0], ROSTERS[1], CHAIN, signer, RULES, genesis_anchor())
+
+
 def test_votes_of_members_that_left_count_for_nothing():
     """Neither under their old place nor as themselves."""
     bench = at_start(1)
@@ -653,6 +670,21 @@ def test_another_boundary_block_halts():
     bench = at_start(1)
     assert not of_kind(bench.hear(certificate(4, FINALIZE, BOUNDARY.digest())), Halt)
     assert of_kind(bench.hear(certificate(5, FINALIZE, header(5, SECOND).digest())), Halt)
+
+
+def test_fork_at_a_boundary_is_seen_by_whoever_hears_the_other_sides_first_block():
+    """Its proposal brings the finalization of the boundary block that it stands on."""
+    bench = at_start(follower(1, epoch=1))
+    other = header(4, SECOND)
+    first = header(1, other, epoch=1)
+    effects = bench.hear(proposal(first, certificate(4, FINALIZE, other.digest())), sender=leader(1, epoch=1))
+    assert of_kind(effects, Halt)
+    assert {each.validator for each in of_kind(effects, Evidence)} == set()
+    bench = at_start(follower(1, epoch=1))
+    other = replace(BOUNDARY, time_ms=START_MS + 77)
+    first = header(1, other, epoch=1)
+    effects = bench.hear(proposal(first, certificate(3, FINALIZE, other.digest())), sender=leader(1, epoch=1))
+    assert len(of_kind(effects, Evidence)) == 4
 
 
 def test_certificates_of_the_epoch_before_prove_nothing_in_this_one():

@@ -6,23 +6,26 @@ A seed decides everything. Another range than the default: ``FINALITY_SEEDS=1000
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from consensus.finality.past import EPOCHS_REMEMBERED_MAX
+from consensus.finality.signer import RECORD_BYTES_MAX, VoteRecord
 from protocol.codec import decode, encode
 from protocol.finality import ValidatorMessage
 from protocol.ids import Epoch
 from protocol.limits import FRAME_BYTES_MAX
 from simnet.finality.checkers import Broken
 from simnet.finality.genesis import ActorId
-from simnet.finality.options import ALMOST_CALM, CALM
+from simnet.finality.options import ALMOST_CALM, BOUNDARIES, CALM, Options
 from simnet.finality.run import Plan
 from simnet.finality.world import CHAOS_MS, World
 from tests.consensus.finality.mutants import GENERATORS, MUTANTS, find_break
 
-FIRST, _, LAST = os.environ.get("FINALITY_SEEDS", "0:60").partition(":")
+FIRST, _, LAST = os.environ.get("FINALITY_SEEDS", "0:300").partition(":")
 SEEDS = range(int(FIRST), int(LAST))
 SEEDS_OF_SEVEN = range(int(FIRST), int(FIRST) + max(1, len(SEEDS) // 6))
 MUTANT_SEEDS_MAX = 20
@@ -49,7 +52,7 @@ def test_seven_members(seed):
 
 def test_faults_are_really_drawn():
     """Among the seeds there are lost and torn journals, villains, partitions, and crashes between two effects."""
-    worlds = [World(seed, 4) for seed in range(40)]
+    worlds = [World(seed, 4) for seed in range(60)]
     for world in worlds:
         world.run()
     drawn = [world.options for world in worlds]
@@ -72,6 +75,60 @@ def test_crash_between_any_two_effects(first):
     for event in range(first + 1, first + 9):
         for position in range(6):
             World(event, 4, CALM, chaos_ms=4_000, cut_at=(event, position)).run()
+
+
+@pytest.mark.parametrize("first", range(0, 24, 8))
+def test_crash_between_any_two_effects_of_an_epochs_end(first):
+    """The same where every block is an epoch's last, or every other: before Finalized, within, and before the next epoch."""
+    for event in range(first + 1, first + 9):
+        for position in range(6):
+            options = replace(CALM, epoch_heights=1 + event % 2, set_changes=True)
+            World(event, 4, options, chaos_ms=4_000, cut_at=(event, position)).run()
+
+
+@pytest.mark.parametrize("heights", [1, 2, 5])
+def test_epochs_of_a_few_heights(heights):
+    """However short an epoch is, and whatever else goes wrong: sets change, the chain goes on."""
+    for seed in range(12):
+        options = replace(Options.draw(random.Random(seed)), epoch_heights=heights, set_changes=True)
+        assert World(seed, 4, options).run().epoch >= 2
+
+
+def test_calm_epochs_cost_no_view():
+    """Without faults no boundary block is proposed again, no view is nullified, and everybody follows, members or not."""
+    world = World(1, 4, replace(CALM, epoch_heights=2, set_changes=True)).run()
+    assert world.epoch >= 15
+    assert world.sets.changes_through(world.epoch) >= 8
+    assert not world.checkers.framing.re_proposals
+    for member in world.members:
+        assert member.core is not None
+        assert member.core.statistics().views_nullified == 0
+        assert member.disk.epoch >= world.epoch - 1
+
+
+def test_members_that_lost_their_journal_vote_again_two_epochs_later():
+    """And not before: each has a journal again, whose votes are of later epochs than the one in which it was lost."""
+    voted = 0
+    for seed in range(30):
+        options = replace(BOUNDARIES, crashes=5, lost_journals=True)
+        world = World(seed, 4, options).run()
+        for member in world.members:
+            if member.disk.journals_lost:
+                records = [decode(VoteRecord, record, limit_bytes=RECORD_BYTES_MAX) for record in member.disk.journal]
+                assert records[0].vote is None
+                assert all(record.vote.epoch >= records[0].epoch for record in records[1:])
+                voted += len(records) > 1
+    assert voted >= 5
+
+
+def test_stragglers_of_many_epochs_come_back():
+    """A member that was away for more epochs than anybody remembers boundaries of is brought on by the sync protocol."""
+    world = World(5, 4, replace(CALM, epoch_heights=1), chaos_ms=40_000)
+    world.later(1_000, world.members[0].go_away, 38_000)
+    behind = []
+    world.later(38_900, lambda: behind.append(world.epoch - world.members[0].disk.epoch))
+    world.run()
+    assert behind[0] > EPOCHS_REMEMBERED_MAX
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
