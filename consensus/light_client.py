@@ -145,7 +145,7 @@ def _check_form(block: LightBlock, trust: Trust, rule: LightClientRule) -> Check
         raise Rejected(Reason.WRONG_CHAIN, f"height {header.height}")
     if header.version != HEADER_VERSION:
         raise Rejected(Reason.MALFORMED, f"header version {header.version}")
-    if header.height <= trust.height or header.time_ms <= trust.time_ms or header.epoch < trust.roster.epoch:
+    if header.height <= trust.height or header.time_ms <= trust.time_ms:
         raise Rejected(Reason.BAD_STEP, f"height {header.height} is not after height {trust.height}")
     if (header.height - 1) // rule.epoch_heights != header.epoch:
         raise Rejected(Reason.BAD_STEP, f"height {header.height} is not in epoch {header.epoch}")

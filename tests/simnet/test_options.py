@@ -46,7 +46,21 @@ def test_targets_may_be_described():
 
 
 @pytest.mark.parametrize(
-    "text", ["4@1", "1@20", "1", "@1", "1@", "-1@2", "owner:trunk@2", "x@2", "1@-2", "owner:trunk/0@99", "²@1", "9" * 5_000 + "@1"]
+    "text",
+    [
+        "4@1",
+        "1@20",
+        "1",
+        "@1",
+        "1@",
+        "-1@2",
+        "owner:trunk@2",
+        "x@2",
+        "1@-2",
+        "owner:trunk/0@99",
+        "²@1",
+        "9" * 5_000 + "@1",
+    ],
 )
 def test_faults_outside_of_the_run_are_refused(text):
     """A peer, tile or round that cannot be meant is a mistake of the user."""
