@@ -21,13 +21,13 @@ from starlette.requests import Request
 from compute import jobs
 from compute.delta import codec
 from compute.delta.pipeline import PIPELINES
+from consensus import transition
 from consensus.finality.core import check_chain
 from consensus.finality.events import StoredBlock
 from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
 from consensus.finality.tally import check_certificate, check_vote
 from consensus.light_client import check_light_client_proof
 from consensus.state import ACCOUNTS
-from consensus.transition import apply_block
 from node import config
 from node.addresses import check_api_address, check_listen_address, check_peer_address, parse_peer_address
 from node.api.handlers import post_generate
@@ -555,7 +555,7 @@ DECODERS: tuple[Decoder, ...] = (
         Form.MSGPACK,
         functools.cache(payload_samples),
         apply_payload,
-        (apply_block,),
+        (transition.apply_block,),
         allowed=512 * KIB,  # a copy of the path in each tree, and its digests
     ),
     Decoder("genesis", Form.MSGPACK, lambda: [encode(genesis())], check_genesis, (Genesis, check_genesis)),
