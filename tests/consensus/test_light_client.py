@@ -41,6 +41,7 @@ from tests.consensus.light_chain import (
     RULE,
     TRUSTING_MS,
     LightChain,
+    Weights,
     make_roster,
     without_roster,
 )
@@ -49,6 +50,7 @@ from tests.strategies import wound
 
 NOW_MS = 10**8
 ACCOUNT, NOBODY = AccountId(b"a" * 32), AccountId(b"n" * 32)
+FORGED = (Reason.WRONG_DIGEST, Reason.TOO_LITTLE_TRUST, Reason.NO_QUORUM, Reason.BAD_SIGNATURE)
 FIRST_VERSION = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, digest(Domain.BLOB, b""), 1)
 VECTORS = Path(__file__).parents[1] / "vectors" / "protocol"
 FOUR = {0: 1, 1: 1, 2: 1, 3: 1}
@@ -234,6 +236,30 @@ def test_the_prover_says_what_it_lacks() -> None:
 
 
 # -- adversaries -------------------------------------------------------------------------------------------------------
+
+
+@given(weights, weights, st.sets(st.integers(0, len(KEYS) - 1)), st.integers(2, 8), st.integers(0, 2**32))
+def test_a_third_of_the_trusted_weight_forges_nothing(
+    honest: Weights, shown: Weights, byzantine: set[int], epoch: int, seed: int
+) -> None:
+    """Whatever roster it shows, with whatever weights and whoever's names in it, signing with all the keys that it has."""
+    random, chain = Random(seed), LightChain([honest])
+    while 3 * sum(honest[member] for member in sorted(byzantine & honest.keys())) > sum(honest.values()):
+        byzantine.remove(random.choice(sorted(byzantine & honest.keys())))
+    forged, members = make_roster(epoch, shown), sorted(shown)
+    header = replace(chain.header((epoch + 1) * EPOCH_HEIGHTS), roster=forged.digest(), state_root=Digest(bytes(32)))
+    signers = [place for place, member in enumerate(members) if member in byzantine]
+    if not signers:
+        return
+    block = chain.sign(header, forged, signers)
+    given_away = block.certificate.signatures
+    everybody = replace(
+        block.certificate,
+        signers=((1 << len(members)) - 1).to_bytes((len(members) + 7) // 8, "little"),
+        signatures=tuple(given_away[place % len(given_away)] for place in range(len(members))),
+    )
+    for certificate in (block.certificate, everybody):
+        assert reason_of(proof_of(replace(block, certificate=certificate)), trusting(chain, 1)) in FORGED
 
 
 @pytest.mark.parametrize(("signers", "accepted"), [((0, 3, 4), False), ((0, 1, 3), True)])
