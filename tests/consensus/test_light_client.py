@@ -41,6 +41,7 @@ from tests.consensus.light_chain import (
     RULE,
     TRUSTING_MS,
     LightChain,
+    Weights,
     make_roster,
     without_roster,
 )
@@ -49,6 +50,7 @@ from tests.strategies import wound
 
 NOW_MS = 10**8
 ACCOUNT, NOBODY = AccountId(b"a" * 32), AccountId(b"n" * 32)
+FORGED = (Reason.WRONG_DIGEST, Reason.TOO_LITTLE_TRUST, Reason.NO_QUORUM, Reason.BAD_SIGNATURE)
 FIRST_VERSION = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, digest(Domain.BLOB, b""), 1)
 VECTORS = Path(__file__).parents[1] / "vectors" / "protocol"
 FOUR = {0: 1, 1: 1, 2: 1, 3: 1}
@@ -143,12 +145,27 @@ def test_a_roster_that_stays_is_one_step() -> None:
     assert check(proof, chain.trust).header.epoch == 1_000
 
 
-def test_a_roster_that_drifts_is_a_few_steps() -> None:
-    """Each epoch one of six members is replaced: trust reaches so far that fewer than half of the epochs are shown."""
+def test_a_roster_that_drifts_is_the_fewest_steps() -> None:
+    """Each epoch one of six members is replaced: no choice of steps is shorter than the one that the prover finds."""
     chain = LightChain([{epoch + i: 1 for i in range(6)} for epoch in range(40)], make_keys(45, QuickKey))
-    proof = build_light_client_proof(trusting(chain, 2), chain.block(40 * EPOCH_HEIGHTS), chain.boundary)
-    assert 5 < len(proof.blocks) < 20
-    assert check(proof, trusting(chain, 2)).header.height == 40 * EPOCH_HEIGHTS
+    trust, target = trusting(chain, 2), chain.block(40 * EPOCH_HEIGHTS)
+    proof = build_light_client_proof(trust, target, chain.boundary)
+    assert check(proof, trust).header.height == 40 * EPOCH_HEIGHTS
+    reached, steps = {2}, 0
+    while 39 not in reached:
+        pairs = [(one, epoch) for one in sorted(reached) for epoch in range(one + 1, 40)]
+        reached |= {epoch for one, epoch in pairs if epoch in reached or leads(chain, one, epoch)}
+        steps += 1
+    assert len(proof.blocks) == steps < 15
+
+
+def leads(chain: LightChain, one: int, other: int) -> bool:
+    """Whether a step from the end of one epoch to that of another is accepted."""
+    try:
+        check(proof_of(chain.boundary(other)), trusting(chain, one))
+    except Rejected:
+        return False
+    return True
 
 
 def test_a_roster_that_is_replaced_each_epoch_is_proved_epoch_by_epoch() -> None:
@@ -219,6 +236,30 @@ def test_the_prover_says_what_it_lacks() -> None:
 
 
 # -- adversaries -------------------------------------------------------------------------------------------------------
+
+
+@given(weights, weights, st.sets(st.integers(0, len(KEYS) - 1)), st.integers(2, 8), st.integers(0, 2**32))
+def test_a_third_of_the_trusted_weight_forges_nothing(
+    honest: Weights, shown: Weights, byzantine: set[int], epoch: int, seed: int
+) -> None:
+    """Whatever roster it shows, with whatever weights and whoever's names in it, signing with all the keys that it has."""
+    random, chain = Random(seed), LightChain([honest])
+    while 3 * sum(honest[member] for member in sorted(byzantine & honest.keys())) > sum(honest.values()):
+        byzantine.remove(random.choice(sorted(byzantine & honest.keys())))
+    forged, members = make_roster(epoch, shown), sorted(shown)
+    header = replace(chain.header((epoch + 1) * EPOCH_HEIGHTS), roster=forged.digest(), state_root=Digest(bytes(32)))
+    signers = [place for place, member in enumerate(members) if member in byzantine]
+    if not signers:
+        return
+    block = chain.sign(header, forged, signers)
+    given_away = block.certificate.signatures
+    everybody = replace(
+        block.certificate,
+        signers=((1 << len(members)) - 1).to_bytes((len(members) + 7) // 8, "little"),
+        signatures=tuple(given_away[place % len(given_away)] for place in range(len(members))),
+    )
+    for certificate in (block.certificate, everybody):
+        assert reason_of(proof_of(replace(block, certificate=certificate)), trusting(chain, 1)) in FORGED
 
 
 @pytest.mark.parametrize(("signers", "accepted"), [((0, 3, 4), False), ((0, 1, 3), True)])
@@ -369,6 +410,10 @@ def test_steps_go_up() -> None:
     for blocks in ((five, two), (two, two), (two, without_roster(two))):
         assert reason_of(proof_of(*blocks), chain.trust) is Reason.BAD_STEP
     assert reason_of(proof_of(two), trusting(chain, 2)) is Reason.BAD_STEP
+    twin = chain.certify(
+        replace(two.header, time_ms=two.header.time_ms + 1), chain.roster(2)
+    )  # by a roster that forked
+    assert reason_of(proof_of(without_roster(twin)), trusting(chain, 2)) is Reason.BAD_STEP
 
 
 def test_a_proof_does_not_walk_through_an_epoch() -> None:
@@ -428,9 +473,12 @@ def test_nothing_is_verified_before_the_whole_proof_has_its_form() -> None:
         asked.append(message)
         return quick_verify(public, message, signature)
 
-    proof = proof_of(*(chain.boundary(epoch) for epoch in (1, 2, 3, 2)))
-    with pytest.raises(Rejected):
-        check_light_client_proof(proof, chain.trust, RULE, NOW_MS, verify)
+    old = make_roster(4, FOUR)
+    stale = chain.certify(replace(chain.header(6 * EPOCH_HEIGHTS), roster=old.digest()), old)
+    for last in (chain.boundary(2), stale, replace(chain.boundary(5), roster=None)):
+        proof = proof_of(*(chain.boundary(epoch) for epoch in (1, 2, 3)), last)
+        with pytest.raises(Rejected):
+            check_light_client_proof(proof, chain.trust, RULE, NOW_MS, verify)
     assert asked == []
 
 

@@ -67,7 +67,7 @@ def _line(outcome: Outcome) -> str:
         f"{outcome.decoder:<22} {outcome.tries:>8} tries  {outcome.accepted:>7} accepted  "
         f"at most {outcome.allocated_bytes_max:>9} bytes for {outcome.allocated_of_bytes}  "
         f"median {outcome.median_us:.0f} us, slowest {ratio:.0f} times that ({outcome.slowest_bytes} bytes)  "
-        f"{'FOUND ' + str(len(outcome.found)) + '  ' if outcome.found else ''}[{refused}]"
+        f"{f'FOUND {outcome.failed}  ' if outcome.failed else ''}[{refused}]"
     )
 
 

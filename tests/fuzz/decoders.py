@@ -22,6 +22,7 @@ from starlette.requests import Request
 from compute import jobs
 from compute.delta import codec
 from compute.delta.pipeline import PIPELINES
+from consensus import transition
 from consensus.finality.chain import check_chain
 from consensus.finality.events import StoredBlock
 from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
@@ -78,7 +79,18 @@ from protocol.messages import KIND_OF, PAYLOADS, Kind, decode_payload
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, MemberCard, check_member_card
 from protocol.state_proof import StateProof, SubChain, check_state_proof
-from protocol.transactions import Transaction, check_transaction, sign_transaction
+from protocol.transactions import (
+    EvidenceReport,
+    Leave,
+    Payload,
+    SemVer,
+    Stake,
+    Transaction,
+    Transfer,
+    Unstake,
+    check_transaction,
+    sign_transaction,
+)
 from simnet.finality.cli import parse_seeds
 from simnet.finality.genesis import quick_verify
 from simnet.options import parse_kill, parse_restart
@@ -87,7 +99,8 @@ from storage.journal import MAGIC, frame, read_journal
 from storage.tensor_block import BlockShape, Dtype, PageVerifier, Quantisation, build_block, check_block
 from storage.tile_format import check_tile, tile_block, tile_folder
 from tests.compute.golden_deltas import drawn_delta, drawn_matrices
-from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS
+from tests.consensus import ledger_samples
+from tests.consensus.ledger_samples import ACCOUNT_IDS, FIRST_VERSION, GENESIS
 from tests.consensus.light_chain import CHAIN, RULE, LightChain, without_roster
 from tests.consensus.light_chain import KEYS as KEYS_OF_VOTES
 from tests.fuzz.mutations import Form
@@ -257,6 +270,33 @@ def transaction_samples() -> list[bytes]:
         encode(sign_transaction(ACCOUNT_KEYS[0], NETWORK_CHAIN, nonce, 1_000, payload))
         for nonce, payload in enumerate(payloads().values())
     ]
+
+
+def payload_samples() -> list[bytes]:
+    """One of nearly every kind, each accepted in the first block of the sample ledger."""
+    votes = (ledger_samples.vote(1, VoteKind.NOTARIZE, b"one"), ledger_samples.vote(1, VoteKind.NOTARIZE, b"other"))
+    configuration = replace(FIRST_VERSION, parent=FIRST_VERSION.version_id(), version=SemVer(1, 1, 0), generation=1)
+    made = (
+        Transfer(ACCOUNT_IDS[1], 5),
+        Stake(ledger_samples.node_of(0), 10),
+        Unstake(ledger_samples.node_of(0), 10),
+        Leave(ledger_samples.node_of(0)),
+        EvidenceReport(ledger_samples.node_of(1), *votes),
+        ledger_samples.parameters(0, "layer4.expert7"),
+        ledger_samples.dataset(0),
+        configuration,
+    )
+    return [encode(payload) for payload in made]
+
+
+def apply_payload(data: bytes) -> object:
+    """What somebody signed who can sign: no money appears, and no invariant breaks."""
+    payload: Any = decode(Payload, data, limit_bytes=TRANSACTION_BYTES_MAX)  # type: ignore[arg-type]  # a union
+    after, (refusal,) = ledger_samples.apply_all(GENESIS, (0, payload))
+    ledger_samples.check_money(after)
+    if refusal is not None:
+        raise Rejected(refusal)
+    return after
 
 
 def state_proof_samples() -> list[bytes]:
@@ -528,6 +568,14 @@ DECODERS: tuple[Decoder, ...] = (
         (Transaction, check_transaction),
     ),
     message("transaction unsigned", Transaction, TRANSACTION_BYTES_MAX),
+    Decoder(
+        "payload, well signed",
+        Form.MSGPACK,
+        functools.cache(payload_samples),
+        apply_payload,
+        (transition.apply_block,),
+        allowed=512 * KIB,  # a copy of the path in each tree, and its digests
+    ),
     Decoder("genesis", Form.MSGPACK, lambda: [encode(genesis())], check_genesis, (Genesis, check_genesis)),
     message("head", Head, BODY_BYTES_MAX, head()),
     message("blob request", BlobRequest, BLOB.request_bytes_max),

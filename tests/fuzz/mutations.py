@@ -15,6 +15,7 @@ import msgpack
 
 from tests.strategies import wound
 
+BYTES_MAX = 512 * 1024  # of an input between two changes
 NUMBERS = (
     0,
     1,
@@ -55,7 +56,7 @@ def mutate(random: Random, samples: Sequence[bytes], form: Form, words: Sequence
             at = random.randrange(len(data) + 1)
             data = data[:at] + random.choice(words) + data[at + random.choice((0, 0, 1, 4)) :]
         else:
-            data = random.choice(CHANGES[form])(random, data, samples)
+            data = random.choice(CHANGES[form])(random, data, samples)[:BYTES_MAX]
     return data
 
 
@@ -135,7 +136,7 @@ def _change_tree(random: Random, data: bytes, samples: Sequence[bytes]) -> bytes
     tree = _unpack(data)
     if tree is None:
         return wound(random, data)
-    changed = _changed(random, tree, _unpack(random.choice(samples)))
+    changed = _changed(random, tree, _unpack(random.choice(samples)), BYTES_MAX // (len(data) + 1))
     try:
         return bytes(msgpack.packb(changed, strict_types=True, unicode_errors="surrogateescape"))
     except ValueError:  # too deep for the packer
@@ -150,11 +151,11 @@ def _unpack(data: bytes) -> Any:
         return None
 
 
-def _changed(random: Random, tree: Any, other: Any, depth: int = 0) -> Any:
-    """``tree`` with one change somewhere; deeper places are as likely as higher ones."""
+def _changed(random: Random, tree: Any, other: Any, room: int, depth: int = 0) -> Any:
+    """``tree`` with one change somewhere, that makes it at most ``room`` times as large."""
     if isinstance(tree, list) and tree and (depth < 2 or random.randrange(3)) and random.randrange(4):
         at = random.randrange(len(tree))
-        return [*tree[:at], _changed(random, tree[at], other, depth + 1), *tree[at + 1 :]]
+        return [*tree[:at], _changed(random, tree[at], other, room, depth + 1), *tree[at + 1 :]]
     match random.randrange(6), tree:
         case 0, _:
             return _piece_of(random, other)
@@ -166,7 +167,7 @@ def _changed(random: Random, tree: Any, other: Any, depth: int = 0) -> Any:
                 (
                     [*tree[:at], *tree[at + 1 :]],
                     [*tree[:at], *tree[at : at + 1], *tree[at:]],
-                    [*tree, *tree[at : at + 1] * random.choice((2, 20, 300, 2_000))],
+                    [*tree, *tree[at : at + 1] * min(room, random.choice((2, 20, 300, 2_000)))],
                     tree[::-1],
                     [*tree, None],
                 )

@@ -16,7 +16,7 @@ from protocol.rejection import InvariantBroken, Reason, Rejected
 from tests.architecture.source import ROOT
 from tests.fuzz.decoders import DECODERS, Decoder
 from tests.fuzz.mutations import Form, mutate
-from tests.fuzz.run import FOUND_MAX, fuzz, input_of
+from tests.fuzz.run import fuzz, input_of
 
 TRIES = 250
 
@@ -60,7 +60,7 @@ def row(answer: object, **changes: object) -> Decoder:
 def test_whatever_else_is_raised_is_found(error: BaseException) -> None:
     """Also a broken invariant, which is no Exception; the report names the input and repeats it."""
     outcome = fuzz(row(error), seed=3, tries=300)
-    assert len(outcome.found) == FOUND_MAX
+    assert len(outcome.found) == 1 < outcome.failed  # the first of a kind
     first = outcome.found[0]
     assert type(error).__name__ in first.what
     assert first.command == f"python -m tests.fuzz 'sample' --seed 3 --try {first.number}"
