@@ -78,7 +78,7 @@ class Trust:
     @classmethod
     def genesis(cls, genesis: Genesis) -> Trust:
         """No header yet: the founders, from the time at which the network was made."""
-        return cls(genesis_roster(genesis), None, Height(0), genesis.created_ms)
+        return cls(genesis_roster(genesis), genesis_roster(genesis, 1).digest(), Height(0), genesis.created_ms)
 
 
 @dataclass(frozen=True, slots=True)

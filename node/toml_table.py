@@ -20,6 +20,7 @@ from protocol.genesis import MILLION
 from protocol.rejection import Reason, Rejected
 
 CONFIG_BYTES_MAX = 256 * 1024  # a configuration is a few KiB; whoever names a corpus by mistake is told so
+KEY_DOTS_MAX = 16  # ours have one; tomllib's memory grows with the square of them
 
 Reader = Callable[[Any], Any]
 """Turns a TOML value into a checked one; raises ``ValueError`` with the end of a sentence ("must be ...")."""
@@ -65,6 +66,8 @@ def read_table(
 
     Raises ``Rejected(BAD_CONFIG)``, or ``Rejected(BAD_ARGUMENT)`` for an override; one sentence with the remedy.
     """
+    if any(line.partition("=")[0].count(".") > KEY_DOTS_MAX for line in text.splitlines()):
+        raise Rejected(Reason.BAD_CONFIG, f"{source}: a key has more than {KEY_DOTS_MAX} dots")
     try:
         document = tomllib.loads(text, parse_float=_exact)
     except ValueError as error:  # TOMLDecodeError is one

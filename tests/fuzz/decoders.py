@@ -664,6 +664,7 @@ DECODERS: tuple[Decoder, ...] = (
         lambda data: chain_proof.check_proof(data, GENESIS.root()),
         (chain_proof.check_proof,),
         (b"null", b'"key"', b"supply", b"[" * 1_000),
+        per_byte=128,  # JSON of one-digit keys becomes a dictionary and two objects for each
     ),
     toml_row("node configuration", config.NODE_KEYS),
     toml_row("network template", config.TEMPLATE_KEYS, "devnet.toml"),
