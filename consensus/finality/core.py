@@ -216,7 +216,6 @@ class FinalityCore:
         self._lead_parent: Parent | None = None
         self._lead_timers: set[TimerKind] = set()  # set in this view; asked only "is it in"
         self._allowances = Allowances(term)
-        self._retries = 0  # in this view
         self._behind = False
 
     def _make_tree(self, term: Term, final: Anchor) -> Tree:
@@ -370,7 +369,6 @@ class FinalityCore:
         self._lead = _Lead.WAITING if self._may_propose() else _Lead.DONE
         self._lead_parent = None
         self._lead_timers.clear()
-        self._retries = 0
         self._allowances.refill()
         self._tally.keep(View(view - VIEWS_BEHIND_MAX), View(view + VIEWS_AHEAD_MAX))
         self._tree.drop_unproven(below=View(view - VIEWS_BEHIND_MAX))
@@ -422,14 +420,12 @@ class FinalityCore:
                 assert_never(message)
 
     def _on_later(self, sender: PeerId | None, message: ValidatorMessage, epoch: Epoch) -> None:
-        """Nothing of a later epoch can be checked yet. Where its boundary is behind us we are told by whoever says so."""
+        """Nothing of a later epoch can be checked yet, and its members know the way out of ours: Status asks them for it."""
         self._behind = True
         self._counts["far"] += isinstance(message, Vote)
         if isinstance(message, Status):
             if sender is not None and self._allowances.spend(sender, 1):
-                self._tell(
-                    (sender,), where_we_stand(self._tree)
-                )  # it answers with the finalization of our epoch's boundary
+                self._tell((sender,), where_we_stand(self._tree))
             return
         if epoch != self._term.epoch + 1 or not isinstance(message, Vote | Certificate | Proposal):
             return
@@ -578,10 +574,10 @@ class FinalityCore:
             self._on_vote(vote)
             return
         check_vote(vote, self._term.roster, self._chain, self._verify)
-        if wanted:  # a quorum has found it good
+        if wanted and block not in self._tree.entries:  # a quorum has found it good
             self._admit(block, Entry(header, proposal, None))
-            if not again or view < self._view:
-                return
+        if wanted and (not again or view < self._view):
+            return
         try:
             self._check_proposal(proposal)
         except Rejected:
@@ -966,8 +962,8 @@ class FinalityCore:
 
     def _retry(self) -> None:
         self._set_timer(TimerKind.RETRY, self._now_ms + self._term.schedule.retry_ms(self._delta_ms))
-        self._retries += 1
-        self._behind = self._behind or self._retries > 1  # others may have left this view, or this epoch, long ago
+        if self._now_ms - self._entered_ms > self._term.schedule.view_timeout_ms(self._delta_ms):
+            self._behind = True  # others may have left this view, and this epoch, long ago
         self._allowances.refill()
         self._want_body()
         self._speak_again()
