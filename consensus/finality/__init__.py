@@ -5,12 +5,13 @@ What it never does: touch a socket, a disk, a clock or a generator; look inside 
 
 Read in this order: ``events`` (what goes in and comes out), ``signer`` (the six rules that safety rests on), ``tally``
 (votes into certificates, contradictions into evidence), ``schedule`` (leaders, timeouts), ``epochs`` (heights, rosters),
-``core`` (the machine; its theory is on top), and beside it ``certificates``, ``past`` and ``early`` (what it remembers) and
-``chain`` (what the sync protocol brought).
+``tree`` (what may be built on, the questions that safety rests on), ``core`` (the machine; its theory is on top), and beside it
+``answers`` (what others are given), ``certificates``, ``past`` and ``early`` (what it remembers), ``chain`` (what the sync
+protocol brought).
 """
 
 from consensus.finality.chain import check_chain
-from consensus.finality.core import FinalityCore, Statistics
+from consensus.finality.core import FinalityCore
 from consensus.finality.epochs import epoch_of_child, is_boundary
 from consensus.finality.events import (
     Anchor,
@@ -44,6 +45,7 @@ from consensus.finality.events import (
 )
 from consensus.finality.schedule import Schedule
 from consensus.finality.signer import JournalState, SignedVote, VoteSigner
+from consensus.finality.statistics import Statistics
 from consensus.finality.tally import CheckedCertificate, build_certificate, check_certificate, check_vote
 
 __all__ = [

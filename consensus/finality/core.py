@@ -57,10 +57,10 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, assert_never
+from dataclasses import replace
+from typing import assert_never
 
-from consensus.finality.certificates import Certificates
+from consensus.finality.answers import Allowances, best_certificate, certificates_lacked, is_ahead, where_we_stand
 from consensus.finality.early import EarlyBodies, EarlyMessages
 from consensus.finality.epochs import Term, epoch_of_child, is_boundary
 from consensus.finality.events import (
@@ -94,10 +94,11 @@ from consensus.finality.events import (
 )
 from consensus.finality.past import Boundaries, ClosedEpoch, conflicts
 from consensus.finality.signer import ExecutedBlock, JournalState, SignedVote, VoteSigner
+from consensus.finality.statistics import Statistics
 from consensus.finality.tally import Added, CheckedCertificate, Outcome, Tally, Verify, check_vote, signers_of
+from consensus.finality.tree import EMPTY_ROOT, Check, Entry, Parent, Path, Tree
 from protocol.finality import (
     EMPTY_BODY,
-    HEADER_VERSION,
     BodyMessage,
     Certificate,
     ChainId,
@@ -109,22 +110,13 @@ from protocol.finality import (
     Vote,
     VoteKind,
     Want,
-    body_root,
 )
 from protocol.genesis import ChainRule
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, View
 from protocol.keys import verify as verify_signature
-from protocol.limits import (
-    BODY_BYTES_MAX,
-    CERTIFICATES_PER_STATUS_MAX,
-    CLOCK_SLACK_MS,
-    ROSTER_MEMBERS_MAX,
-    VIEWS_AHEAD_MAX,
-)
+from protocol.limits import BODY_BYTES_MAX, CLOCK_SLACK_MS, VIEWS_AHEAD_MAX
 from protocol.rejection import Blame, Reason, Rejected, check_invariant
 from protocol.roster import Roster
-
-NO_EVIDENCE = Digest(bytes(32))  # evidence_root of every block while evidence is only reported
 
 VIEWS_BEHIND_MAX = 64  # late votes and unproven proposals are kept this far back: as far as votes ahead
 FINAL_BLOCKS_KEPT = 16  # answers to Want by stragglers; 8 MiB of bodies at most. Beyond it the sync protocol serves
@@ -132,51 +124,8 @@ HEIGHTS_BY_WANT_MAX = 8  # a longer gap goes to the sync protocol, which fetches
 BLOCKS_PER_WANT_MAX = 8  # 4 MiB of bodies at most: one answer must not become an amplifier
 VOTES_REPEATED_MAX = 64  # R8: own votes said again, the newest; as many as views are open to others
 FINAL_VIEWS_KEPT = VIEWS_BEHIND_MAX  # which block each of the last final views has: a conflicting certificate is seen
-ALLOWANCE_MAX = 128  # certificates (1 each) and blocks (8 each) pushed to one member in two Delta
-ALLOWANCE_OF_STRANGERS = 2  # the same for whoever is no member, such as one that has left and is an epoch behind
-PEERS_ALLOWED_MAX = 2 * ROSTER_MEMBERS_MAX  # who is sent anything in two Delta: this roster, and as many of others
-_EMPTY_ROOT = body_root(EMPTY_BODY)
 _NOTHING = Restored()
 _REPAIR = Timer(TimerKind.REPAIR, Epoch(0), View(0))
-
-
-class _Check(enum.Enum):
-    """How far a block's body came with the application."""
-
-    NEW = "new"
-    RUNNING = "running"
-    DEFERRED = "deferred"  # the application lacks something; asked again at the next retry or nudge
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-
-
-@dataclass(slots=True)
-class _Entry:
-    """One open block: what we have of it and what the application says."""
-
-    header: Header
-    proposal: Proposal | None  # None: our own draft, not signed before the application has accepted it like any other
-    body: bytes | None
-    check: _Check = _Check.NEW
-
-
-class _Parent(NamedTuple):
-    """What a child needs to know of its parent, or whoever proposes it again of a boundary block."""
-
-    block: Digest
-    view: View
-    height: Height
-    time_ms: int
-    state_root: Digest
-    header: Header | None
-    certificate: Certificate | None = None  # by which it was chosen; its view may be later than the header's
-
-
-class _Ground(NamedTuple):
-    """What a proposal stands on: the parent, or for a block that is proposed again its last notarization."""
-
-    view: View
-    block: Digest
 
 
 class _Lead(enum.Enum):
@@ -187,31 +136,6 @@ class _Lead(enum.Enum):
     IDLE = "idle"  # the application has nothing; at the IDLE timer it is asked again
     CLOSING = "closing"  # the application was asked for whatever it has, an empty body too
     DONE = "done"  # proposed, or gave up, or not the leader
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What the machine says about itself, for metrics and people. Views count from 1 in each epoch."""
-
-    epoch: Epoch
-    view: View
-    finalized_view: View
-    finalized_height: Height
-    leader: MemberIndex
-    delta_ms: int
-    blocks_open: int  # unfinalized blocks held
-    certificates_open: int  # above the finalized view
-    votes_open: int  # in the tallies
-    blocks_wanted: int
-    blocks_finalized: int  # since the start of this process
-    blocks_proposed_again: int  # boundary blocks, by us, since the start of this process
-    views_nullified: int  # left by a nullification since the start of this process
-    votes_cast: int
-    votes_far: int  # dropped: of another epoch, or too far ahead or behind to be counted
-    rejections: int
-    evidence: int
-    refusal: str | None  # why this member does not vote
-    halted: str | None
 
 
 class FinalityCore:
@@ -242,7 +166,7 @@ class FinalityCore:
         self._peer, self._chain, self._signer, self._rule, self._verify = peer, chain, signer, rule, verify
         self._past: ClosedEpoch | None = None
         self._boundaries = Boundaries(restored.boundaries)
-        self._recent: OrderedDict[Digest, _Entry] = OrderedDict()  # the last final ones
+        self._recent: OrderedDict[Digest, Entry] = OrderedDict()  # the last final ones
         self._early_bodies = EarlyBodies()
         self._early_messages = EarlyMessages()
         self._status_turn = 0  # whom a quiet member asks next
@@ -276,7 +200,9 @@ class FinalityCore:
             anchor = replace(anchor, view=View(0))
             if anchor.certificate is not None:
                 self._boundaries.add(anchor.certificate)
-        self._term, self._final, self._over = term, anchor, False
+        self._term, self._over = term, False
+        self._tree = self._make_tree(term, anchor)
+        self._certificates = self._tree.certificates  # of views above the finalized one
         signer = self._signer
         check_invariant(signer is None or signer.epoch == term.epoch, "the signer is in the epoch that is open")
         self._voter = signer if signer is not None and term.me is not None and signer.member == term.me else None
@@ -284,18 +210,18 @@ class FinalityCore:
         self._view = View(0)  # the current view; 0 until Started
         self._entered_ms = 0
         self._delta_ms = term.schedule.delta_ms(0)
-        self._certificates = Certificates()  # of views above the finalized one
-        self._entries: dict[Digest, _Entry] = {}  # open blocks
         self._final_blocks: OrderedDict[View, Digest] = OrderedDict({anchor.view: anchor.block})
         self._wants: dict[Digest, int] = {}  # certified blocks that we lack -> times asked
         self._proposal: Digest | None = None  # the first valid proposal of the current view
         self._lead = _Lead.DONE
         self._lead_time_ms = 0  # of the block that was asked for
-        self._lead_parent: _Parent | None = None
+        self._lead_parent: Parent | None = None
         self._lead_timers: set[TimerKind] = set()  # set in this view; asked only "is it in"
-        self._allowance: dict[PeerId, int] = {}  # left to push to each peer until the next retry
-        self._retries = 0  # in this view
+        self._allowances = Allowances(term)
         self._behind = False
+
+    def _make_tree(self, term: Term, final: Anchor) -> Tree:
+        return Tree(term, final)
 
     def _make_tally(self, roster: Roster) -> Tally:
         return Tally(roster, self._chain, self._verify)
@@ -350,7 +276,7 @@ class FinalityCore:
     @property
     def anchor(self) -> Anchor:
         """The last finalized block."""
-        return self._final
+        return self._tree.final
 
     @property
     def roster(self) -> Roster:
@@ -362,11 +288,11 @@ class FinalityCore:
         return Statistics(
             epoch=self._term.epoch,
             view=self._view,
-            finalized_view=self._final.view,
-            finalized_height=self._final.height,
+            finalized_view=self._tree.final.view,
+            finalized_height=self._tree.final.height,
             leader=self._term.schedule.leader(self._view),
             delta_ms=self._delta_ms,
-            blocks_open=len(self._entries),
+            blocks_open=len(self._tree.entries),
             certificates_open=len(self._certificates),
             votes_open=self._tally.vote_count + (self._past.vote_count if self._past else 0),
             blocks_wanted=len(self._wants),
@@ -392,22 +318,22 @@ class FinalityCore:
         for certificate in restored.certificates:
             if certificate.epoch != self._term.epoch:
                 continue
-            names = (certificate.view, certificate.block) == (self._final.view, self._final.block)
-            if names and self._final.certificate is None:
-                self._final = replace(self._final, certificate=certificate)
-            if certificate.view > self._final.view:
+            names = (certificate.view, certificate.block) == (self._tree.final.view, self._tree.final.block)
+            if names and self._tree.final.certificate is None:
+                self._tree.final = replace(self._tree.final, certificate=certificate)
+            if certificate.view > self._tree.final.view:
                 self._certificates.add(CheckedCertificate(certificate))
         for stored in restored.blocks:
             header = stored.proposal.header
-            if header.epoch == self._term.epoch and header.view > self._final.view:
-                self._entries[header.digest()] = _Entry(header, stored.proposal, stored.body)
+            if header.epoch == self._term.epoch and header.view > self._tree.final.view:
+                self._tree.entries[header.digest()] = Entry(header, stored.proposal, stored.body)
         if self._signer is not None:
-            self._signer.abstain_through(self._final.view)
+            self._signer.abstain_through(self._tree.final.view)
             if self._signer.journal is JournalState.TORN:
-                self._signer.only_nullify_through(View(self._certificates.highest(self._final.view) + 1))
+                self._signer.only_nullify_through(View(self._certificates.highest(self._tree.final.view) + 1))
 
     def _start(self) -> None:
-        self._enter(View(self._certificates.highest(self._final.view) + 1))
+        self._enter(View(self._certificates.highest(self._tree.final.view) + 1))
         for vote in self._voter.votes() if self._voter else ():
             self._count(vote)
 
@@ -422,13 +348,13 @@ class FinalityCore:
         before, term = self._term, Term.of(roster, next_roster, self._peer, self._rule)
         check_invariant(term.epoch == before.epoch + 1, "epochs follow each other")
         open_ = range(max(1, self._view - VIEWS_BEHIND_MAX), self._view + VIEWS_AHEAD_MAX + 1)
-        self._past = ClosedEpoch(before, self._tally, self._final_blocks, self._final.block, open_)
+        self._past = ClosedEpoch(before, self._tally, self._final_blocks, self._tree.final.block, open_)
         if self._signer is not None:
             self._signer.open_epoch(roster)
-        self._begin(term, self._final)
+        self._begin(term, self._tree.final)
         self._repairing = self._fetching = False  # what fired or was answered while nothing was open is lost
         self._enter(View(1))
-        certificate = self._final.certificate
+        certificate = self._tree.final.certificate
         if before.me is not None and certificate is not None:  # nobody else tells them of the epoch that they vote in
             self._tell(before.newcomers, certificate)
         for sender, message in self._early_messages.take():
@@ -445,10 +371,9 @@ class FinalityCore:
         self._lead = _Lead.WAITING if self._may_propose() else _Lead.DONE
         self._lead_parent = None
         self._lead_timers.clear()
-        self._retries = 0
-        self._allowance.clear()
+        self._allowances.refill()
         self._tally.keep(View(view - VIEWS_BEHIND_MAX), View(view + VIEWS_AHEAD_MAX))
-        self._drop_unproven(below=View(view - VIEWS_BEHIND_MAX))
+        self._tree.drop_unproven(below=View(view - VIEWS_BEHIND_MAX))
         schedule = self._term.schedule
         self._delta_ms = schedule.delta_ms(self._stalled_views())
         if self._voter is not None:
@@ -458,17 +383,10 @@ class FinalityCore:
 
     def _stalled_views(self) -> int:
         """Views left without finalization; the last one does not count while its finalization may be on its way."""
-        finalized = max((each.view for each in self._certificates.finalizations()), default=self._final.view)
+        finalized = max((each.view for each in self._certificates.finalizations()), default=self._tree.final.view)
         last = View(self._view - 1)
         in_flight = self._certificates.find(last, VoteKind.NOTARIZE) is not None
         return max(0, last - finalized - in_flight)
-
-    def _drop_unproven(self, below: View) -> None:
-        """Forget old proposals that never got a certificate."""
-        proven = {certificate.block for certificate in self._certificates.blocks()}
-        self._entries = {
-            block: entry for block, entry in self._entries.items() if entry.header.view >= below or block in proven
-        }
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
@@ -504,12 +422,12 @@ class FinalityCore:
                 assert_never(message)
 
     def _on_later(self, sender: PeerId | None, message: ValidatorMessage, epoch: Epoch) -> None:
-        """Nothing of a later epoch can be checked yet. Where its boundary is behind us we are told by whoever says so."""
+        """Nothing of a later epoch can be checked yet, and its members know the way out of ours: Status asks them for it."""
         self._behind = True
         self._counts["far"] += isinstance(message, Vote)
         if isinstance(message, Status):
-            if sender is not None and self._spend(sender, 1):
-                self._tell((sender,), self._status())  # it answers with the finalization of our epoch's boundary
+            if sender is not None and self._allowances.spend(sender, 1):
+                self._tell((sender,), where_we_stand(self._tree))
             return
         if epoch != self._term.epoch + 1 or not isinstance(message, Vote | Certificate | Proposal):
             return
@@ -523,7 +441,7 @@ class FinalityCore:
         """Stragglers are shown the way out of their epoch; late votes of the epoch before may be evidence."""
         if isinstance(message, Status):
             boundary = self._boundaries.find(epoch)
-            if sender is not None and boundary is not None and self._spend(sender, 1):
+            if sender is not None and boundary is not None and self._allowances.spend(sender, 1):
                 self._tell((sender,), boundary)
             return
         past = self._past
@@ -559,7 +477,7 @@ class FinalityCore:
     def _lacks_proposal_of(self, vote: Vote) -> bool:
         if vote.kind is not VoteKind.NOTARIZE or not self._is_leaders(vote):
             return False
-        entry = self._entries.get(vote.block)
+        entry = self._tree.entries.get(vote.block)
         return entry is None or (self._proposal is None and entry.header.view < vote.view)
 
     def _is_leaders(self, vote: Vote) -> bool:
@@ -593,7 +511,7 @@ class FinalityCore:
     # -- certificates (R4, R5, R6, R9) --------------------------------------------------------------------------------
 
     def _on_certificate(self, certificate: Certificate) -> None:
-        if certificate.view <= self._final.view:
+        if certificate.view <= self._tree.final.view:
             self._on_late_certificate(certificate)
             return
         held = self._certificates.find(certificate.view, certificate.kind)
@@ -613,7 +531,7 @@ class FinalityCore:
 
     def _install(self, certificate: CheckedCertificate, *, announce: bool = True) -> None:
         """Store a certificate, broadcast it once if it is news, and leave its view."""
-        if certificate.view <= self._final.view or not self._certificates.add(certificate):
+        if certificate.view <= self._tree.final.view or not self._certificates.add(certificate):
             return
         if self._is_open(certificate.view):
             for evidence in self._tally.absorb(certificate):
@@ -644,12 +562,12 @@ class FinalityCore:
         if header.chain != self._chain:
             raise Rejected(Reason.WRONG_CHAIN, "proposal of another chain or fork")
         block = header.digest()
-        again = self._is_again(proposal)
+        again = self._tree.is_again(proposal)
         if (vote.epoch, vote.kind, vote.block) != (header.epoch, VoteKind.NOTARIZE, block):
             raise Rejected(Reason.MALFORMED, "a proposal carries its leader's NOTARIZE of it")
         if not again and (vote.view, vote.signer) != (header.view, header.proposer):
             raise Rejected(Reason.MALFORMED, "only a boundary block is proposed again")
-        if view <= self._final.view or (block in self._entries and not again):
+        if view <= self._tree.final.view or (block in self._tree.entries and not again):
             return
         if vote.signer != self._term.schedule.leader(view):
             raise Rejected(Reason.WRONG_LEADER, f"member {vote.signer} in view {view}")
@@ -658,10 +576,10 @@ class FinalityCore:
             self._on_vote(vote)
             return
         check_vote(vote, self._term.roster, self._chain, self._verify)
-        if wanted:  # a quorum has found it good
-            self._admit(block, _Entry(header, proposal, None))
-            if not again or view < self._view:
-                return
+        if wanted and block not in self._tree.entries:  # a quorum has found it good
+            self._admit(block, Entry(header, proposal, None))
+        if wanted and (not again or view < self._view):
+            return
         try:
             self._check_proposal(proposal)
         except Rejected:
@@ -674,110 +592,48 @@ class FinalityCore:
             return
         self._proposal = block
         self._dirty = True
-        if block not in self._entries:
-            self._admit(block, _Entry(header, proposal, None))
-
-    def _is_again(self, proposal: Proposal) -> bool:
-        return proposal.header.height == self._term.boundary and proposal.vote.view > proposal.header.view
+        if block not in self._tree.entries:
+            self._admit(block, Entry(header, proposal, None))
 
     def _check_proposal(self, proposal: Proposal) -> None:
-        """Take the certificates that came along, which may bring us to its view, then check ancestry and header.
-
-        Time and height are checked when the parent is here; the body when it is.
-        """
-        view, ground = proposal.vote.view, self._find_ground(proposal)
+        """Take the certificates that came along, which may bring us to its view; there, check what it stands on."""
+        view, parent = proposal.vote.view, proposal.parent_certificate
+        if parent is not None and parent.epoch != self._term.epoch:
+            self._look_back_at(parent)  # should it be another boundary block's, the chain has forked there
+        ground = self._tree.find_ground(proposal)
+        if parent is not None and parent.epoch == self._term.epoch:
+            self._take(parent)
         for certificate in proposal.nullifications:
-            names = (certificate.kind, certificate.epoch)
-            if names != (VoteKind.NULLIFY, self._term.epoch) or not ground.view < certificate.view < view:
-                raise Rejected(Reason.WRONG_ANCESTRY, "a certificate that nullifies no view between parent and block")
+            self._tree.check_nullification(certificate, ground, view)
             self._take(certificate)
-        if view != self._view:
-            return
-        self._check_ground(ground)
-        self._check_skips(ground.view, view)
-        self._check_header(proposal.header)
-
-    def _find_ground(self, proposal: Proposal) -> _Ground:
-        """What the proposal says that it stands on; its certificate for that is taken."""
-        header, certificate = proposal.header, proposal.parent_certificate
-        if self._is_again(proposal):
-            if certificate is None or not header.view <= certificate.view < proposal.vote.view:
-                raise Rejected(Reason.WRONG_ANCESTRY, "a block that is proposed again comes with its notarization")
-            ground = _Ground(certificate.view, proposal.vote.block)
-        else:
-            ground = _Ground(header.parent_view, header.parent)
-        if certificate is None:
-            return ground
-        if certificate.epoch != self._term.epoch:
-            self._check_first(header, certificate)
-            return ground
-        if certificate.kind is VoteKind.NULLIFY or (certificate.view, certificate.block) != ground:
-            raise Rejected(Reason.WRONG_ANCESTRY, "the certificate is not the parent's")
-        self._take(certificate)
-        return ground
-
-    def _check_first(self, header: Header, certificate: Certificate) -> None:
-        """The first block of an epoch stands on the boundary before, whose finalization travels along for stragglers.
-
-        We have one. Should this be another block's, the chain has forked at the boundary.
-        """
-        self._look_back_at(certificate)
-        names = (certificate.epoch, certificate.kind, certificate.block)
-        if names != (self._term.epoch - 1, VoteKind.FINALIZE, header.parent) or header.parent_view != 0:
-            raise Rejected(Reason.WRONG_ANCESTRY, "a certificate of another epoch")
+        if view == self._view:
+            self._tree.check(proposal.header, ground, view)
 
     def _take(self, certificate: Certificate) -> None:
         """A certificate that came inside a proposal: everybody has it, so it is not broadcast."""
         known = self._certificates.find(certificate.view, certificate.kind) is not None
-        if certificate.view > self._final.view and not known:
+        if certificate.view > self._tree.final.view and not known:
             self._install(self._tally.check(certificate), announce=False)
 
-    def _check_ground(self, ground: _Ground) -> None:
-        if ground == (self._final.view, self._final.block):
-            return
-        kinds = (VoteKind.NOTARIZE, VoteKind.FINALIZE)
-        held = [self._certificates.find(ground.view, kind) for kind in kinds]
-        if not any(certificate is not None and certificate.block == ground.block for certificate in held):
-            raise Rejected(Reason.WRONG_ANCESTRY, "the parent has no certificate")
-
-    def _check_skips(self, above: View, below: View) -> None:
-        """Every view between parent and block must be nullified: the step on which safety rests (chain.md 2.10)."""
-        for view in range(above + 1, below):
-            if self._certificates.find(View(view), VoteKind.NULLIFY) is None:
-                raise Rejected(Reason.WRONG_ANCESTRY, f"view {view} was skipped without a nullification")
-
-    def _check_header(self, header: Header) -> None:
-        term = self._term
-        fixed = (header.version, header.roster, header.next_roster, header.beacon, header.evidence_root)
-        if fixed != (HEADER_VERSION, term.roster_digest, term.next_digest, term.roster.beacon, NO_EVIDENCE):
-            raise Rejected(Reason.MALFORMED, "header fields that this epoch fixes")
-        if not term.first <= header.height <= term.boundary:
-            raise Rejected(Reason.WRONG_ANCESTRY, f"height {header.height} is not of epoch {term.epoch}")
-        if header.body_bytes > BODY_BYTES_MAX:
-            raise Rejected(Reason.TOO_LARGE, f"body of {header.body_bytes} bytes")
-        if header.body_root == _EMPTY_ROOT and header.body_bytes != len(EMPTY_BODY):
-            raise Rejected(Reason.WRONG_BODY, "the empty body has one length")
-
-    def _admit(self, block: Digest, entry: _Entry) -> None:
-        self._entries[block] = entry
+    def _admit(self, block: Digest, entry: Entry) -> None:
+        self._tree.entries[block] = entry
         self._dirty = True
-        if entry.header.body_root == _EMPTY_ROOT:
+        if entry.header.body_root == EMPTY_ROOT:
             self._take_body(block, entry, EMPTY_BODY)
         for body in self._early_bodies.take(block):
             self._take_body(block, entry, body)
         if entry.body is None and block == self._proposal:
             self._set_timer(TimerKind.BODY, self._now_ms + self._delta_ms // 2)
 
-    def _take_body(self, block: Digest, entry: _Entry, body: bytes) -> bool:
-        if len(body) != entry.header.body_bytes or body_root(body) != entry.header.body_root:
+    def _take_body(self, block: Digest, entry: Entry, body: bytes) -> bool:
+        if not entry.take_body(body):
             return False
-        entry.body = body
         self._wants.pop(block, None)
         self._dirty = True
         return True
 
     def _on_body(self, sender: PeerId | None, message: BodyMessage) -> None:
-        entry = self._entries.get(message.block)
+        entry = self._tree.entries.get(message.block)
         if entry is not None:
             if entry.body is None and not self._take_body(message.block, entry, message.body):
                 raise Rejected(Reason.WRONG_DIGEST, "body of another block")
@@ -786,41 +642,29 @@ class FinalityCore:
         if fits and sender is not None and (sender in self._term.places or sender in self._term.next_members):
             self._early_bodies.keep(sender, message)
 
-    def _find_parent(self, header: Header) -> _Parent | None:
-        """The parent, if the application knows its state: it is the last final block, or was accepted."""
-        if header.parent == self._final.block:
-            return self._final_parent()
-        entry = self._entries.get(header.parent)
-        return _as_parent(header.parent, entry.header) if entry and entry.check is _Check.ACCEPTED else None
-
-    def _final_parent(self) -> _Parent:
-        final = self._final
-        return _Parent(final.block, final.view, final.height, final.time_ms, final.state_root, final.header)
-
     def _request_checks(self) -> None:
         """Ask the application about every block that may be voted for, parents first; ask members for what is missing."""
         if self._voter is None:
             return
         for certificate in self._certificates.blocks():
-            entry = self._entries.get(certificate.block)
+            entry = self._tree.entries.get(certificate.block)
             if entry is None or entry.body is None:
                 self._want(certificate.block, certificate.plain)
             else:
                 self._request_check(certificate.block, entry)
         if self._proposal is not None:
-            entry = self._entries[self._proposal]
+            entry = self._tree.entries[self._proposal]
             if entry.body is not None:
                 self._request_check(self._proposal, entry)
 
-    def _request_check(self, block: Digest, entry: _Entry) -> None:
-        if entry.check is not _Check.NEW or entry.body is None:
+    def _request_check(self, block: Digest, entry: Entry) -> None:
+        if entry.check is not Check.NEW or entry.body is None:
             return
         header = entry.header
-        parent = self._find_parent(header)
+        parent = self._tree.find_parent(header)
         if parent is None:
             return
-        follows = header.height == parent.height + 1 and header.parent_view == parent.view
-        if not follows or header.time_ms <= parent.time_ms or header.height > self._term.boundary:
+        if not self._tree.follows(header, parent):
             self._refuse(block, entry, Reason.WRONG_ANCESTRY)
             return
         new = block == self._proposal and header.view == self._view
@@ -828,22 +672,22 @@ class FinalityCore:
             # A leader must be later than its parent, whose time a quorum found good: for that it is not to blame.
             self._put_off(block, header)
             return
-        entry.check = _Check.RUNNING
+        entry.check = Check.RUNNING
         self._effects.append(RequestCheck(block, header, entry.body))
 
     def _put_off(self, block: Digest, header: Header) -> None:
         """Too far ahead of our clock: give the view up, and forget the block. If a quorum takes it, it comes back."""
-        del self._entries[block]
+        del self._tree.entries[block]
         self._proposal = None
         self._blame(header.proposer, Reason.CLOCK_OFF)
         self._nullify()
 
     def _on_checked(self, event: BodyChecked) -> None:
-        entry = self._entries.get(event.block)
-        if entry is None or entry.check is not _Check.RUNNING:
+        entry = self._tree.entries.get(event.block)
+        if entry is None or entry.check is not Check.RUNNING:
             return
         if event.accepted is None:
-            entry.check = _Check.DEFERRED
+            entry.check = Check.DEFERRED
         elif not event.accepted:
             self._refuse(event.block, entry, event.reason or Reason.WRONG_BODY)
         elif event.state_root != entry.header.state_root:
@@ -851,20 +695,20 @@ class FinalityCore:
         else:
             self._accept(event.block, entry)
 
-    def _accept(self, block: Digest, entry: _Entry) -> None:
-        entry.check = _Check.ACCEPTED
+    def _accept(self, block: Digest, entry: Entry) -> None:
+        entry.check = Check.ACCEPTED
         self._dirty = True
         if entry.proposal is None:
             self._publish(block, entry)
         else:
             self._store(entry.proposal, entry)
 
-    def _store(self, proposal: Proposal, entry: _Entry) -> None:
+    def _store(self, proposal: Proposal, entry: Entry) -> None:
         check_invariant(entry.body is not None, "only a block with its body is accepted")
         self._effects.append(StoreBlocks(blocks=(StoredBlock(proposal, entry.body or b""),)))
 
-    def _refuse(self, block: Digest, entry: _Entry, reason: Reason) -> None:
-        entry.check = _Check.REFUSED
+    def _refuse(self, block: Digest, entry: Entry, reason: Reason) -> None:
+        entry.check = Check.REFUSED
         self._blame(entry.header.proposer, reason)
         if block == self._proposal:
             self._nullify()
@@ -878,7 +722,7 @@ class FinalityCore:
     def _vote_for_proposal(self) -> None:
         """R3: NOTARIZE the current view's proposal once it is accepted."""
         block = self._proposal
-        if block is not None and self._voter is not None and self._entries[block].check is _Check.ACCEPTED:
+        if block is not None and self._voter is not None and self._tree.entries[block].check is Check.ACCEPTED:
             self._cast(self._voter.notarize(self._view, ExecutedBlock(block)))
 
     def _vote_to_finalize(self) -> None:
@@ -887,8 +731,8 @@ class FinalityCore:
             return
         for view in self._certificates.views():
             notarization = self._certificates.find(view, VoteKind.NOTARIZE)
-            entry = self._entries.get(notarization.block) if notarization else None
-            if notarization and entry and entry.check is _Check.ACCEPTED:
+            entry = self._tree.entries.get(notarization.block) if notarization else None
+            if notarization and entry and entry.check is Check.ACCEPTED:
                 self._cast(self._voter.finalize(notarization, ExecutedBlock(notarization.block)))
 
     def _nullify(self) -> None:
@@ -908,37 +752,29 @@ class FinalityCore:
     # -- finalization (R6) --------------------------------------------------------------------------------------------
 
     def _finalize_certified(self) -> None:
-        """Finalize the highest block with a finalization whose ancestors are all here."""
+        """Finalize the highest block with a finalization whose ancestors are all here; ask for what is missing."""
         for certificate in reversed(self._certificates.finalizations()):
-            if self._halted is not None:
+            path = self._tree.path_to(certificate)
+            if path.conflict:
+                height = self._tree.final.height
+                self._halt(f"the block finalized in view {certificate.view} does not extend height {height}")
                 return
-            path = self._path_to(certificate)
-            if path:
-                self._finish(path, certificate)
+            if path.missing is not None:
+                self._get_missing(path, certificate)
+            elif path.blocks:
+                self._finish(path.blocks, certificate)
                 return
 
-    def _path_to(self, target: CheckedCertificate) -> list[_Entry] | None:
-        """The blocks from the first unfinalized one to ``target``'s, or None when one is missing (it is asked for)."""
-        path: list[_Entry] = []
-        block = target.block
-        while block != self._final.block:
-            entry = self._entries.get(block)
-            if entry is not None and not self._final.height < entry.header.height <= self._term.boundary:
-                self._halt(f"the block finalized in view {target.view} does not extend height {self._final.height}")
-                return None
-            if entry is None or entry.body is None:
-                lowest = path[-1].header.height - 1 if path else None
-                if self._me is None or (lowest is not None and lowest - self._final.height > HEIGHTS_BY_WANT_MAX):
-                    self._fetch(target.plain)
-                else:
-                    self._want(block, target.plain)
-                return None
-            path.append(entry)
-            block = entry.header.parent
-        path.reverse()
-        return path
+    def _get_missing(self, path: Path, target: CheckedCertificate) -> None:
+        """Few blocks are asked for one by one; many, or by an observer, of the sync protocol."""
+        lowest = path.blocks[-1].header.height - 1 if path.blocks else None
+        far = lowest is not None and lowest - self._tree.final.height > HEIGHTS_BY_WANT_MAX
+        if self._me is None or far:
+            self._fetch(target.plain)
+        elif path.missing is not None:
+            self._want(path.missing, target.plain)
 
-    def _finish(self, path: list[_Entry], certificate: CheckedCertificate) -> None:
+    def _finish(self, path: list[Entry], certificate: CheckedCertificate) -> None:
         blocks = [FinalizedBlock(entry.header, entry.body or b"", None) for entry in path]
         blocks[-1] = FinalizedBlock(path[-1].header, path[-1].body or b"", certificate.plain)
         for entry in path:
@@ -951,7 +787,7 @@ class FinalityCore:
         """Move the finalized block up and drop what it overtook."""
         for index, block in enumerate(blocks):
             check_invariant(
-                block.header.height == self._final.height + 1 + index, "finalized heights go up by one, each once"
+                block.header.height == self._tree.final.height + 1 + index, "finalized heights go up by one, each once"
             )
         last = blocks[-1]
         check_invariant(last.header.height <= self._term.boundary, "an epoch ends with its boundary block")
@@ -961,15 +797,9 @@ class FinalityCore:
             self._final_blocks[block.header.view] = block.header.digest()
         while len(self._final_blocks) > FINAL_VIEWS_KEPT:
             self._final_blocks.popitem(last=False)
-        self._final = Anchor.of(last.header, last.certificate)
-        view = self._final.view
-        self._certificates.drop_through(view)
-        self._entries = {
-            block: entry
-            for block, entry in self._entries.items()
-            if entry.header.view > view and entry.header.height > self._final.height
-        }
-        if self._proposal not in self._entries:
+        self._tree.advance(Anchor.of(last.header, last.certificate))
+        view = self._tree.final.view
+        if self._proposal not in self._tree.entries:
             self._proposal = None
         self._wants.clear()  # what is still missing is asked for again
         if self._signer is not None:
@@ -981,11 +811,11 @@ class FinalityCore:
         self._dirty = True
 
     def _on_synced(self, blocks: tuple[FinalizedBlock, ...]) -> None:
-        news = [block for block in blocks if block.header.height > self._final.height]
-        if not news or news[0].header.height != self._final.height + 1 or news[0].header.epoch != self._term.epoch:
+        news = [block for block in blocks if block.header.height > self._tree.final.height]
+        if not news or news[0].header.height != self._tree.final.height + 1 or news[0].header.epoch != self._term.epoch:
             return
-        if news[0].header.parent != self._final.block:
-            self._halt(f"synced blocks do not extend height {self._final.height}")
+        if news[0].header.parent != self._tree.final.block:
+            self._halt(f"synced blocks do not extend height {self._tree.final.height}")
             return
         certificate = news[-1].certificate
         check_invariant(certificate is not None, "synced blocks end with a certificate")
@@ -994,7 +824,7 @@ class FinalityCore:
     def _fetch(self, target: Certificate | None) -> None:
         if not self._fetching:
             self._fetching = True
-            self._effects.append(FetchBlocks(Height(self._final.height + 1), target))
+            self._effects.append(FetchBlocks(Height(self._tree.final.height + 1), target))
 
     # -- proposing (R2) -----------------------------------------------------------------------------------------------
 
@@ -1011,12 +841,12 @@ class FinalityCore:
     def _try_propose(self) -> None:
         if self._lead is not _Lead.WAITING:
             return
-        parent = self._choose_parent()
+        parent = self._tree.choose_parent(self._view)
         if parent is None:
             if TimerKind.SKIP not in self._lead_timers:
                 self._lead_timers.add(TimerKind.SKIP)
                 self._set_timer(TimerKind.SKIP, self._entered_ms + self._delta_ms)
-                self._send(None, self._status())  # a hole in the certificates is filled by whoever can
+                self._send(None, where_we_stand(self._tree))  # a hole in the certificates is filled by whoever can
             return
         # Our own clock bounds the wait: a parent from the future must not cost us the view. A boundary block is proposed again
         # only if its finalization, which is on its way now, has not come within the interval.
@@ -1035,7 +865,7 @@ class FinalityCore:
         else:
             self._request_build(parent)
 
-    def _request_build(self, parent: _Parent, *, even_empty: bool = False) -> None:
+    def _request_build(self, parent: Parent, *, even_empty: bool = False) -> None:
         if self._me is None:
             return
         self._lead = _Lead.CLOSING if even_empty else _Lead.BUILDING
@@ -1054,22 +884,6 @@ class FinalityCore:
                 even_empty=even_empty,
             )
         )
-
-    def _choose_parent(self) -> _Parent | None:
-        """Walk down from the last view to the first block that we accepted, over nullified views only.
-
-        A notarized block whose body we lack is stepped over if its view is nullified too; without that it is waited for.
-        """
-        for number in range(self._view - 1, self._final.view, -1):
-            view = View(number)
-            certificate = self._certificates.find_block(view)
-            entry = self._entries.get(certificate.block) if certificate else None
-            if certificate and entry and entry.check is _Check.ACCEPTED:
-                return _as_parent(certificate.block, entry.header, certificate.plain)
-            nullified = self._certificates.find(view, VoteKind.NULLIFY) is not None
-            if not nullified or self._certificates.find(view, VoteKind.FINALIZE) is not None:
-                return None
-        return self._final_parent()
 
     def _wait_idle(self) -> None:
         """Empty blocks follow each other at the idle interval; a view that a silent leader cost was wait enough."""
@@ -1101,29 +915,12 @@ class FinalityCore:
         if parent is None or self._me is None:
             return
         check_invariant(len(body) <= BODY_BYTES_MAX, "the application builds bodies within their bound")
-        header = Header(
-            version=HEADER_VERSION,
-            chain=self._chain,
-            epoch=self._term.epoch,
-            view=self._view,
-            height=Height(parent.height + 1),
-            parent=parent.block,
-            parent_view=parent.view,
-            time_ms=self._lead_time_ms,
-            proposer=self._me,
-            body_root=body_root(body),
-            body_bytes=len(body),
-            state_root=state_root,
-            roster=self._term.roster_digest,
-            next_roster=self._term.next_digest,
-            beacon=self._term.roster.beacon,
-            evidence_root=NO_EVIDENCE,
-        )
+        header = self._tree.draft(parent, self._chain, self._view, self._me, self._lead_time_ms, body, state_root)
         self._proposal = header.digest()
-        self._entries[self._proposal] = _Entry(header, None, body)
+        self._tree.entries[self._proposal] = Entry(header, None, body)
         self._dirty = True
 
-    def _publish(self, block: Digest, entry: _Entry) -> None:
+    def _publish(self, block: Digest, entry: Entry) -> None:
         """Sign our draft and broadcast it, if its view is still the current one."""
         if self._proposal != block or self._voter is None:
             return
@@ -1131,17 +928,12 @@ class FinalityCore:
         if signed is None:
             return
         header = entry.header
-        parent = self._certificates.find(header.parent_view, VoteKind.NOTARIZE)
-        parent = parent or self._certificates.find(header.parent_view, VoteKind.FINALIZE)
-        certificate = parent.plain if parent is not None and parent.block == header.parent else None
-        if header.parent == self._final.block:
-            certificate = self._final.certificate
         skipped = self._certificates.nullifications(header.parent_view, header.view)
-        entry.proposal = Proposal(header, certificate, skipped, signed.vote)
+        entry.proposal = Proposal(header, self._tree.find_certificate(header), skipped, signed.vote)
         self._store(entry.proposal, entry)
         self._cast(signed, _messages_of(entry.proposal, entry.body))
 
-    def _propose_again(self, parent: _Parent) -> None:
+    def _propose_again(self, parent: Parent) -> None:
         """Propose the boundary block as it is. Its body does not go along: a quorum has it."""
         self._lead = _Lead.DONE
         if self._voter is None or parent.certificate is None:
@@ -1149,7 +941,7 @@ class FinalityCore:
         signed = self._voter.notarize(self._view, ExecutedBlock(parent.block))
         if signed is None:
             return
-        entry = self._entries[parent.block]
+        entry = self._tree.entries[parent.block]
         skipped = self._certificates.nullifications(parent.certificate.view, self._view)
         entry.proposal = Proposal(entry.header, parent.certificate, skipped, signed.vote)
         self._proposal = parent.block
@@ -1176,7 +968,7 @@ class FinalityCore:
                 if self._lead is _Lead.IDLE:
                     self._propose_empty()
             case TimerKind.SKIP:
-                if self._lead is _Lead.WAITING and self._choose_parent() is None:
+                if self._lead is _Lead.WAITING and self._tree.choose_parent(self._view) is None:
                     self._lead = _Lead.DONE
                     self._nullify()
             case TimerKind.BODY:
@@ -1187,20 +979,20 @@ class FinalityCore:
                 assert_never(timer.kind)
 
     def _want_body(self) -> None:
-        if self._proposal is not None and self._entries[self._proposal].body is None:
+        if self._proposal is not None and self._tree.entries[self._proposal].body is None:
             self._send(self._term.schedule.leader(self._view), Want((self._proposal,)))
 
     def _retry(self) -> None:
         self._set_timer(TimerKind.RETRY, self._now_ms + self._term.schedule.retry_ms(self._delta_ms))
-        self._retries += 1
-        self._behind = self._behind or self._retries > 1  # others may have left this view, or this epoch, long ago
-        self._allowance.clear()
+        if self._now_ms - self._entered_ms > self._term.schedule.view_timeout_ms(self._delta_ms):
+            self._behind = True  # others may have left this view, and this epoch, long ago
+        self._allowances.refill()
         self._want_body()
         self._speak_again()
 
     def _plan_repair(self) -> None:
         """Keep a timer running while something is missing. Views may pass quickly without us: it belongs to none."""
-        deferred = any(entry.check is _Check.DEFERRED for entry in self._entries.values())
+        deferred = any(entry.check is Check.DEFERRED for entry in self._tree.entries.values())
         missing = self._wants or self._fetching or self._behind or deferred
         if missing and not self._repairing:
             self._repairing = True
@@ -1220,9 +1012,9 @@ class FinalityCore:
             self._fetch(None)
 
     def _check_again(self) -> None:
-        for entry in self._entries.values():
-            if entry.check is _Check.DEFERRED:
-                entry.check = _Check.NEW
+        for entry in self._tree.entries.values():
+            if entry.check is Check.DEFERRED:
+                entry.check = Check.NEW
                 self._dirty = True
 
     def _speak_again(self) -> None:
@@ -1231,67 +1023,36 @@ class FinalityCore:
             return
         votes = self._voter.votes() if self._voter else []
         votes = [vote for vote in votes if vote.view == self._view or vote.kind is VoteKind.FINALIZE]
-        if self._final.view == self._view - 1 and not votes:
+        if self._tree.final.view == self._view - 1 and not votes:
             self._status_turn = (self._status_turn + 1) % len(self._term.roster.members)
-            self._send(MemberIndex(self._status_turn), self._status())
+            self._send(MemberIndex(self._status_turn), where_we_stand(self._tree))
             return
         for vote in votes[-VOTES_REPEATED_MAX:]:
             self._send(None, vote)
-        best = self._best_certificate()
+        best = best_certificate(self._tree, self._view)
         if best is not None:
             self._send(None, best)
-        self._send(None, self._status())
-
-    def _best_certificate(self) -> Certificate | None:
-        """The one that brought us into this view."""
-        held = self._certificates.find_any(View(self._view - 1))
-        return held.plain if held is not None else self._final.certificate
-
-    def _status(self) -> Status:
-        hole = self._certificates.first_hole(self._final.view)
-        return Status(self._term.epoch, self._final.view, self._final.height, hole)
+        self._send(None, where_we_stand(self._tree))
 
     def _on_status(self, sender: PeerId | None, status: Status) -> None:
         """Push what the sender lacks; if it is ahead of us, say where we stand, so that it pushes."""
         if sender is None or sender not in self._term.places:
             return
-        pushed: list[Certificate] = []
-        if status.finalized_view < self._final.view and self._final.certificate is not None:
-            pushed.append(self._final.certificate)
-        if status.current_view < self._view:
-            best = self._best_certificate()
-            if best is not None and best not in pushed:
-                pushed.append(best)
-        for view in self._certificates.views():
-            if view >= status.current_view:
-                pushed += [certificate.plain for certificate in self._certificates.of(view)]
-            if len(pushed) >= CERTIFICATES_PER_STATUS_MAX:
-                break
-        for certificate in pushed[:CERTIFICATES_PER_STATUS_MAX]:
-            if self._spend(sender, 1):
+        for certificate in certificates_lacked(status, self._tree, self._view):
+            if self._allowances.spend(sender, 1):
                 self._tell((sender,), certificate)
-        ours = self._status()
-        ahead = status.finalized_view > ours.finalized_view or status.current_view > ours.current_view
-        if ahead and self._spend(sender, 8):
+        ours = where_we_stand(self._tree)
+        if is_ahead(status, ours) and self._allowances.spend(sender, 8):
             self._tell((sender,), ours)
 
     def _on_want(self, sender: PeerId | None, want: Want) -> None:
         if sender is None or sender not in self._term.places:
             return
         for block in want.blocks[:BLOCKS_PER_WANT_MAX]:
-            entry = self._entries.get(block) or self._recent.get(block)
-            if entry is not None and entry.proposal is not None and self._spend(sender, 8):
+            entry = self._tree.entries.get(block) or self._recent.get(block)
+            if entry is not None and entry.proposal is not None and self._allowances.spend(sender, 8):
                 for message in _messages_of(entry.proposal, entry.body):
                     self._tell((sender,), message)
-
-    def _spend(self, peer: PeerId, cost: int) -> bool:
-        """Whether ``peer`` may still be sent something that it asked for; refilled at every retry."""
-        full = ALLOWANCE_MAX if peer in self._term.places else ALLOWANCE_OF_STRANGERS
-        left = self._allowance.get(peer, full)
-        if left < cost or (peer not in self._allowance and len(self._allowance) >= PEERS_ALLOWED_MAX):
-            return False
-        self._allowance[peer] = left - cost
-        return True
 
     def _want(self, block: Digest, certificate: Certificate) -> None:
         """Ask a signer of the certificate for a block; again at every retry, each time somebody else."""
@@ -1334,10 +1095,6 @@ def _epoch_of(message: ValidatorMessage) -> Epoch | None:
             return None
         case _:
             assert_never(message)
-
-
-def _as_parent(block: Digest, header: Header, certificate: Certificate | None = None) -> _Parent:
-    return _Parent(block, header.view, header.height, header.time_ms, header.state_root, header, certificate)
 
 
 def _messages_of(proposal: Proposal, body: bytes | None) -> list[ValidatorMessage]:

@@ -502,7 +502,11 @@ def test_trust_begins_with_genesis_or_with_a_block_id() -> None:
     """A block id stands for header and roster, whoever brings the bytes."""
     rule, trust = LightClientRule.of(genesis()), Trust.genesis(genesis())
     assert rule.trusting_period_ms == TRUSTING_MS < genesis().ledger.evidence_ms < genesis().ledger.unbonding_ms
-    assert (trust.roster, trust.next_roster, trust.height) == (genesis_roster(genesis()), genesis_roster(genesis(), 1).digest(), 0)
+    assert (trust.roster, trust.next_roster, trust.height) == (
+        genesis_roster(genesis()),
+        genesis_roster(genesis(), 1).digest(),
+        0,
+    )
     chain = LightChain([FOUR, FOUR, {1: 1, 2: 1}])
     header, roster = chain.header(20), chain.roster(2)
     assert check_checkpoint(header, roster, header.digest()) == CheckedTip(header, roster)

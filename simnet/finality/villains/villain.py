@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from consensus.finality.core import NO_EVIDENCE
+from consensus.finality.tree import NO_EVIDENCE
 from protocol.finality import (
     EMPTY_BODY,
     HEADER_VERSION,

@@ -9,15 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from msgspec.structs import replace as replace_message
 
 from consensus.finality import tally
-from consensus.finality.core import FinalityCore, _Ground
-from consensus.finality.events import Evidence, EvidenceKind, Finalized, StoreBlocks
+from consensus.finality.core import FinalityCore
+from consensus.finality.epochs import Term
+from consensus.finality.events import Anchor, Evidence, EvidenceKind, Finalized, StoreBlocks
 from consensus.finality.signer import ExecutedBlock, SignedVote, VoteRecord, VoteSigner
 from consensus.finality.tally import CheckedCertificate, Tally
+from consensus.finality.tree import Ground, Parent, Tree
 from protocol.finality import Certificate, FinalizedBlock, Header, Proposal, ValidatorMessage, Vote, VoteKind, vote_text
 from protocol.ids import Digest, Epoch, PeerId, View
 from protocol.roster import Roster
@@ -63,11 +64,21 @@ class RosterWithSmallQuorum(Roster, frozen=True):
         return weight >= 2 * ((self.weight_total - 1) // 3)
 
 
-class CoreWithoutSkipCheck(FinalityCore):
+class TreeWithoutSkipCheck(Tree):
     """Believes a proposal that steps over views without nullifications (R3)."""
 
-    def _check_skips(self, above: View, below: View) -> None:
+    def check_skips(self, above: View, below: View) -> None:
         pass
+
+
+def core_with(tree: type[Tree]) -> type[FinalityCore]:
+    """A machine that asks this tree."""
+
+    class CoreWithTree(FinalityCore):
+        def _make_tree(self, term: Term, final: Anchor) -> Tree:
+            return tree(term, final)
+
+    return CoreWithTree
 
 
 class CoreWithoutRetry(FinalityCore):
@@ -116,39 +127,38 @@ class CoreWithOldSet(FinalityCore):
             super()._count(vote)
 
 
-class CoreThatChangesTheBoundary(FinalityCore):
+class TreeThatChangesTheBoundary(Tree):
     """Makes a new boundary block where one is notarized already, and takes that view for one that may be stepped over."""
 
-    def _choose_parent(self) -> Any:
-        parent = super()._choose_parent()
-        if parent is not None and parent.height == self._term.boundary:
-            return self._find_parent(parent.header) if parent.header else None
+    def choose_parent(self, view: View) -> Parent | None:
+        parent = super().choose_parent(view)
+        if parent is not None and parent.height == self.term.boundary:
+            return self.find_parent(parent.header) if parent.header else None
         return parent
 
-    def _check_skips(self, above: View, below: View) -> None:
+    def check_skips(self, above: View, below: View) -> None:
         for view in range(above + 1, below):
-            certificate = self._certificates.find_block(View(view))
-            entry = self._entries.get(certificate.block) if certificate else None
-            if entry is None or entry.header.height != self._term.boundary:
-                super()._check_skips(View(view - 1), View(view + 1))
+            certificate = self.certificates.find_block(View(view))
+            entry = self.entries.get(certificate.block) if certificate else None
+            if entry is None or entry.header.height != self.term.boundary:
+                super().check_skips(View(view - 1), View(view + 1))
 
 
-class CoreThatTakesAnyHeaderAgain(FinalityCore):
+class TreeThatTakesAnyHeaderAgain(Tree):
     """Believes that a block is the boundary block proposed again because a certificate of some block came with it."""
 
-    def _find_ground(self, proposal: Proposal) -> Any:
+    def find_ground(self, proposal: Proposal) -> Ground:
         certificate = proposal.parent_certificate
-        if not self._is_again(proposal) or certificate is None or certificate.kind is VoteKind.NULLIFY:
-            return super()._find_ground(proposal)
-        self._take(certificate)
-        return _Ground(certificate.view, certificate.block)
+        if not self.is_again(proposal) or certificate is None or certificate.kind is VoteKind.NULLIFY:
+            return super().find_ground(proposal)
+        return Ground(certificate.view, certificate.block)
 
 
-class CoreWithoutNextRosterCheck(FinalityCore):
-    """Votes for headers whatever they say of the next epoch's members."""
+class TreeWithoutNextRosterCheck(Tree):
+    """Finds headers good whatever they say of the next epoch's members."""
 
-    def _check_header(self, header: Header) -> None:
-        super()._check_header(replace_message(header, next_roster=self._term.next_digest))
+    def check_header(self, header: Header) -> None:
+        super().check_header(replace_message(header, next_roster=self.term.next_digest))
 
 
 class CoreThatTakesOldCertificates(FinalityCore):
@@ -197,7 +207,7 @@ MUTANTS = {
     "S3 removed": Machine(signer=SignerWithoutS3),
     "S5 removed": Machine(disk=DiskWithoutBodies),
     "quorum 2f": Machine(roster=RosterWithSmallQuorum),
-    "R3 without skip check": Machine(core=CoreWithoutSkipCheck),
+    "R3 without skip check": Machine(core=core_with(TreeWithoutSkipCheck)),
     "journal lost": Machine(forgets_journal=True),
     "R8 removed": Machine(core=CoreWithoutRetry),
     "accuses the cautious": Machine(core=CoreThatAccusesTheCautious),
@@ -205,9 +215,9 @@ MUTANTS = {
     "stake weights ignored": Machine(core=CoreThatCountsHeads),
     "old validator set accepted": Machine(core=CoreWithOldSet),
     "old certificates accepted": Machine(core=CoreThatTakesOldCertificates),
-    "boundary block changed": Machine(core=CoreThatChangesTheBoundary),
-    "boundary header changed": Machine(core=CoreThatTakesAnyHeaderAgain),
-    "next roster not checked": Machine(core=CoreWithoutNextRosterCheck),
+    "boundary block changed": Machine(core=core_with(TreeThatChangesTheBoundary)),
+    "boundary header changed": Machine(core=core_with(TreeThatTakesAnyHeaderAgain)),
+    "next roster not checked": Machine(core=core_with(TreeWithoutNextRosterCheck)),
     "epoch of the floor forgotten": Machine(signer=SignerOfOneEpoch),
     "evidence from another fork": Machine(core=CoreOfAnyFork),
 }

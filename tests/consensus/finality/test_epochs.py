@@ -471,6 +471,20 @@ def test_leader_that_proposes_again_and_anew_is_exposed():
     ]
 
 
+def test_re_proposal_of_a_block_whose_body_is_missing():
+    """It is wanted already, as a certified block; the proposal that comes again is voted for when the body is here."""
+    body = b"a body"
+    heavy = header(3, SECOND, body_root=body_root(body), body_bytes=len(body))
+    bench = Bench(follower(4))
+    bench.final_through(FIRST, SECOND)
+    bench.hear(proposal(heavy), sender=leader(3))
+    notarized = certificate(3, NOTARIZE, heavy.digest())
+    assert sent(bench.hear(notarized), Want) == [Want((heavy.digest(),))]
+    assert not said(bench.hear(again(heavy, 4, notarized), sender=leader(4)))
+    effects = bench.hear(BodyMessage(heavy.digest(), body), sender=2)
+    assert {(NOTARIZE, 0, 4), (FINALIZE, 0, 3)} <= set(said(effects))
+
+
 def test_lost_re_proposal_is_asked_for():
     """The leader's vote for a block that we know, in a view that it was not proposed in before us, says that we missed it."""
     view = 4
@@ -595,10 +609,11 @@ def test_claims_of_later_epochs_cost_one_question_a_period():
 
 
 def test_silence_too_is_a_reason_to_ask():
-    """A view that outlives its retries may be one that everybody has left, with the epoch: then nobody answers Status."""
+    """A view that outlives its timer may be one that everybody has left, with the epoch: then nobody answers Status."""
     bench = Bench(1)
     bench.fire(TimerKind.RETRY)
     assert not of_kind(bench.fire(TimerKind.REPAIR), FetchBlocks)
+    bench.now_ms += RULE.idle_interval_ms + 3 * RULE.view_delta_ms + 1
     bench.fire(TimerKind.RETRY)
     assert of_kind(bench.fire(TimerKind.REPAIR), FetchBlocks) == [FetchBlocks(Height(1), None)]
 
