@@ -9,7 +9,8 @@ more. What is looked at:
     votes    no journal holds a pair of votes that the rules forbid, read from each dead directory and in the end from all
     blocks   every height has one block, on all disks, and each is derived again by ``nocknode tiles verify``
 
-The rules of the chain are the default ones: a leader with nothing to propose waits for 1.5 s, a dead one costs 4.5 s.
+The rules of the chain are the default ones, but that an epoch is short: half an hour has four of them. A leader with nothing to
+propose waits for 1.5 s, a dead one costs 4.5 s.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any, Final
 import click
 import httpx
 import trio
+from msgspec.structs import replace
 
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
@@ -64,6 +66,9 @@ NETWORK: Final = """\
 name = "soaknet"
 model = "model.toml"
 tile_bytes = 16384
+
+[chain]
+epoch_heights = 256
 """
 
 
@@ -125,6 +130,7 @@ class Soak:
                 await trio.sleep(self._generator.uniform(0.1, 0.5) * self._every)
                 await self._die(self._generator.randrange(PEERS))
                 await trio.sleep_until(began + self._every)
+            await trio.sleep_until(deadline)
             nursery.cancel_scope.cancel()
         await self._client.aclose()
         self._fleet.stop_nodes()
@@ -259,8 +265,7 @@ class Soak:
 def find_leaders(directory: Path) -> dict[int, list[bytes]]:
     """Who led each view from a block's parent to the block, by its height: one where no leader was missing."""
     genesis = read_genesis(directory / "genesis.bin")
-    schedules = {epoch: Schedule(genesis_roster(genesis, epoch), genesis.chain) for epoch in (0, 1)}
-    members = [founder.card.node for founder in genesis.founders]  # nobody stakes: they stay
+    founders = genesis_roster(genesis)  # nobody stakes: they stay, and an epoch changes who leads when
     index = RocksKeyValue(directory / "db")
     try:
         ledger = Ledger(index)
@@ -268,14 +273,12 @@ def find_leaders(directory: Path) -> dict[int, list[bytes]]:
         headers = [decode(Header, block.header, limit_bytes=4 * KIB) for block in blocks]
     finally:
         index.close()
-    return {
-        header.height: [
-            members[schedules[header.epoch].leader(View(view))]
-            for view in range(header.parent_view + 1, header.view + 1)
-        ]
-        for header in headers
-        if header.epoch in schedules
-    }
+    leaders: dict[int, list[bytes]] = {}
+    for header in headers:
+        schedule = Schedule(replace(founders, epoch=header.epoch, beacon=header.beacon), genesis.chain)
+        views = range(header.parent_view + 1, header.view + 1)
+        leaders[header.height] = [founders.members[schedule.leader(View(view))].node for view in views]
+    return leaders
 
 
 # -- what came of it ----------------------------------------------------------------------------------------------------

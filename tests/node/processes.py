@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ GRACE_SECONDS = 10.0  # a node promises to end within a few seconds of SIGTERM
 POLL_SECONDS = 0.05
 CREATED_MS = 1_700_000_000_000
 ROUND_SECONDS = 5.0
+_NONE: dict[str, object] = {}
 
 
 def wait_for(what: str, look: Callable[[], Any], patience_seconds: float = PATIENCE_SECONDS) -> Any:
@@ -230,11 +231,20 @@ class NodeProcess:
 class Network:
     """Data directories of one network. The first ``members`` are its roster; the others know the genesis document only."""
 
-    def __init__(self, folder: Path, members: int, strangers: int = 0, *, name: str = "network") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        members: int,
+        strangers: int = 0,
+        *,
+        name: str = "network",
+        rules: Mapping[str, object] = _NONE,
+    ) -> None:
+        """``rules`` are values of the network's template by place."""
         self.nodes = [NodeProcess(folder / f"{name}-{index}") for index in range(members + strangers)]
         keys = [create_keys(node.places.keys) for node in self.nodes]
         shards = [corpus()[at : at + 65_536] for at in range(0, len(corpus()), 65_536)]
-        template = load_template("test", overrides={"name": name, "learning.round_seconds": ROUND_SECONDS})
+        template = load_template("test", overrides={"name": name, "learning.round_seconds": ROUND_SECONDS, **rules})
         genesis = found_network(template, [each.card() for each in keys[:members]], shards, 0, CREATED_MS)
         self.network_id = genesis.network_id().hex()
         for number, node in enumerate(self.nodes):

@@ -61,3 +61,37 @@ def test_money_reaches_a_node_outside_the_roster_and_is_proved_by_it(tmp_path: P
         member.start("--no-learn", bootstrap=[other.address])
         assert ask(member, "chain", "tx", back["id"])["height"] == back["height"]
         assert network.stop() == [0, 0, 0]
+
+
+def test_a_stranger_stakes_and_votes_and_a_founder_leaves(tmp_path: Path) -> None:
+    """Two epochs after its registration a node votes that was none of the founders; one that left goes on as an observer."""
+    rules = {"chain.epoch_heights": 6, "chain.idle_interval_ms": 300}
+    with Network(tmp_path, 3, 1, rules=rules) as network:
+        network.start("--no-learn")
+        founder, leaver, third, stranger = network.nodes
+
+        def roster(node: NodeProcess) -> dict[str, bool]:
+            return {each["node"]: each["in_roster"] for each in ask(node, "validators")["validators"]}
+
+        def height() -> int:
+            return int(founder.status("height") or 0)
+
+        ask(founder, "tx", "send", ask(stranger, "wallet")["address"], "5000", "--yes")
+        wait_for("the money", lambda: ask(stranger, "wallet")["account"]["balance_nano"] > 0)
+        registered = ask(stranger, "tx", "register", "4000", "--yes")
+        left = ask(leaver, "tx", "leave", "--yes")
+        peer, gone = stranger.status("peer"), leaver.status("peer")
+        assert not roster(founder)[peer]
+        assert roster(founder)[gone]
+        begins = (max(registered["height"], left["height"]) - 1) // 6 * 6 + 2 * 6
+        wait_for("the epoch after next", lambda: height() > begins + 1)
+        assert (roster(founder)[peer], roster(founder)[gone]) == (True, False)
+        wait_for("a vote of the newcomer", lambda: (ask(stranger, "chain", "status")["votes"] or 0) > 0)
+
+        third.kill()  # 10,000 and 4,000 of 24,000 are no quorum, so nothing is decided without it
+        before = height()
+        third.start("--no-learn", bootstrap=[founder.address])
+        wait_for("blocks by those who vote now", lambda: height() > before + 8)
+        wait_for("the observer follows", lambda: (leaver.status("height") or 0) > before + 4)
+        assert network.stop() == [0, 0, 0, 0]
+        assert [node.problems() for node in network.nodes] == [[], [], [], []]
