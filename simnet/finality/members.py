@@ -286,7 +286,7 @@ class Member:
             self.watch.finalized(self.me, block)
             self.roots[block.header.digest()] = block.header.state_root
         self.disk.finalize(blocks)
-        self.world.take_note_of_epoch(self.disk.epoch)
+        self.world.take_note_of_epoch(self.me, self.disk.epoch)
 
     def _poll(self, life: int) -> None:
         """A node outside the roster has nobody who sends it anything."""

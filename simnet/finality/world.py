@@ -157,8 +157,10 @@ class World:
         """What the application takes from the state as an epoch is opened: its roster and the next one."""
         return self.sets.roster(epoch), self.sets.roster(epoch + 1)
 
-    def take_note_of_epoch(self, epoch: Epoch) -> None:
-        self.epoch = max(self.epoch, epoch)
+    def take_note_of_epoch(self, member: ActorId, epoch: Epoch) -> None:
+        """What a villain knows and keeps to itself moves nobody: the honest must do without it."""
+        if member not in self.byzantine:
+            self.epoch = max(self.epoch, epoch)
 
     def boundary(self, epoch: Epoch) -> FinalizedBlock | None:
         """The block before an epoch's first, out of somebody's ledger; None for the first epoch."""

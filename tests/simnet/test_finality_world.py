@@ -151,6 +151,17 @@ def test_sets_change_in_every_way():
     assert len({sets.roster(epoch).beacon for epoch in range(80)}) == 80
 
 
+def test_a_villains_epoch_is_not_the_worlds():
+    """A withholder may be an epoch ahead of everybody; whose journal may be lost is asked of the epoch of the honest."""
+    options = Options(
+        loss=0.1, loss_of_finalize=0.5, repeat=0.2, clogs=5, crashes=15, lost_journals=True, weights="one large",
+        epoch_heights=2, set_changes=True, villain="withholder",
+    )  # fmt: skip
+    for seed in range(60, 90):
+        world = World(seed, 4, options).run()
+        assert world.epoch == max(member.disk.epoch for member in world.members)
+
+
 def test_whoever_is_gone_is_in_no_set_that_is_not_fixed():
     """As on a real chain, where others stake in its place."""
     sets = new_sets(3, ())
