@@ -178,7 +178,9 @@ class FinalityCore:
         self._effects: list[Effect] = []
         self._dirty = False
         self._halted: str | None = None
-        self._counts = dict.fromkeys(("finalized", "again", "nullified", "cast", "far", "rejections", "evidence"), 0)
+        self._counts = dict.fromkeys(
+            ("finalized", "again", "nullified", "cast", "seen", "far", "rejections", "evidence"), 0
+        )
         self._steps = (  # what may have become possible after any event, in this order, until nothing changes
             self._finalize_certified,
             self._request_checks,
@@ -300,6 +302,7 @@ class FinalityCore:
             blocks_proposed_again=self._counts["again"],
             views_nullified=self._counts["nullified"],
             votes_cast=self._counts["cast"],
+            votes_seen=self._counts["seen"],
             votes_far=self._counts["far"],
             rejections=self._counts["rejections"],
             evidence=self._counts["evidence"],
@@ -470,6 +473,7 @@ class FinalityCore:
         if vote.signer >= len(self._term.roster.members):
             raise Rejected(Reason.NOT_A_MEMBER, f"signer {vote.signer}")
         added = self._tally.add(vote)
+        self._counts["seen"] += 1
         self._act_on(vote, added)
         if added.outcome is Outcome.NEW and self._lacks_proposal_of(vote):
             self._send(vote.signer, Want((vote.block,)))  # the leader repeats itself: its proposal was lost

@@ -25,6 +25,7 @@ class Statistics:
     blocks_proposed_again: int  # boundary blocks, by us, since the start of this process
     views_nullified: int  # left by a nullification since the start of this process
     votes_cast: int
+    votes_seen: int  # of others, counted or known already
     votes_far: int  # dropped: of another epoch, or too far ahead or behind to be counted
     rejections: int
     evidence: int
