@@ -47,6 +47,7 @@ def check_calm(world: World, rounds: int = CALM_ROUNDS) -> None:
             raise Broken(f"a tile was not decided in round {number}")
     world.oracle.check_accounts(settled=world.options.rounds_max is None)
     world.oracle.check_disks()
+    world.oracle.check_payments()
 
 
 def run_seed(seed: int, count: int, mutant: Mutant = RIGHT) -> World:

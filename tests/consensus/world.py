@@ -39,11 +39,19 @@ from protocol.codec import Message, decode, encode
 from protocol.digest import blob_digest, digest
 from protocol.finality import NO_BLOCK, Body, Certificate, ChainId, FinalizedBlock, VoteKind
 from protocol.genesis import ChainRule, LearningRule, LedgerRule
-from protocol.ids import Digest, Epoch, PeerId, TileId, Version, View, VoteKey
+from protocol.ids import AccountId, Digest, Epoch, Height, PeerId, TileId, Version, View, VoteKey
 from protocol.keys import KeyPair
 from protocol.limits import BODY_BYTES_MAX
+from protocol.rejection import Reason, Rejected
 from protocol.roster import Decided, Head, Member, Roster, Slot, sign_head
-from protocol.transactions import MetaVersion, SemVer
+from protocol.transactions import (
+    MetaVersion,
+    SemVer,
+    SignedTransaction,
+    Transfer,
+    check_transaction,
+    sign_transaction,
+)
 from simnet.finality.genesis import QuickKey, quick_verify
 
 ROUND_MS = 8_000
@@ -61,9 +69,10 @@ EVENTS_MAX = 400_000  # a world that needs more is spinning
 
 
 def make_genesis(roster: Roster, tiles: Iterable[TileId] = TILES) -> State:
-    """The state of a network without money: what learning needs of it."""
+    """The state of a network without stakes, whose members have money to give away."""
+    people = [(AccountId(account_key(member.node).public), 10**9) for member in roster.members]
     rosters = (roster, replace(roster, epoch=Epoch(1), beacon=digest("nock/beacon/1", roster.beacon)))
-    return genesis_state([], [], genesis_roots(tiles).items(), FIRST_VERSION, GENESIS_MS, rosters)
+    return genesis_state(people, [], genesis_roots(tiles).items(), FIRST_VERSION, GENESIS_MS, rosters)
 
 
 def learning_rule(round_ms: int = ROUND_MS) -> LearningRule:
@@ -106,6 +115,11 @@ def make_roster(keys: list[KeyPair], beacon: Digest, weights: tuple[int, ...] = 
     return Roster(Epoch(0), members, weights or (1,) * len(keys), beacon)
 
 
+def account_key(node: bytes) -> KeyPair:
+    """A real one, for a peer's payments."""
+    return KeyPair(digest("nock/account/1", node))
+
+
 def vote_key(key: KeyPair) -> KeyPair:
     return QuickKey(digest("nock/binding/1", key.public))
 
@@ -146,6 +160,7 @@ class Options:
     clocks: int = 0  # peers whose clock is judged wrong until all is well
     downtime_ms: int = 12_000
     rounds_max: int | None = None
+    transfers: int = 0  # payments that peers acknowledge to their users while faults happen
     epoch_heights: int = 1_024  # where there are few, owners change while everything goes on
 
     @classmethod
@@ -167,6 +182,7 @@ class Options:
             observers=choice((0, 0, 1)),
             rounds_max=choice((None, None, 6)),
             epoch_heights=choice((1_024, 5, 20)),
+            transfers=choice((0, 10, 40)),
         )
 
 
@@ -188,6 +204,7 @@ class Disk:
     certificates: dict[tuple[View, VoteKind], Certificate] = field(default_factory=dict)
     ledger: list[FinalizedBlock] = field(default_factory=list)
     rows: dict[bytes, bytes] = field(default_factory=dict)  # of the state
+    payments: dict[Digest, SignedTransaction] = field(default_factory=dict)  # acknowledged, and in no block yet
     proposals: list[Head] = field(default_factory=list)
     candidates: dict[tuple[TileId, Version, PeerId], e.Delta] = field(default_factory=dict)
     blobs: dict[Digest, bytes] = field(default_factory=dict)
@@ -314,6 +331,9 @@ class World:
 
     def _plan_faults(self) -> None:
         chaos_ms = self.heal_ms - self.now_ms
+        for _ in range(self.options.transfers):
+            payer, payee = self.random.sample(self.peers[: self.count], 2) if self.count > 1 else 2 * self.peers[:1]
+            self.later(self.random.randrange(chaos_ms), partial(payer.pay, payee, self.random.randrange(1, 10**6)))
         for _ in range(self.options.crashes):
             peer = self.random.choice(self.peers)
             self.later(self.random.randrange(chaos_ms), partial(self._crash, peer))
@@ -494,6 +514,9 @@ class Peer:
         self._apply(self._decided_but_not_applied())
         self.handle(e.DeltasArrived(tuple(disk.candidates.values())))
         self.handle(f.Started())
+        for payment in list(disk.payments.values()):
+            if self.engine is not None:
+                self._take_payment(payment)
         self._roster_deadline_ms = world.now_ms + ROSTER_PATIENCE_MS
         self.later(50, self._boot)
         self.later(2_000, self._poll)
@@ -630,6 +653,9 @@ class Peer:
             world.oracle.on_finalized(self, block)
             disk.ledger.append(block)
             disk.store_state(committed.changes)
+            for receipt in committed.receipts:
+                disk.payments.pop(receipt.id, None)
+                world.oracle.paid[receipt.id] = receipt.refusal
             for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
                 for key in [key for key in disk.candidates if key[0] == head.tile and key[1] < head.version - 1]:
                     del disk.candidates[key]
@@ -646,6 +672,7 @@ class Peer:
     def _poll(self) -> None:
         if not self.is_member:
             self._sync()
+        self._say_payments()
         self.later(2_000, self._poll)
 
     def _sync(self) -> bool:
@@ -867,6 +894,41 @@ class Peer:
     def _lagging(self, effect: e.Lagging) -> None:
         self.lagged.append(effect)
 
+    # -- payments -----------------------------------------------------------------------------------------------------
+
+    def pay(self, payee: Peer, amount_nano: int) -> None:
+        """A user asks for a transfer; what is taken is on the disk before anybody hears of it."""
+        if self.engine is None:
+            return
+        execution, key = self.engine.execution, account_key(self.id)
+        nonce = execution.mempool.next_nonce(AccountId(key.public), execution.state)
+        payload = Transfer(AccountId(account_key(payee.id).public), amount_nano)
+        data = encode(sign_transaction(key, CHAIN, nonce, 10**6, payload))
+        self._take_payment(check_transaction(data, CHAIN))
+
+    def _take_payment(self, payment: SignedTransaction) -> None:
+        assert self.engine is not None
+        try:
+            effects = self.engine.add_transaction(payment, self.world.now_ms)
+        except Rejected:
+            return  # a block has it, or the user is told
+        self.disk.payments[payment.id] = payment
+        self.world.oracle.acknowledged[payment.id] = self.index
+        self._perform(effects)
+        self._after()
+        self._say_payments()
+
+    def _say_payments(self) -> None:
+        waiting = tuple(self.disk.payments.values())
+        if waiting:
+            self.world.gossip(self.index, e.TransactionsSeen(waiting, self.id))
+
+    def _dropped(self, effect: e.TransactionsDropped) -> None:
+        for dropped in effect.dropped:
+            self.disk.payments.pop(dropped.id, None)
+            if dropped.reason is not Reason.WRONG_NONCE:  # that is how a pool forgets what is in a block
+                raise Broken(f"peer {self.index} drops a payment: {dropped}")
+
     def _stalled(self, effect: e.Stalled) -> None:
         self.stalls.append(effect.reason)
 
@@ -876,6 +938,7 @@ class Peer:
         f.Send: _send,
         f.SetTimer: _set_timer,
         e.StoreFinalized: _finalized,
+        e.TransactionsDropped: _dropped,
         f.FetchBlocks: _fetch_blocks,
         f.Score: _score,
         f.Evidence: _evidence,
@@ -927,6 +990,8 @@ class Oracle:
         self.accounts: dict[Digest, _Account] = {}
         self.bases: set[tuple[PeerId, TileId, Version]] = set()  # asked only "is it in"
         self.looks = 0
+        self.acknowledged: dict[Digest, int] = {}  # payments, and by whom
+        self.paid: dict[Digest, Reason | None] = {}
 
     def on_learned(self, learner: Peer, request: e.StartLearning, deltas: Iterable[e.Delta]) -> None:
         """The learner's row: what it settles must be so, and must not have been settled before."""
@@ -1031,6 +1096,26 @@ class Oracle:
                 at = heads.get(account.delta.tile)
                 if is_open and settled and at is not None and account.delta.base < at.version - 4:
                     raise Broken(f"peer {peer.index}: a delta is open for ever: {account}")
+
+    def check_payments(self) -> None:
+        """Whatever was acknowledged is in a block and did what it says; all blocks again give the same state, and no money."""
+        for name, by in self.acknowledged.items():
+            if name not in self.paid:
+                raise Broken(f"peer {by} acknowledged a payment that is in no block")
+            if self.paid[name] is not None:
+                raise Broken(f"a payment in a block was refused: {self.paid[name]}")
+        ledger = max((peer.disk.ledger for peer in self.world.peers), key=len)
+        genesis = make_genesis(self.world.roster, self.world.tiles)
+        rules = BlockRules(CHAIN, LedgerRule(), self.world.options.epoch_heights, WEIGHT_MAX)
+        again = Execution(rules, genesis, NO_BLOCK, Height(0))
+        for block in ledger:
+            again.replay(block)
+        for peer in self.world.peers:
+            if len(peer.disk.ledger) == len(ledger) and load_state(peer.disk.rows.items()).root() != again.state.root():
+                raise Broken(f"the state of peer {peer.index} is not what its blocks give")
+        if again.state.supply.minted_nano != genesis.supply.minted_nano:
+            raise Broken("money was made")
+        again.state.check_conserved()
 
     def check_disks(self) -> None:
         """No two disks, the dead ones' included, hold different roots for one version of a tile."""
