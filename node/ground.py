@@ -219,10 +219,10 @@ class Ground:
             self.index.write(batch)
 
     def replace_votes(self, records: Sequence[bytes]) -> None:
-        """Begin the vote journal anew with the shortest records of the same memory; the old file or the new after a crash."""
+        """Begin the vote journal anew with these records: the old file or the new after a crash; the old one stays beside it."""
         if self.votes is not None:
             self.votes.close()
-            self.votes = create_journal(self.settings.places.journal / VOTES_FILE, records)
+        self.votes = create_journal(self.settings.places.journal / VOTES_FILE, records)
 
     def forget_finality(self, batch: Batch, final: Header) -> None:
         """Add to ``batch`` the removal of what ``store_finality`` kept and a final block has overtaken."""

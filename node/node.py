@@ -56,7 +56,8 @@ from consensus.execution import Execution
 from consensus.finality import events as finality
 from consensus.finality.chain import check_chain
 from consensus.finality.core import FinalityCore
-from consensus.finality.signer import VoteSigner
+from consensus.finality.signer import EPOCHS_REFUSED, VoteSigner
+from consensus.finality.signer import JournalState as VoteJournalState
 from consensus.heads import TileHead
 from consensus.rounds import RoundMachine
 from consensus.state import ROSTERS, tile_heads
@@ -285,6 +286,7 @@ class Node:
                 )  # a newcomer fetches from all of them
             await self._sync()
         await self._sync()
+        self._replace_lost_votes()
         heads = self.engine.rounds.open_proposals()
         if heads:
             await self.reactor.post(HeadsSeen(heads, self.ground.peer))
@@ -292,6 +294,20 @@ class Node:
         await self.reactor.post_call(self.engine.start_rounds)
         await self.presence.provide()
         await self._repeat_transactions()
+
+    def _replace_lost_votes(self) -> None:
+        """Begin a new vote journal where the old one is lost: it forbids every vote in this epoch and the next (chain.md S6).
+
+        Only now, because the ledger that we began with may be as old as the journal was. This process goes on without a vote.
+        """
+        ground = self.ground
+        if ground.vote_state in (VoteJournalState.MISSING, VoteJournalState.DAMAGED):
+            signer = VoteSigner(ground.keys.vote, self.chain, self.roster, (), ground.vote_state)
+            ground.replace_votes(signer.compacted())
+            log.error(
+                "the vote journal was lost: a new one is begun, and this node votes again when it is restarted later",
+                from_epoch=self.roster.epoch + EPOCHS_REFUSED,
+            )
 
     async def _prepare_learner(self) -> None:
         device = await self.learning.wait_greeted()

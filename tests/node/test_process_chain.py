@@ -95,3 +95,27 @@ def test_a_stranger_stakes_and_votes_and_a_founder_leaves(tmp_path: Path) -> Non
         wait_for("the observer follows", lambda: (leaver.status("height") or 0) > before + 4)
         assert network.stop() == [0, 0, 0, 0]
         assert [node.problems() for node in network.nodes] == [[], [], [], []]
+
+
+def test_a_lost_vote_journal_costs_two_epochs(tmp_path: Path) -> None:
+    """A member whose journal is gone or damaged does not vote, begins a new one, and votes two epochs later, restarted."""
+    rules = {"chain.epoch_heights": 6, "chain.idle_interval_ms": 300}
+    with Network(tmp_path, 4, rules=rules) as network:
+        network.start("--no-learn")
+        first, *_, loser = network.nodes
+        for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b"no journal" * 9)):
+            wait_for("its votes", lambda: ask(loser, "chain", "status")["votes"] > 2)
+            loser.ask_to_stop()
+            loser.wait_stopped()
+            damage(loser.places.journal / "votes.journal")
+            loser.start("--no-learn", bootstrap=[first.address])
+            wait_for("the refusal", lambda: "vote journal" in (ask(loser, "chain", "status")["refusal"] or ""))
+            wait_for("a new journal", lambda: (loser.places.journal / "votes.journal").exists())
+            since = int(first.status("height") or 0)
+            wait_for("three epochs", lambda since=since: (loser.status("height") or 0) > since + 18)
+            assert ask(loser, "chain", "status")["votes"] == 0
+            loser.ask_to_stop()
+            loser.wait_stopped()
+            loser.start("--no-learn", bootstrap=[first.address])
+        wait_for("its votes", lambda: ask(loser, "chain", "status")["votes"] > 2)
+        assert network.stop() == [0, 0, 0, 0]
