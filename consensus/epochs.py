@@ -1,6 +1,5 @@
-"""Epochs: which heights an epoch has, and who votes in it (chain.md 2.7).
+"""Who votes in an epoch (chain.md 2.7).
 
-    epoch e              heights e * L + 1 ... (e + 1) * L, the last of which is its boundary; L is the chain's rule
     roster of epoch e    from the state after the boundary of e - 2: the hundred validators with the most stake, weighted by it
 
 So everybody knows during a whole epoch who votes in the next one, every header names both, and a member that was away learns it
@@ -16,19 +15,9 @@ from msgspec.structs import replace
 from consensus.beacon import next_beacon
 from consensus.state import ROSTERS, State, ValidatorStatus
 from protocol.digest import number
-from protocol.ids import Digest, Epoch, Height
+from protocol.ids import Digest, Epoch
 from protocol.limits import ROSTER_MEMBERS_MAX
 from protocol.roster import Member, Roster
-
-
-def epoch_of(height: int, epoch_heights: int) -> Epoch:
-    """The epoch of a height; heights begin at 1."""
-    return Epoch((height - 1) // epoch_heights)
-
-
-def boundary_of(epoch: int, epoch_heights: int) -> Height:
-    """The last height of an epoch."""
-    return Height((epoch + 1) * epoch_heights)
 
 
 def roster_of(state: State, epoch: int) -> Roster:

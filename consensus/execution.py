@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from consensus.beacon import OnionKeeper
-from consensus.epochs import boundary_of, epoch_of, roster_of
+from consensus.epochs import roster_of
 from consensus.events import Blamed, CommittedBlock, HeadsVerified, VerifyHeads
 from consensus.heads import HeadRules, TileHead
 from consensus.mempool import Dropped, Mempool
 from consensus.state import PROGRESS, State, changes_between, tile_head
 from consensus.transition import BlockRules, Receipt, apply_block, build_block
 from protocol.codec import decode, encode
+from protocol.epochs import boundary_of, epoch_of
 from protocol.finality import Body, FinalizedBlock, Header
 from protocol.ids import AccountId, Digest, Height, MemberIndex, PeerId, TileId
 from protocol.limits import BODY_BYTES_MAX, HEADS_PER_BODY_MAX

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 from consensus.finality.tally import Verify, check_certificate, signers_of
 from protocol.codec import encode
+from protocol.epochs import epoch_of, is_boundary
 from protocol.finality import HEADER_VERSION, Certificate, ChainId, Header, VoteKind
 from protocol.genesis import Genesis, genesis_roster
 from protocol.ids import Digest, Epoch, Height
@@ -146,7 +147,7 @@ def _check_form(block: LightBlock, trust: Trust, rule: LightClientRule) -> Check
         raise Rejected(Reason.MALFORMED, f"header version {header.version}")
     if header.height <= trust.height or header.time_ms <= trust.time_ms:
         raise Rejected(Reason.BAD_STEP, f"height {header.height} is not after height {trust.height}")
-    if (header.height - 1) // rule.epoch_heights != header.epoch:
+    if epoch_of(header.height, rule.epoch_heights) != header.epoch:
         raise Rejected(Reason.BAD_STEP, f"height {header.height} is not in epoch {header.epoch}")
     _check_finalizes(block.certificate, header, rule)
     roster = _find_roster(block, trust)
@@ -162,8 +163,10 @@ def _check_finalizes(certificate: Certificate, header: Header, rule: LightClient
         raise Rejected(Reason.BAD_STEP, f"height {header.height} has no finalization")
     if (certificate.epoch, certificate.block) != (header.epoch, header.digest()):
         raise Rejected(Reason.BAD_STEP, f"the certificate of height {header.height} is another block's")
-    is_boundary = header.height % rule.epoch_heights == 0  # proposed again, unchanged, until it is final (chain.md 2.7)
-    if certificate.view != header.view and not (is_boundary and certificate.view > header.view):
+    is_last = is_boundary(
+        header.height, rule.epoch_heights
+    )  # proposed again, unchanged, until it is final (chain.md 2.7)
+    if certificate.view != header.view and not (is_last and certificate.view > header.view):
         raise Rejected(Reason.BAD_STEP, f"height {header.height} was not proposed in view {certificate.view}")
 
 

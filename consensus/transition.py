@@ -32,7 +32,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from consensus.beacon import apply_word
-from consensus.epochs import boundary_of, close_epoch, epoch_of
+from consensus.epochs import close_epoch
 from consensus.finality.tally import find_contradiction
 from consensus.heads import HeadRules
 from consensus.state import (
@@ -74,6 +74,7 @@ from consensus.state import (
     tile_head,
 )
 from protocol.digest import number
+from protocol.epochs import boundary_of, epoch_of
 from protocol.finality import ChainId, OnionWord, Vote, vote_text
 from protocol.genesis import Genesis, LedgerRule
 from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId

@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from consensus.epochs import boundary_of
 from consensus.finality import Statistics
 from consensus.mempool import Mempool
 from consensus.state import EPOCH_MARKS, TREASURY, VALIDATOR_INDEX, VALIDATORS, State, Validator
@@ -24,6 +23,7 @@ from node.chain_proof import CERTIFICATE_BYTES_MAX, HEADER_BYTES_MAX, make_proof
 from node.chain_words import head_facts, plain, refusal_facts, transaction_facts
 from protocol.codec import decode
 from protocol.digest import number
+from protocol.epochs import boundary_of
 from protocol.finality import Body, Certificate, Header
 from protocol.genesis import Genesis
 from protocol.ids import AccountId, Digest, Height, PeerId, peer_text

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus.epochs import boundary_of, epoch_of
 from consensus.events import Delta
 from consensus.finality.events import Anchor, Restored, StoredBlock
 from consensus.finality.past import EPOCHS_REMEMBERED_MAX
@@ -34,6 +33,7 @@ from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
 from node.tile_work import TileWork
 from protocol.codec import Message, decode, encode
+from protocol.epochs import boundary_of, epoch_of
 from protocol.finality import Body, Certificate, Header
 from protocol.genesis import Genesis
 from protocol.ids import (
@@ -219,7 +219,7 @@ class Ground:
             self.index.write(batch)
 
     def replace_votes(self, records: Sequence[bytes]) -> None:
-        """Begin the vote journal anew with these records: the old file or the new after a crash; the old one stays beside it."""
+        """Begin the vote journal anew with these records: the old file or the new after a crash. The old one is kept."""
         if self.votes is not None:
             self.votes.close()
         self.votes = create_journal(self.settings.places.journal / VOTES_FILE, records)

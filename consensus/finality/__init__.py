@@ -12,7 +12,7 @@ protocol brought).
 
 from consensus.finality.chain import check_chain
 from consensus.finality.core import FinalityCore
-from consensus.finality.epochs import epoch_of_child, is_boundary
+from consensus.finality.epochs import epoch_of_child
 from consensus.finality.events import (
     Anchor,
     BodyBuilt,
@@ -89,5 +89,4 @@ __all__ = [
     "check_chain",
     "check_vote",
     "epoch_of_child",
-    "is_boundary",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from consensus.finality.epochs import epoch_of_child, is_boundary
+from consensus.finality.epochs import epoch_of_child
 from consensus.finality.tally import Verify, check_certificate
+from protocol.epochs import is_boundary
 from protocol.finality import Certificate, ChainId, FinalizedBlock, Header, VoteKind, body_root
 from protocol.genesis import ChainRule
 from protocol.ids import Height
@@ -55,5 +56,7 @@ def check_chain(
 
 def _finalizes(certificate: Certificate, header: Header, rule: ChainRule) -> bool:
     """A block is finalized in its own view; a boundary block also in a later one, where it was proposed again."""
-    in_view = certificate.view == header.view or (certificate.view > header.view and is_boundary(header.height, rule))
+    in_view = certificate.view == header.view or (
+        certificate.view > header.view and is_boundary(header.height, rule.epoch_heights)
+    )
     return in_view and certificate.block == header.digest()

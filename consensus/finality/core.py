@@ -62,7 +62,7 @@ from typing import assert_never
 
 from consensus.finality.answers import Allowances, best_certificate, certificates_lacked, is_ahead, where_we_stand
 from consensus.finality.early import EarlyBodies, EarlyMessages
-from consensus.finality.epochs import Term, epoch_of_child, is_boundary
+from consensus.finality.epochs import Term, epoch_of_child
 from consensus.finality.events import (
     Anchor,
     BodyBuilt,
@@ -97,6 +97,7 @@ from consensus.finality.signer import ExecutedBlock, JournalState, SignedVote, V
 from consensus.finality.statistics import Statistics
 from consensus.finality.tally import Added, CheckedCertificate, Outcome, Tally, Verify, check_vote, signers_of
 from consensus.finality.tree import EMPTY_ROOT, Check, Entry, Parent, Path, Tree
+from protocol.epochs import is_boundary
 from protocol.finality import (
     EMPTY_BODY,
     BodyMessage,
@@ -198,7 +199,7 @@ class FinalityCore:
             ours = (term.roster_digest, term.next_digest)
             same = named == ours if anchor.header.epoch == term.epoch else named[1] == ours[0]
             check_invariant(same, "the roster is the one that the headers name")
-        if is_boundary(anchor.height, self._rule):
+        if is_boundary(anchor.height, self._rule.epoch_heights):
             anchor = replace(anchor, view=View(0))
             if anchor.certificate is not None:
                 self._boundaries.add(anchor.certificate)

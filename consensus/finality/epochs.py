@@ -1,7 +1,4 @@
-"""Epochs: which heights they cover, and what is fixed while one lasts (chain.md 2.7).
-
-    heights   0 | 1 ... L | L+1 ... 2L | 2L+1 ...          L = ChainRule.epoch_heights
-    epoch     g |    0    |     1      |    2              the last height of an epoch is its boundary
+"""What is fixed while an epoch lasts (chain.md 2.7).
 
 Who votes in epoch e + 1 is fixed by the state after the boundary of e - 1 (for e = 0, by the genesis), so every header of e can
 name both rosters, its own and the next: whoever trusts a roster learns the one after it from a certificate of its own epoch.
@@ -12,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consensus.finality.schedule import Schedule
+from protocol.epochs import boundary_of, epoch_of
 from protocol.genesis import ChainRule
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId
 from protocol.rejection import check_invariant
@@ -20,12 +18,7 @@ from protocol.roster import Roster
 
 def epoch_of_child(height: Height, rule: ChainRule) -> Epoch:
     """The epoch of the block above ``height``: the one in which a chain with this tip goes on."""
-    return Epoch(height // rule.epoch_heights)
-
-
-def is_boundary(height: Height, rule: ChainRule) -> bool:
-    """Whether an epoch ends with this height. Genesis, at height 0, counts as the end of what was before epoch 0."""
-    return height % rule.epoch_heights == 0
+    return epoch_of(height + 1, rule.epoch_heights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +41,13 @@ class Term:
     def of(cls, roster: Roster, next_roster: Roster, peer: PeerId, rule: ChainRule) -> Term:
         """The epoch of ``roster`` for the node ``peer``."""
         check_invariant(next_roster.epoch == roster.epoch + 1, "the next roster is of the next epoch")
-        first = roster.epoch * rule.epoch_heights + 1
         return cls(
             roster=roster,
             next_roster=next_roster,
             roster_digest=roster.digest(),
             next_digest=next_roster.digest(),
-            first=Height(first),
-            boundary=Height(first + rule.epoch_heights - 1),
+            first=Height(boundary_of(roster.epoch - 1, rule.epoch_heights) + 1),
+            boundary=boundary_of(roster.epoch, rule.epoch_heights),
             schedule=Schedule(roster, rule),
             places={member.node: MemberIndex(place) for place, member in enumerate(roster.members)},
             next_members=frozenset(member.node for member in next_roster.members),

@@ -17,6 +17,7 @@ from p2p.requests import BLOB, GENESIS, SYNC, RequestRule
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest
+from protocol.epochs import is_boundary
 from protocol.finality import Certificate, FinalizedBlock, Header
 from protocol.ids import Digest, Height, PeerId, TileId
 from protocol.learning import (
@@ -145,7 +146,7 @@ class Exchange:
             blocks.append(FinalizedBlock(decode(Header, stored.header, limit_bytes=4 * KIB), stored.body, certificate))
             if certificate is not None:
                 certified = len(blocks)
-                if height % self._ground.genesis.chain.epoch_heights == 0:
+                if is_boundary(height, self._ground.genesis.chain.epoch_heights):
                     break  # certificates of one epoch say nothing to another: the asker goes on when it is there
             elif height == last and len(blocks) - certified < SYNC_BLOCKS_PER_ANSWER_MAX:
                 last = min(last + 1, tip)  # an answer ends with a certificate

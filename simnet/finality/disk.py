@@ -12,9 +12,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from consensus.finality.epochs import epoch_of_child, is_boundary
+from consensus.finality.epochs import epoch_of_child
 from consensus.finality.events import Anchor, Effect, Finalized, Persist, Restored, StoreBlocks, StoredBlock
 from consensus.finality.signer import JournalState
+from protocol.epochs import is_boundary
 from protocol.finality import Certificate, FinalizedBlock, VoteKind
 from protocol.genesis import ChainRule
 from protocol.ids import Digest, Epoch, Height, View
@@ -63,7 +64,7 @@ class Disk:
         """Append to the ledger what is new in it, and drop what it overtook."""
         self.ledger.extend(block for block in blocks if block.header.height == len(self.ledger) + 1)
         view = blocks[-1].header.view
-        if is_boundary(blocks[-1].header.height, self.rule):
+        if is_boundary(blocks[-1].header.height, self.rule.epoch_heights):
             self.blocks, self.certificates = {}, {}
         self.blocks = {name: stored for name, stored in self.blocks.items() if stored.proposal.header.view > view}
         self.certificates = {at: held for at, held in self.certificates.items() if at[1] > view}

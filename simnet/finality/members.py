@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from consensus.finality.chain import check_chain
 from consensus.finality.core import FinalityCore
-from consensus.finality.epochs import epoch_of_child, is_boundary
+from consensus.finality.epochs import epoch_of_child
 from consensus.finality.events import (
     BodyBuilt,
     BodyChecked,
@@ -38,6 +38,7 @@ from consensus.finality.events import (
 )
 from consensus.finality.signer import REFUSALS, VoteSigner
 from protocol.codec import decode
+from protocol.epochs import is_boundary
 from protocol.finality import EMPTY_BODY, Certificate, FinalizedBlock, ValidatorMessage
 from protocol.ids import Digest, Height
 from protocol.limits import FRAME_BYTES_MAX
@@ -247,7 +248,7 @@ class Member:
     def _maybe_open_epoch(self, effects: list[Effect]) -> None:
         """The application's answer to a boundary block: as a rule at once, so that nothing comes between."""
         final = [effect.blocks[-1].header.height for effect in effects if isinstance(effect, Finalized)]
-        if not final or not is_boundary(final[-1], self.world.rule):
+        if not final or not is_boundary(final[-1], self.world.rule.epoch_heights):
             return
         event = EpochOpened(*self.world.rosters(self.disk.epoch))
         if self.world.chaos and self.world.random.random() < 0.1:
@@ -313,7 +314,9 @@ class Member:
                 continue
             if blocks:
                 self.receive(Synced(blocks))
-                if is_boundary(blocks[-1].header.height, world.rule):  # there may be more, of the next epoch
+                if is_boundary(
+                    blocks[-1].header.height, world.rule.epoch_heights
+                ):  # there may be more, of the next epoch
                     following = Height(blocks[-1].header.height + 1)
                     world.later(world.random.randrange(20, 400), self._sync, life, following, None)
                 return

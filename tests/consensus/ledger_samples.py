@@ -7,11 +7,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from consensus.epochs import epoch_of
 from consensus.state import ACCOUNTS, TREASURY, VALIDATORS, State, Validator, genesis_state
 from consensus.transition import BlockContext, apply_block
 from protocol.codec import encode
 from protocol.digest import blob_digest
+from protocol.epochs import epoch_of
 from protocol.finality import NO_BLOCK, Vote, VoteKind, vote_text
 from protocol.genesis import LedgerRule
 from protocol.ids import AccountId, Epoch, Height, MemberIndex, PeerId, View

@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus.epochs import boundary_of, choose_roster, epoch_of, roster_of
+from consensus.epochs import choose_roster, roster_of
 from consensus.execution import Execution
 from consensus.state import ROSTERS, State, ValidatorStatus
 from consensus.transition import BlockRules, apply_block
 from protocol.digest import blob_digest, number
+from protocol.epochs import boundary_of, epoch_of
 from protocol.finality import NO_BLOCK
 from protocol.ids import Epoch, Height
 from protocol.roster import Roster

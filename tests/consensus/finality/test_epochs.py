@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from consensus.finality.chain import check_chain
 from consensus.finality.core import FinalityCore
 from consensus.finality.early import MESSAGES_EARLY_MAX
-from consensus.finality.epochs import epoch_of_child, is_boundary
+from consensus.finality.epochs import epoch_of_child
 from consensus.finality.events import (
     Anchor,
     BodyBuilt,
@@ -46,6 +46,7 @@ from consensus.finality.past import EPOCHS_REMEMBERED_MAX
 from consensus.finality.schedule import Schedule
 from consensus.finality.signer import VoteSigner
 from consensus.finality.tally import build_certificate
+from protocol.epochs import is_boundary
 from protocol.finality import (
     EMPTY_BODY,
     NO_BLOCK,
@@ -258,7 +259,7 @@ def follower(view: int, epoch: int = 0) -> int:
 def test_heights_and_epochs():
     """Epoch e covers heights e*L+1 to (e+1)*L; genesis is the end of what was before."""
     assert [epoch_of_child(Height(height), RULES) for height in range(7)] == [0, 0, 0, 1, 1, 1, 2]
-    assert [height for height in range(10) if is_boundary(Height(height), RULES)] == [0, 3, 6, 9]
+    assert [height for height in range(10) if is_boundary(Height(height), RULES.epoch_heights)] == [0, 3, 6, 9]
 
 
 # -- the end of an epoch ----------------------------------------------------------------------------------------------
