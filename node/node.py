@@ -87,7 +87,7 @@ from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
 from protocol.digest import Domain, digest, number
-from protocol.finality import Body, ChainId
+from protocol.finality import Body, ChainId, Header
 from protocol.ids import Digest, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
 from protocol.limits import BODY_BYTES_MAX
@@ -572,8 +572,13 @@ class Node:
             )
         self.verified_ms = self.clock.monotonic_ms()
         self.crash_points.reach("head-decided", self._round)
-        if last.certificate is not None and last.header.proposer == self.me:
+        if last.certificate is not None and self._is_ours(last.header):
             self._start(self.gossip.publish, FinalizedTip(last.header, last.certificate))
+
+    def _is_ours(self, header: Header) -> bool:
+        """Whether we proposed a block of this epoch, or of the one that it has just ended."""
+        roster = self.engine.execution.state.find(ROSTERS, number(header.epoch))
+        return roster is not None and roster.find_index(self.ground.peer) == header.proposer
 
     async def _forget_transactions(self, effect: TransactionsDropped) -> None:
         """They are in no block and never will be, as far as this node can tell: whoever asks is told why."""
