@@ -140,7 +140,7 @@ class _Verification:
         newest = self._block(tip)
         roster = roster_of(ground.load_state(), newest.header.epoch)
         try:
-            check_chain([newest], roster, ChainId.of(ground.network))
+            check_chain([newest], roster, ChainId.of(ground.network), ground.genesis.chain)
         except Rejected as refusal:
             self._problem(f"block {tip}: {refusal}")
             return

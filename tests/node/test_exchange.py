@@ -69,7 +69,8 @@ def test_another_peer_is_asked_for_what_one_has_pruned():
     async def talk(made: list[Exchange]) -> None:
         for first in (1, 3, 6):
             answer = await made[0].fetch_blocks(Height(first))
-            assert [block.header.height for block in answer[0].blocks] == [*range(first, 9)]
+            heights = [block.header.height for block in answer[0].blocks]
+            assert heights == [*range(first, 5 if first < 5 else 9)]  # an answer ends with an epoch
 
     converse([ground_of(0), *[ground_of(8, 5) for _ in range(3)], ground_of(8)], talk)
 
