@@ -248,11 +248,11 @@ def check_ledger(patient: Patient) -> Iterator[Finding]:
     if not kept.tip_height:
         yield Finding("ledger", Grade.GOOD, "No block is kept yet.")
         return
-    sentence = f"Blocks {kept.oldest_height} to {kept.tip_height} take {kept.bytes_used >> 20} MiB"
+    sentence = f"Blocks {kept.oldest_height} to {kept.tip_height} take {kept.bytes_used:,} bytes"
     allowed = patient.settings.storage.chain_bytes_max if patient.settings is not None else kept.bytes_used
     if kept.bytes_used > allowed + LEDGER_SLACK_BYTES:
         remedy = "The node prunes while it runs, but never the last two epochs: if this stays, raise it."
-        sentence += f", and storage.chain_bytes_max allows {allowed >> 20} MiB."
+        sentence += f", and storage.chain_bytes_max allows {allowed:,}."
         yield Finding("ledger", Grade.WARNING, sentence, remedy)
     else:
         yield Finding("ledger", Grade.GOOD, f"{sentence}.")

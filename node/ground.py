@@ -56,7 +56,7 @@ from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, Slot
 from storage.io.blob_store import BlobStore
 from storage.io.files import DirectoryFiles, DirectoryLock
-from storage.io.journal_file import JournalFile, create_journal, open_journal
+from storage.io.journal_file import JournalFile, OpenedJournal, create_journal, open_journal
 from storage.io.rocks import RocksKeyValue
 from storage.io.tile_store import TileStore
 from storage.journal import JournalState
@@ -370,14 +370,17 @@ def _genesis_roots(index: KeyValue, work: TileWork) -> dict[TileId, Digest]:
 
 
 def _open_votes(path: Path, index: KeyValue) -> tuple[JournalFile | None, tuple[bytes, ...], VoteJournalState]:
-    """The vote journal (chain.md S6). A directory that has voted and lost its journal never gets a new one by itself."""
+    """The vote journal (chain.md S6). A directory that has voted and lost its journal never gets a new one by itself.
+
+    The row that says so comes after the journal, and comes again where a crash or a new database lost it.
+    """
     opened = open_journal(path)
-    if opened.state is JournalState.MISSING and index.get(own_key("voted")) is None:
-        journal = create_journal(path)
+    if index.get(own_key("voted")) is None:
+        if opened.state is JournalState.MISSING:
+            opened = OpenedJournal(JournalState.CLEAN, (), create_journal(path))
         batch = Batch()
         batch.put(own_key("voted"), b"1")
         index.write(batch)
-        return journal, (), VoteJournalState.CLEAN
     return opened.journal, opened.records, _VOTE_STATES[opened.state]
 
 
