@@ -27,7 +27,7 @@ from protocol.rejection import Rejected
 from storage.io.files import DirectoryBusy, DirectoryLock
 from storage.io.rocks import RocksKeyValue
 from storage.journal import JournalState, read_journal
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Statistics
 
 PYTHON_MIN: Final = (3, 11)
 TORCH_SECONDS_MAX: Final = 60.0  # importing torch takes one second, on a busy small machine ten
@@ -245,17 +245,20 @@ def check_ledger(patient: Patient) -> Iterator[Finding]:
         else:
             yield Finding("ledger", Grade.BAD, str(error))
         return
-    if not kept.tip_height:
-        yield Finding("ledger", Grade.GOOD, "No block is kept yet.")
-        return
-    sentence = f"Blocks {kept.oldest_height} to {kept.tip_height} take {kept.bytes_used:,} bytes"
     allowed = patient.settings.storage.chain_bytes_max if patient.settings is not None else kept.bytes_used
-    if kept.bytes_used > allowed + LEDGER_SLACK_BYTES:
-        remedy = "The node prunes while it runs, but never the last two epochs: if this stays, raise it."
-        sentence += f", and storage.chain_bytes_max allows {allowed:,}."
-        yield Finding("ledger", Grade.WARNING, sentence, remedy)
-    else:
-        yield Finding("ledger", Grade.GOOD, f"{sentence}.")
+    yield judge_ledger(kept, allowed)
+
+
+def judge_ledger(kept: Statistics, allowed_bytes: int) -> Finding:
+    """What can be said of the blocks that are kept."""
+    if not kept.tip_height:
+        return Finding("ledger", Grade.GOOD, "No block is kept yet.")
+    sentence = f"Blocks {kept.oldest_height} to {kept.tip_height} take {kept.bytes_used:,} bytes"
+    if kept.bytes_used <= allowed_bytes + LEDGER_SLACK_BYTES:
+        return Finding("ledger", Grade.GOOD, f"{sentence}.")
+    sentence += f", and storage.chain_bytes_max allows {allowed_bytes:,}."
+    remedy = "The node prunes while it runs, but never the last two epochs: if this stays, raise it."
+    return Finding("ledger", Grade.WARNING, sentence, remedy)
 
 
 def has_gpu() -> bool:

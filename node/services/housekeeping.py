@@ -29,7 +29,7 @@ from protocol.roster import Head
 from storage.budget import Held, KeepRule, Kind, StorageFull
 from storage.io.room import BlobUse, make_room
 from storage.keys import own_key
-from storage.kv import Batch, scan_all
+from storage.kv import Batch, DatabaseCorrupt, scan_all
 from storage.ledger import FinalizedBlock, PruneRule
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ BYTES_PER_TILE_BYTE: Final = (
 PRUNE_SECONDS: Final = 10.0  # between looks at the ledger; a few blocks each time, where it is full
 PAUSE_SECONDS: Final = 0.05  # between steps: blocks and votes go first
 STEP_BLOCKS: Final = 256
-STEP_BYTES: Final = MIB  # tens of milliseconds, as everything else waits for a step (docs/log.md)
+STEP_BYTES: Final = 256 * KIB  # some 20 ms, for which everything else waits (docs/log.md)
 RECLAIM_BYTES: Final = 64 * MIB  # pruned, before the database is asked to clean up, in a thread: half a second
 RECLAIM_DIVISOR: Final = 16  # or this part of the allowance, where that is less
 _OWNER: Final = "use"
@@ -138,7 +138,16 @@ class Housekeeping:
             if self._pruned_bytes >= min(RECLAIM_BYTES, bytes_max // RECLAIM_DIVISOR):
                 log.info("pruned blocks", bytes=self._pruned_bytes, oldest=self._ground.ledger.oldest())
                 self._pruned_bytes = 0
-                await trio.to_thread.run_sync(self._ground.ledger.reclaim)
+                await self._reclaim()
+
+    async def _reclaim(self) -> None:
+        """Cleaning up takes room itself: where there is none, it waits for the next time."""
+        try:
+            await trio.to_thread.run_sync(self._ground.ledger.reclaim)
+        except DatabaseCorrupt:
+            raise
+        except OSError as error:
+            log.warning("the database could not clean up after pruning", why=str(error))
 
     def prune_step(self) -> bool:
         """Remove some of the oldest blocks, if the ledger takes more than it may; False when nothing is left to do."""

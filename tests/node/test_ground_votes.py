@@ -42,7 +42,18 @@ def voted(path: Path) -> KeyValue:
         (MAGIC + SECOND, JournalState.DAMAGED, 0),
         (MAGIC + FIRST[:9] + SECOND, JournalState.DAMAGED, 0),
     ],
-    ids=["whole", "cut", "cut in its length", "zeroes", "missing", "empty", "magic", "flipped", "lost first", "cut first"],
+    ids=[
+        "whole",
+        "cut",
+        "cut in its length",
+        "zeroes",
+        "missing",
+        "empty",
+        "magic",
+        "flipped",
+        "lost first",
+        "cut first",
+    ],
 )
 def test_what_is_known_of_the_past(tmp_path: Path, image: bytes | None, state: JournalState, votes: int):
     """Only a last record may be torn; all else is an unknown past: nothing may be signed, now or at any later start."""

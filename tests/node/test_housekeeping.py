@@ -14,6 +14,8 @@ from node.services.housekeeping import PRUNE_SECONDS, Housekeeping
 from protocol.ids import Height
 from protocol.limits import UPDATES_KEPT_MIN
 from storage.budget import Kind
+from storage.keys import block_key
+from storage.kv import MemoryKeyValue
 from tests.consensus.world import TILES, make_update
 from tests.node.ground_samples import SETTINGS, GroundedChain, MemoryGround, make_ground
 
@@ -89,25 +91,52 @@ def test_blobs_of_pruned_blocks_can_still_go():
     assert rows == {*left, *range(25, 33)}
 
 
-def test_it_runs_by_itself_and_has_the_disk_given_back(monkeypatch):
-    """From time to time the ledger is looked at; what was pruned is given back in one go."""
-    ground = make_ground(settings=allow(8_000))
-    monkeypatch.setattr(housekeeping, "STEP_BLOCKS", 2)
-    asked: list[tuple[bytes, bytes]] = []
-    monkeypatch.setattr(ground.index, "reclaim", lambda first, stop: asked.append((first, stop)))
+class AskedKeyValue(MemoryKeyValue):
+    """Notes what it was asked to give back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[bytes, bytes]] = []
+        self.is_full = False
+
+    def reclaim(self, first: bytes, stop: bytes) -> None:
+        self.asked.append((first, stop))
+        if self.is_full:
+            raise OSError("no space left")
+
+
+def run_for(ground: MemoryGround, seconds: float) -> None:
+    """A chain of 16 blocks, and the housekeeping of a node."""
 
     async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(Housekeeping(ground).run)
-            grow(ground, 16)
-            await trio.sleep(PRUNE_SECONDS + 1)
-            assert ground.ledger.statistics().bytes_used <= 8_000
-            await trio.sleep(3 * PRUNE_SECONDS)
-            nursery.cancel_scope.cancel()
+        grow(ground, 16)
+        with trio.move_on_after(seconds):
+            await Housekeeping(ground).run()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
-    assert [first[:1] for first, _ in asked] == [b"h", b"b", b"c"]
+
+
+def test_it_runs_by_itself_and_has_the_disk_given_back():
+    """From time to time the ledger is looked at; what was pruned is given back in one go."""
+    index = AskedKeyValue()
+    ground = make_ground(index, settings=allow(8_000))
+
+    run_for(ground, 4 * PRUNE_SECONDS)
+    assert ground.ledger.statistics().bytes_used <= 8_000
+    oldest = ground.ledger.oldest()
+    assert index.asked == [(block_key(family, Height(0)), block_key(family, oldest)) for family in (b"h", b"b", b"c")]
     assert ground.ledger.find(Height(16)) is not None
+
+
+def test_a_disk_without_room_to_clean_up_does_not_stop_the_node():
+    """The database needs room to give room back; that it has none is said, and everything else goes on."""
+    index = AskedKeyValue()
+    index.is_full = True
+    ground = make_ground(index, settings=allow(8_000))
+    with structlog.testing.capture_logs() as said:
+        run_for(ground, 4 * PRUNE_SECONDS)
+    assert [entry["why"] for entry in said if entry["log_level"] == "warning"] == ["no space left"]
+    assert ground.ledger.statistics().bytes_used <= 8_000
 
 
 def test_a_file_that_the_database_just_removed_weighs_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""A real node with little room for its chain: it prunes, is killed, verifies, and goes on; a newcomer is told what is missing."""
+"""A real node with little room for its chain: it prunes, is killed, verifies, goes on; a newcomer says what it misses."""
 
 from __future__ import annotations
 
