@@ -101,9 +101,7 @@ log = structlog.get_logger()
 ROSTER_PATIENCE_SECONDS = 10.0  # rounds begin without the members that are not there by then, if a quorum is
 VOTE_RECORDS_MAX = 100_000  # records of the vote journal, 15 MB, above which it is written anew at a start (a guess)
 ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
-BLOCKS_RECALLED = (
-    16_384  # where rounds are long or over: half a second (a guess: 256 rounds of a minute, and blocks a second)
-)
+BLOCKS_RECALLED = 16_384  # looked through for them, where rounds are long or over: half a second (a guess)
 REPEAT_SECONDS = 30.0  # how often our own transactions are said again to whoever came since
 TRANSACTIONS_PER_MESSAGE = 16  # of two KiB at most
 SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed

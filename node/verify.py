@@ -44,6 +44,7 @@ from protocol.learning import SignedDelta
 from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
 from protocol.rejection import Rejected
 from protocol.roster import Head
+from storage.kv import DatabaseCorrupt
 from storage.tile_format import tile_root
 
 Progress = Callable[[int, int, str], None]
@@ -89,10 +90,13 @@ class _Verification:
         self._derive_genesis()
         oldest, tip = self._ground.ledger.oldest() or Height(1), self._ground.ledger.tip() or Height(0)
         self._report.first_block = oldest
-        if oldest == 1:
-            self._derive_chain(tip)
-        else:
-            self._derive_kept(oldest, tip)
+        try:
+            if oldest == 1:
+                self._derive_chain(tip)
+            else:
+                self._derive_kept(oldest, tip)
+        except DatabaseCorrupt as damage:
+            self._problem(str(damage))
         self._verify_files()
         return self._report
 

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 from node.verify import verify_tiles
+from protocol.ids import Height
+from storage.io.rocks import RocksKeyValue
+from storage.keys import BODY, block_key
+from storage.kv import Batch
 from storage.ledger import Ledger, count_bytes
 from tests.node.processes import Network, NodeProcess, run_command, wait_for
 
@@ -17,6 +21,18 @@ ALLOWED_BYTES = 64 * 1024
 
 def oldest_height(node: NodeProcess) -> int:
     return int((node.get("/consensus/status") or {}).get("oldest_height", 0))
+
+
+def change_body(node: NodeProcess, height: int, body: bytes | None) -> None:
+    """Put another body in a block's place, or none."""
+    index = RocksKeyValue(node.places.database)
+    batch = Batch()
+    if body is None:
+        batch.delete(block_key(BODY, Height(height)))
+    else:
+        batch.put(block_key(BODY, Height(height)), body)
+    index.write(batch)
+    index.close()
 
 
 def test_a_node_prunes_is_killed_and_goes_on(tmp_path: Path) -> None:
@@ -51,3 +67,11 @@ def test_a_node_prunes_is_killed_and_goes_on(tmp_path: Path) -> None:
         wait_for("pruning after the restart", lambda: oldest_height(node) > report.first_block)
         assert (node.get("/consensus/status") or {})["chain_bytes"] < 4 * ALLOWED_BYTES
         assert network.stop() == [0, 0]
+
+        oldest = verify_tiles(node.directory, lambda done, total, what: None).first_block
+        for body, problem in (
+            (b"other", f"block {oldest}: the one above it names another header, or it another body"),
+            (None, f"The database lacks block {oldest}, or a part of it: sync again from peers."),
+        ):
+            change_body(node, oldest, body)
+            assert node.problems() == [problem]
