@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from consensus.epochs import boundary_of, epoch_of
 from node.ground import DeltaRow, Ground
 from protocol.codec import decode
+from protocol.epochs import boundary_of, epoch_of
 from protocol.finality import Body
 from protocol.ids import Digest, Height, TileId
 from protocol.limits import BODY_BYTES_MAX
