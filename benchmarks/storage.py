@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import random
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,10 @@ QUICK_MIB: Final = 4
 RECORD_BYTES: Final = 256  # a vote, a head
 PAGE_VALUES: Final = 1024
 SECONDS_EACH: Final = 1.0
+BLOCKS: Final = 2_000  # of 100 transactions, of a hundred members
+QUICK_BLOCKS: Final = 200
+TRANSACTIONS_PER_BLOCK: Final = 100
+HEADER_BYTES, TRANSACTION_BYTES, CERTIFICATE_BYTES, ENTRY_BYTES = 500, 200, 4_350, 60
 
 
 @click.command()
@@ -44,7 +50,11 @@ def main(folder: Path | None, as_json: bool, quick: bool) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="nock-", dir=folder) as inside:
-        rows = [*tile_rows(Path(inside), size_mib, timed), *record_rows(Path(inside), timed)]
+        rows = [
+            *tile_rows(Path(inside), size_mib, timed),
+            *record_rows(Path(inside), timed),
+            *chain_rows(Path(inside), QUICK_BLOCKS if quick else BLOCKS),
+        ]
     report("storage", rows, as_json, {"tile_mib": size_mib})
 
 
@@ -161,6 +171,71 @@ def record_rows(folder: Path, timed: Callable[[Callable[[], object]], float]) ->
         compare(f"put a row of {RECORD_BYTES} B, durable", "ms", row_ms, sqlite_ms, "sqlite, one commit", floor_ms),
         compare(f"put a blob of {RECORD_BYTES} B, durable", "ms", blob_ms, sqlite_ms, "sqlite, one commit", floor_ms),
     ]
+
+
+def chain_rows(folder: Path, blocks: int) -> list[Row]:
+    """A block with its rows in one batch; and what it costs to let the oldest half of them go again."""
+    from protocol.ids import Height
+    from storage.io.rocks import RocksKeyValue
+    from storage.keys import block_row_key, own_key
+    from storage.kv import Batch
+    from storage.ledger import FinalizedBlock, Ledger, PruneRule
+
+    generator = random.Random(0)
+    names = {
+        height: [generator.randbytes(32) for _ in range(TRANSACTIONS_PER_BLOCK)] for height in range(1, blocks + 1)
+    }
+    index = RocksKeyValue(folder / "chain")
+    ledger = Ledger(index)
+    heights = itertools.count(1)
+    block = [
+        generator.randbytes(n) for n in (HEADER_BYTES, TRANSACTIONS_PER_BLOCK * TRANSACTION_BYTES, CERTIFICATE_BYTES)
+    ]
+    bare_bytes = sum(map(len, block)) + TRANSACTIONS_PER_BLOCK * (33 + 20 + 40 + ENTRY_BYTES)
+
+    def append() -> None:
+        height = next(heights)
+        extra = Batch()
+        for name in names[height]:
+            extra.put(block_row_key(name), bytes(20))
+            extra.put(own_key("state", b"a" + name), bytes(ENTRY_BYTES))
+        body = height.to_bytes(8) + block[1]
+        ledger.append(FinalizedBlock(Height(height), block[0], body, block[2]), extra)
+
+    def release(gone: FinalizedBlock) -> Batch:
+        batch = Batch()
+        for name in names[gone.height]:
+            batch.delete(block_row_key(name))
+        return batch
+
+    def prune() -> None:
+        rule = PruneRule(0, Height(blocks // 2 + 1), 1_024)
+        while ledger.prune(rule, release, blocks_max=256, bytes_max=1 << 20):
+            pass
+
+    append_ms = _milliseconds(lambda: [append() for _ in range(blocks)]) / blocks
+    floor_ms = _milliseconds(lambda: [_append_bare(folder / "bare-chain", bytes(bare_bytes)) for _ in range(100)]) / 100
+    full_bytes = _folder_bytes(folder / "chain")
+    prune_ms = _milliseconds(prune) / (blocks // 2)
+    reclaim_ms = _milliseconds(ledger.reclaim)
+    left_bytes = _folder_bytes(folder / "chain")
+    index.close()
+    return [
+        compare("append a block with 100 changes, durable", "ms", append_ms, floor=floor_ms),
+        compare("prune such a block", "ms", prune_ms),
+        compare(f"give back the disk of {blocks // 2} such blocks", "ms", reclaim_ms),
+        compare("the folder after half of its blocks went", "MB", left_bytes / 1e6, full_bytes / 1e6, "before"),
+    ]
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - began)
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _write_bare(path: Path, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """Where a transaction is: one row for each, written in one batch with its finalized block; and why others never got there.
 
-    own_key("tx", id) -> TransactionRow         id: of a transaction, or the digest of a head
+    block_row_key(id) -> TransactionRow         id: of a transaction, or the digest of a head
 
-About 60 bytes a transaction, kept as long as the database is: a body may be pruned before its rows.
+About 50 bytes a transaction, kept as long as the block is: they are pruned with its body.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from msgspec import Meta
 from consensus.mempool import Dropped
 from consensus.transition import Receipt
 from protocol.codec import Message, decode, encode
+from protocol.finality import Body
 from protocol.ids import Digest, Height, HeightField, Natural
 from protocol.rejection import REASON_BY_CODE, Reason
 from protocol.roster import Head
-from storage.keys import own_key
+from protocol.transactions import transaction_id
+from storage.keys import block_row_key
 from storage.kv import Batch, KeyValue
 
-_OWNER: Final = "tx"
 _ROW_BYTES_MAX: Final = 128
 DROPPED_KEPT: Final = 4096  # ids with their reasons: half a MiB, and hours of one user's transactions (a guess)
 
@@ -44,16 +45,26 @@ def transaction_rows(height: Height, receipts: Sequence[Receipt], heads: Iterabl
     """The rows of one finalized block: ``receipts`` and ``heads`` in the order of its body."""
     batch = Batch()
     for index, head in enumerate(heads):
-        batch.put(own_key(_OWNER, head.digest()), encode(TransactionRow(height, index, True, None)))
+        batch.put(block_row_key(head.digest()), encode(TransactionRow(height, index, True, None)))
     for index, receipt in enumerate(receipts):
         refusal = receipt.refusal.code if receipt.refusal is not None else None
-        batch.put(own_key(_OWNER, receipt.id), encode(TransactionRow(height, index, False, refusal)))
+        batch.put(block_row_key(receipt.id), encode(TransactionRow(height, index, False, refusal)))
+    return batch
+
+
+def forget_rows(body: Body) -> Batch:
+    """What removes the rows of a block, to go in one batch with it."""
+    batch = Batch()
+    for head in body.heads:
+        batch.delete(block_row_key(head.digest()))
+    for data in body.transactions:
+        batch.delete(block_row_key(transaction_id(data)))
     return batch
 
 
 def find_transaction(index: KeyValue, name: Digest) -> TransactionRow | None:
     """Where a transaction is; None when no finalized block that this node executed holds it."""
-    value = index.get(own_key(_OWNER, name))
+    value = index.get(block_row_key(name))
     return None if value is None else decode(TransactionRow, value, limit_bytes=_ROW_BYTES_MAX)
 
 

@@ -66,17 +66,20 @@ class ChainView:
     # -- the chain ------------------------------------------------------------------------------------------------------
 
     def status(self) -> Facts:
-        """height, epoch, view, block (hash) or None, finalized_ms, finality_lag_seconds, state_root, sub_roots {chain: root},
+        """height, oldest_height (of the blocks kept here; 0 before the first), chain_bytes (that they take), epoch, view, block
+        (hash) or None, finalized_ms, finality_lag_seconds, state_root, sub_roots {chain: root},
         supply {minted_nano, balances_nano, staked_nano, unbonding_nano, burned_nano, fees_nano}, treasury_nano, pool
         {transactions, bytes, senders}, leader (peer) or None, roster, validators, validators_connected, certificate_votes,
         votes, refusal (why this node does not vote) or None, halted or None, network_id, chain, fork, fee_nano_per_byte,
         stake_nano_min."""
         state, finality, roster = self.state(), self.finality(), self.roster()
-        header, here = self._tip_header(), self._here()
+        header, here, kept = self._tip_header(), self._here(), self.ledger.statistics()
         finalized_ms = self.genesis.created_ms if header is None else header.time_ms
         pool = self.pool.statistics()
         return {
             "height": 0 if header is None else header.height,
+            "oldest_height": kept.oldest_height,
+            "chain_bytes": kept.bytes_used,
             "epoch": roster.epoch,
             "view": finality.view,
             "block": None if header is None else header.digest().hex(),
@@ -339,11 +342,8 @@ class ChainView:
         }
 
     def _kept_facts(self, row: TransactionRow) -> dict[str, Any]:
-        """What a transaction or head does, while its block is kept."""
-        kept = self.ledger.find(row.height)
-        if kept is None:
-            return {}
-        body = decode(Body, kept.body, limit_bytes=BODY_BYTES_MAX)
+        """What a transaction or head does: its row goes with its block."""
+        body = decode(Body, self.ledger.get(row.height).body, limit_bytes=BODY_BYTES_MAX)
         if row.is_head:
             return {"kind": "tile", "sender": None, **head_facts(body.heads[row.index])}
         data = body.transactions[row.index]

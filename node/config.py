@@ -34,7 +34,7 @@ from node.toml_table import (
     write_table,
 )
 from protocol.genesis import MILLION, ChainRule, LearningRule, LedgerRule, ModelShape
-from protocol.limits import MIB, NANO_PER_NOCK, TILE_BYTES_MAX, WORK_BITS_MAX
+from protocol.limits import KIB, MIB, NANO_PER_NOCK, TILE_BYTES_MAX, WORK_BITS_MAX
 from protocol.rejection import Reason, Rejected
 
 # -- one node ----------------------------------------------------------------------------------------------------------
@@ -55,6 +55,7 @@ class StorageSettings:
     """How much disk."""
 
     storage_bytes_max: int
+    chain_bytes_max: int  # of those
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,13 @@ NODE_KEYS: Final = (
         size_bytes(64 * MIB),
         "20 GiB",
         "Room for tiles, updates and shards. A laptop spares this much; the devnet's model needs less than 1 GiB.",
+    ),
+    Key(
+        "storage.chain_bytes_max",
+        size_bytes(64 * KIB),
+        "8 GiB",
+        "Of those, room for finalized blocks: weeks of a busy network. The oldest go first, the last two epochs' never. New "
+        "nodes fetch all blocks from the first on, so somebody must keep them: where you can, allow more than there are.",
     ),
     Key(
         "compute.device",

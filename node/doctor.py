@@ -25,11 +25,14 @@ from node.keys import check_key_files, have_keys
 from protocol.ids import NetworkId
 from protocol.rejection import Rejected
 from storage.io.files import DirectoryBusy, DirectoryLock
+from storage.io.rocks import RocksKeyValue
 from storage.journal import JournalState, read_journal
+from storage.ledger import Ledger, Statistics
 
 PYTHON_MIN: Final = (3, 11)
 TORCH_SECONDS_MAX: Final = 60.0  # importing torch takes one second, on a busy small machine ten
 DISK_FREE_BYTES_MIN: Final = 1 << 30  # a devnet node writes some 100 MB; below a GiB other programs fail too (a guess)
+LEDGER_SLACK_BYTES: Final = 16 << 20  # what a ledger may grow beyond its allowance between two looks of the node at it
 
 LIBRARIES: Final = ("trio", "libp2p", "msgspec", "nacl", "numpy", "zstandard", "rocksdict", "starlette", "hypercorn")
 
@@ -227,6 +230,37 @@ def check_journals(patient: Patient) -> Iterator[Finding]:
                 yield Finding("journal", Grade.BAD, sentence, "Restore it from a backup, or join with new keys.")
 
 
+def check_ledger(patient: Patient) -> Iterator[Finding]:
+    if not patient.places.database.exists():
+        return
+    try:
+        index = RocksKeyValue(patient.places.database, read_only=True)
+        try:
+            kept = Ledger(index).statistics()
+        finally:
+            index.close()
+    except OSError as error:
+        if patient.is_running:  # it may have been cleaning up just then
+            yield Finding("ledger", Grade.GOOD, "The running node has its database open: see nocknode chain status.")
+        else:
+            yield Finding("ledger", Grade.BAD, str(error))
+        return
+    allowed = patient.settings.storage.chain_bytes_max if patient.settings is not None else kept.bytes_used
+    yield judge_ledger(kept, allowed)
+
+
+def judge_ledger(kept: Statistics, allowed_bytes: int) -> Finding:
+    """What can be said of the blocks that are kept."""
+    if not kept.tip_height:
+        return Finding("ledger", Grade.GOOD, "No block is kept yet.")
+    sentence = f"Blocks {kept.oldest_height} to {kept.tip_height} take {kept.bytes_used:,} bytes"
+    if kept.bytes_used <= allowed_bytes + LEDGER_SLACK_BYTES:
+        return Finding("ledger", Grade.GOOD, f"{sentence}.")
+    sentence += f", and storage.chain_bytes_max allows {allowed_bytes:,}."
+    remedy = "The node prunes while it runs, but never the last two epochs: if this stays, raise it."
+    return Finding("ledger", Grade.WARNING, sentence, remedy)
+
+
 def has_gpu() -> bool:
     """Whether the machine shows an NVIDIA GPU, whatever torch thinks."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
@@ -253,4 +287,5 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_lock,
     check_ports,
     check_journals,
+    check_ledger,
 )

@@ -18,16 +18,17 @@ Own rows in the database (storage.keys.own_key):
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus.events import Delta
+from consensus.events import CommittedBlock, Delta
 from consensus.finality.events import Anchor, Restored, StoredBlock
 from consensus.finality.past import EPOCHS_REMEMBERED_MAX
 from consensus.finality.signer import JournalState as VoteJournalState
 from consensus.heads import TileHead
 from consensus.state import ENTRY_BYTES_MAX, TILES, State, TileEntry, all_rows, load_state, state_of_genesis
+from node.chain_index import transaction_rows
 from node.config import Settings
 from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
@@ -39,7 +40,6 @@ from protocol.genesis import Genesis
 from protocol.ids import (
     Digest,
     DigestField,
-    Height,
     NetworkId,
     PeerField,
     PeerId,
@@ -56,17 +56,17 @@ from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, Slot
 from storage.io.blob_store import BlobStore
 from storage.io.files import DirectoryFiles, DirectoryLock
-from storage.io.journal_file import JournalFile, create_journal, open_journal
+from storage.io.journal_file import JournalFile, OpenedJournal, create_journal, open_journal
 from storage.io.rocks import RocksKeyValue
 from storage.io.tile_store import TileStore
 from storage.journal import JournalState
 from storage.keys import own_key, pack_u64, unpack_u64
 from storage.kv import Batch, DatabaseCorrupt, KeyValue
-from storage.ledger import Ledger
+from storage.kv import scan_all as _scan
+from storage.ledger import FinalizedBlock, Ledger
 
 VOTES_FILE = "votes.journal"
 PROPOSALS_FILE = "proposals.journal"
-_SCAN_ROWS = 4096
 
 
 class DeltaRow(Message, frozen=True):
@@ -184,6 +184,19 @@ class Ground:
         certificate = decode(Certificate, block.certificate, limit_bytes=64 * KIB) if block.certificate else None
         return Anchor.of(header, certificate)
 
+    def store_finalized(self, committed: CommittedBlock) -> None:
+        """A final block with everything that becomes true with it, in one batch; durable on return."""
+        block, extra = committed.block, Batch()
+        self.store_state(extra, committed.changes)
+        self.forget_transactions(extra, (receipt.id for receipt in committed.receipts))
+        heads = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads
+        extra.extend(transaction_rows(block.header.height, committed.receipts, heads))
+        for head in heads:
+            self.forget_candidates(extra, head.slot)
+        self.forget_finality(extra, block.header)
+        certificate = encode(block.certificate) if block.certificate is not None else b""
+        self.ledger.append(FinalizedBlock(block.header.height, encode(block.header), block.body, certificate), extra)
+
     def restored_finality(self) -> Restored:
         """Blocks and certificates above the tip."""
         blocks, certificates = [], []
@@ -200,9 +213,9 @@ class Ground:
         epoch = epoch_of((self.ledger.tip() or 0) + 1, heights)
         found = []
         for number in range(max(0, epoch - EPOCHS_REMEMBERED_MAX), epoch):
-            block = self.ledger.find(boundary_of(number, heights))
-            if block is not None and block.certificate:
-                found.append(decode(Certificate, block.certificate, limit_bytes=64 * KIB))
+            certificate = self.ledger.find_certificate(boundary_of(number, heights))
+            if certificate:
+                found.append(decode(Certificate, certificate, limit_bytes=64 * KIB))
         return tuple(found)
 
     def store_finality(self, blocks: Iterable[StoredBlock], certificates: Iterable[Certificate]) -> None:
@@ -263,27 +276,6 @@ class Ground:
         batch = Batch()
         batch.put(own_key("learner"), encode(record))
         self.index.write(batch)
-
-    def counted(self, deltas: Sequence[DeltaRow]) -> set[Digest]:
-        """Which of these deltas decided heads list: the newest head of a tile knows only its own (learning.md 1).
-
-        A head that takes a delta is one or two versions above its base, so that the walk down the ledger is short.
-        """
-        heads = self.tile_heads()
-        lowest: dict[TileId, int] = {}
-        for row in deltas:
-            if heads[row.tile].version >= row.base + 2:
-                lowest[row.tile] = min(row.base, lowest.get(row.tile, row.base))
-        names = {row.digest for row in deltas}
-        found: set[Digest] = set()
-        height = self.ledger.tip() or Height(0)
-        while lowest and height > 0 and (block := self.ledger.find(height)) is not None:
-            for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-                found |= names & {reference.delta for reference in head.deltas}
-                if head.version <= lowest.get(head.tile, -1) + 1:
-                    del lowest[head.tile]
-            height = Height(height - 1)
-        return found
 
     def own_transactions(self) -> list[bytes]:
         """Transactions that this node took from its user and that were in no block when the process ended."""
@@ -378,14 +370,17 @@ def _genesis_roots(index: KeyValue, work: TileWork) -> dict[TileId, Digest]:
 
 
 def _open_votes(path: Path, index: KeyValue) -> tuple[JournalFile | None, tuple[bytes, ...], VoteJournalState]:
-    """The vote journal (chain.md S6). A directory that has voted and lost its journal never gets a new one by itself."""
+    """The vote journal (chain.md S6). A directory that has voted and lost its journal never gets a new one by itself.
+
+    The row that says so comes after the journal, and comes again where a crash or a new database lost it.
+    """
     opened = open_journal(path)
-    if opened.state is JournalState.MISSING and index.get(own_key("voted")) is None:
-        journal = create_journal(path)
+    if index.get(own_key("voted")) is None:
+        if opened.state is JournalState.MISSING:
+            opened = OpenedJournal(JournalState.CLEAN, (), create_journal(path))
         batch = Batch()
         batch.put(own_key("voted"), b"1")
         index.write(batch)
-        return journal, (), VoteJournalState.CLEAN
     return opened.journal, opened.records, _VOTE_STATES[opened.state]
 
 
@@ -399,11 +394,3 @@ _VOTE_STATES = {
 
 def _delta_key(tile: TileId, base: Version, learner: PeerId) -> bytes:
     return own_key("delta", tile.encode() + b"\x00" + pack_u64(base) + learner)
-
-
-def _scan(index: KeyValue, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Every row under a prefix, in order."""
-    start = b""
-    while rows := index.scan(prefix, start=start, limit=_SCAN_ROWS):
-        yield from rows
-        start = rows[-1][0] + b"\x00"

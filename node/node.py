@@ -63,7 +63,7 @@ from consensus.rounds import RoundMachine
 from consensus.state import ROSTERS, tile_heads
 from consensus.transition import BlockRules
 from node import log as node_log
-from node.chain_index import DroppedTransactions, transaction_rows
+from node.chain_index import DroppedTransactions, find_transaction
 from node.clock import Clock
 from node.config import Settings
 from node.faults import CrashPoints
@@ -71,6 +71,7 @@ from node.ground import Ground, open_ground
 from node.inbound import Inbound
 from node.keys import AskPassphrase
 from node.reactor import Reactor
+from node.recall import counted, decided_but_not_applied, heads_downwards
 from node.records import Records
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
@@ -85,23 +86,22 @@ from p2p import transport as wire
 from p2p.io.libp2p_host import open_libp2p_host
 from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
-from protocol.codec import decode, encode
+from protocol.codec import encode
 from protocol.digest import Domain, digest, number
-from protocol.finality import Body, ChainId, Header
+from protocol.finality import ChainId, Header
 from protocol.ids import Digest, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
-from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
 from protocol.roster import Decided, Roster, sign_head
 from protocol.transactions import TransactionBundle, check_transaction
 from storage.kv import Batch
-from storage.ledger import FinalizedBlock as StoredFinal
 
 log = structlog.get_logger()
 
 ROSTER_PATIENCE_SECONDS = 10.0  # rounds begin without the members that are not there by then, if a quorum is
 VOTE_RECORDS_MAX = 100_000  # records of the vote journal, 15 MB, above which it is written anew at a start (a guess)
 ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
+BLOCKS_RECALLED = 16_384  # looked through for them, where rounds are long or over: half a second (a guess)
 REPEAT_SECONDS = 30.0  # how often our own transactions are said again to whoever came since
 TRANSACTIONS_PER_MESSAGE = 16  # of two KiB at most
 SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed
@@ -207,7 +207,7 @@ class Node:
             applied={tile: min(ground.tiles.newest(tile) or Version(0), at.version) for tile, at in heads.items()},
             proposed=[h for h in ground.proposed if h.version == heads[h.tile].version + 1],
             outstanding=[row.delta() for row in learner.outstanding],
-            counted=ground.counted(learner.outstanding),
+            counted=counted(ground, learner.outstanding),
             learned_round=learner.round if learner.state_file else -1,
             rounds_max=ground.settings.run.rounds,
         )
@@ -252,6 +252,7 @@ class Node:
             self._background = nursery
             nursery.start_soon(self.tiles.run)
             nursery.start_soon(self.timers.run)
+            nursery.start_soon(self.housekeeping.run)
             nursery.start_soon(self.reactor.run)
             nursery.start_soon(self._listen)
             for topic in self.gossip.topics():
@@ -272,7 +273,7 @@ class Node:
         self.phase = "syncing"
         self._recall_rounds()
         self.housekeeping.prepare(0)
-        self.tiles.apply(self._decided_but_not_applied())
+        self.tiles.apply(decided_but_not_applied(self.ground))
         await self.reactor.post(DeltasArrived(self.ground.candidates()))
         await self.reactor.post(finality.Started())
         self._start(self._poll_blocks)
@@ -316,43 +317,15 @@ class Node:
 
     def _recall_rounds(self) -> None:
         """What the ledger knows of rounds before this start, for whoever asks."""
-        height = self.ground.ledger.tip() or Height(0)
         rounds: set[int] = set()
         decided: list[Decided] = []
-        while height > 0 and len(rounds) < ROUNDS_RECALLED:
-            block = self.ground.ledger.find(height)
-            if block is None:
+        for height, head in heads_downwards(self.ground.ledger, BLOCKS_RECALLED):
+            rounds.add(head.round)
+            if len(rounds) > ROUNDS_RECALLED:
                 break
-            for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-                rounds.add(head.round)
-                decided.append(Decided(head.slot, head, height))
-            height = Height(height - 1)
+            decided.append(Decided(head.slot, head, height))
         for each in reversed(decided):
             self.records.decide(each)
-
-    def _decided_but_not_applied(self) -> list[Decided]:
-        """Heads that were final before the process ended and whose tiles are not on disk yet."""
-        heads = self.tile_heads()
-        behind = {
-            tile: self.ground.tiles.newest(tile) or 0
-            for tile, at in heads.items()
-            if (self.ground.tiles.newest(tile) or 0) < at.version
-        }
-        if not behind:
-            return []
-        decided: list[Decided] = []
-        height = self.ground.ledger.tip() or Height(0)
-        missing = sum(heads[tile].version - version for tile, version in behind.items())
-        while height > 0 and missing > 0:
-            block = self.ground.ledger.find(height)
-            if block is None:
-                break
-            for head in reversed(decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads):
-                if head.tile in behind and head.version > behind[head.tile]:
-                    decided.append(Decided(head.slot, head, height))
-                    missing -= 1
-            height = Height(height - 1)
-        return decided[::-1]
 
     async def _wait_for_roster(self) -> None:
         """Round 0 starts when the roster is connected, or when a quorum of it has been for a while."""
@@ -558,18 +531,7 @@ class Node:
         """Each block with everything that becomes true with it, in one batch."""
         last = effect.blocks[-1].block
         for committed in effect.blocks:
-            block, extra = committed.block, Batch()
-            self.ground.store_state(extra, committed.changes)
-            self.ground.forget_transactions(extra, (receipt.id for receipt in committed.receipts))
-            heads = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads
-            extra.extend(transaction_rows(block.header.height, committed.receipts, heads))
-            for head in heads:
-                self.ground.forget_candidates(extra, head.slot)
-            self.ground.forget_finality(extra, block.header)
-            certificate = encode(block.certificate) if block.certificate is not None else b""
-            self.ground.ledger.append(
-                StoredFinal(block.header.height, encode(block.header), block.body, certificate), extra
-            )
+            self.ground.store_finalized(committed)
         self.verified_ms = self.clock.monotonic_ms()
         self.crash_points.reach("head-decided", self._round)
         if last.certificate is not None and self._is_ours(last.header):
@@ -585,8 +547,10 @@ class Node:
         batch = Batch()
         self.ground.forget_transactions(batch, (dropped.id for dropped in effect.dropped))
         self.ground.index.write(batch)
-        self.dropped.note(effect.dropped)
-        for dropped in effect.dropped:
+        # A block's own transactions leave the pool too, as their nonces are used: of them its rows tell, while it is kept.
+        nowhere = [each for each in effect.dropped if find_transaction(self.ground.index, each.id) is None]
+        self.dropped.note(nowhere)
+        for dropped in nowhere:
             log.info("transaction dropped", id=dropped.id.hex()[:16], reason=dropped.reason.code)
 
     async def _fetch_blocks(self, effect: finality.FetchBlocks) -> None:

@@ -10,6 +10,10 @@
 
 A newcomer holds the newest tiles but not every old update. For a tile whose update is missing, derivation goes on from the next
 version whose file is held: that file's root is certified by a final block.
+
+Where old blocks were pruned, the state before the oldest one that is kept is gone: bodies are not executed. The chain of
+headers and bodies up from there still leads to the newest certificate, whose roster is in the state of which its block has the
+root; and heads lead to roots as before.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from compute.delta.codec import encode as encode_delta
 from compute.merge import merge
 from compute.model.genesis import genesis_tile
 from compute.outer import apply_update, initial_state
+from consensus.epochs import roster_of
 from consensus.execution import Execution
 from consensus.finality.chain import check_chain
 from consensus.transition import BlockRules
@@ -33,12 +38,13 @@ from node.config import load_settings
 from node.ground import Ground, open_ground
 from node.tile_work import contributor, matrices_of, merge_rule, outer_rule
 from protocol.codec import decode
-from protocol.finality import NO_BLOCK, Certificate, ChainId, FinalizedBlock, Header
+from protocol.finality import NO_BLOCK, Body, Certificate, ChainId, FinalizedBlock, Header, body_root
 from protocol.ids import Height, TileId, Version
 from protocol.learning import SignedDelta
-from protocol.limits import FRAME_BYTES_MAX, KIB
+from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
 from protocol.rejection import Rejected
 from protocol.roster import Head
+from storage.kv import DatabaseCorrupt
 from storage.tile_format import tile_root
 
 Progress = Callable[[int, int, str], None]
@@ -48,6 +54,7 @@ Progress = Callable[[int, int, str], None]
 class VerifyReport:
     """What was derived and compared. ``problems`` are sentences; empty when everything holds."""
 
+    first_block: int = 1  # blocks below it were pruned here, so that everything is derived from it on
     blocks: int = 0
     heads: int = 0
     roots_derived: int = 0  # by applying an update to the state before it
@@ -77,10 +84,19 @@ class _Verification:
         self._outer, self._merge_rule, self._update_pipeline = outer_rule(rule), merge_rule(rule), rule.update_pipeline
         self._map = ground.work.tile_map
         self._states: dict[TileId, NDArray[np.float32] | None] = {}
+        self._versions: dict[TileId, Version] = {}  # of those states
 
     def run(self) -> VerifyReport:
         self._derive_genesis()
-        self._derive_chain()
+        oldest, tip = self._ground.ledger.oldest() or Height(1), self._ground.ledger.tip() or Height(0)
+        self._report.first_block = oldest
+        try:
+            if oldest == 1:
+                self._derive_chain(tip)
+            else:
+                self._derive_kept(oldest, tip)
+        except DatabaseCorrupt as damage:
+            self._problem(str(damage))
         self._verify_files()
         return self._report
 
@@ -91,7 +107,7 @@ class _Verification:
         genesis = self._ground.genesis
         for tile in self._map.ids:
             weights = genesis_tile(genesis.model, self._map, genesis.model_seed, tile)
-            self._states[tile] = initial_state(weights, self._outer)
+            self._states[tile], self._versions[tile] = initial_state(weights, self._outer), Version(0)
             if self._root(tile) != self._ground.genesis_roots[tile]:
                 self._problem(f"{tile}: its genesis weights give another root than at the last start")
 
@@ -99,21 +115,15 @@ class _Verification:
         state = self._states[tile]
         return None if state is None else tile_root(tile, np.ascontiguousarray(state).data.cast("B"), *state.shape)
 
-    def _derive_chain(self) -> None:
+    def _derive_chain(self, tip: Height) -> None:
         ground = self._ground
-        tip = ground.ledger.tip() or Height(0)
         chain, state = ChainId.of(ground.network), ground.genesis_state()
         execution = Execution(BlockRules.of(ground.genesis), state, NO_BLOCK, Height(0))
         run: list[FinalizedBlock] = []
         for height in range(1, tip + 1):
             self._progress(height, tip, f"block {height}")
-            stored = ground.ledger.find(Height(height))
-            if stored is None:
-                self._problem(f"block {height} is not in the ledger")
-                return
-            certificate = decode(Certificate, stored.certificate, limit_bytes=64 * KIB) if stored.certificate else None
-            run.append(FinalizedBlock(decode(Header, stored.header, limit_bytes=4 * KIB), stored.body, certificate))
-            if certificate is None:
+            run.append(self._block(height))
+            if run[-1].certificate is None:
                 continue
             try:
                 for block in check_chain(run, execution.roster, chain, ground.genesis.chain):
@@ -123,12 +133,44 @@ class _Verification:
                 return
             run.clear()
 
+    def _block(self, height: int) -> FinalizedBlock:
+        stored = self._ground.ledger.get(Height(height))
+        certificate = decode(Certificate, stored.certificate, limit_bytes=64 * KIB) if stored.certificate else None
+        return FinalizedBlock(decode(Header, stored.header, limit_bytes=4 * KIB), stored.body, certificate)
+
+    def _derive_kept(self, oldest: Height, tip: Height) -> None:
+        """From the newest certificate downwards every header and body is the one that it stands for; then heads upwards."""
+        ground = self._ground
+        newest = self._block(tip)
+        roster = roster_of(ground.load_state(), newest.header.epoch)
+        try:
+            check_chain([newest], roster, ChainId.of(ground.network), ground.genesis.chain)
+        except Rejected as refusal:
+            self._problem(f"block {tip}: {refusal}")
+            return
+        child = newest.header
+        for height in range(tip - 1, oldest - 1, -1):
+            self._progress(tip - height, tip - oldest + 1, f"block {height}")
+            block = self._block(height)
+            if child.parent != block.header.digest() or body_root(block.body) != block.header.body_root:
+                self._problem(f"block {height}: the one above it names another header, or it another body")
+                return
+            child = block.header
+        for height in range(oldest, tip + 1):
+            self._progress(height - oldest, tip - oldest + 1, f"heads of block {height}")
+            self._report.blocks += 1
+            for head in decode(Body, self._block(height).body, limit_bytes=BODY_BYTES_MAX).heads:
+                self._derive_head(head)
+
     def _derive_block(self, execution: Execution, block: FinalizedBlock) -> None:
         self._report.blocks += 1
         for decided in execution.replay(block).decided:
-            self._report.heads += 1
-            self._derive_merge(decided.head)
-            self._derive_root(decided.head)
+            self._derive_head(decided.head)
+
+    def _derive_head(self, head: Head) -> None:
+        self._report.heads += 1
+        self._derive_merge(head)
+        self._derive_root(head)
 
     def _find(self, name: bytes) -> bytes | None:
         try:
@@ -159,7 +201,8 @@ class _Verification:
 
     def _derive_root(self, head: Head) -> None:
         update = self._find(head.update)
-        state = self._states[head.tile]
+        state = self._states[head.tile] if self._versions[head.tile] == head.version - 1 else None
+        self._versions[head.tile] = head.version
         if update is not None and state is not None:
             said = decode_delta(update, state.shape[1])
             self._states[head.tile] = apply_update(state, said, self._outer, Version(head.version))
@@ -191,7 +234,7 @@ class _Verification:
         for tile, at in decided.items():
             if self._ground.tiles.find(tile, at.version) is not None:
                 continue
-            if self._root(tile) == at.root:
+            if self._versions[tile] == at.version and self._root(tile) == at.root:
                 self._report.files_behind += 1
             else:
                 self._problem(f"{tile}@{at.version} was decided, but neither its file nor what makes it is here")

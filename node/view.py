@@ -221,6 +221,7 @@ class View:
             "execution": node.engine.execution.statistics(),
             "tiles": node.ground.tiles.statistics(),
             "blobs": node.ground.blobs.statistics(),
+            "ledger": node.ground.ledger.statistics(),
             "worker": node.learning.worker.statistics(),
         }
         yield from node_metrics(self.status(), parts)

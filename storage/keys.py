@@ -5,6 +5,9 @@
     b       height:u64                   its body bytes
     c       height:u64                   its finalization certificate
     t                                    height:u64 of the last finalized block
+    o                                    height:u64 of the oldest block that is kept whole
+    n                                    size:u64 that the rows of h, b, c and r take, keys and values
+    r       any                          a row that was written with a block and goes when it is pruned
     s       digest:32                    size:u64 of a blob
     i       digest:32                    its bytes, if it is small; a large one is a file
     v       tile name | 00 | version:u64 root:32 | size:u64 of a tile version's file
@@ -26,6 +29,9 @@ HEADER: Final = b"h"
 BODY: Final = b"b"
 CERTIFICATE: Final = b"c"
 TIP: Final = b"t"
+OLDEST: Final = b"o"
+LEDGER_BYTES: Final = b"n"
+BLOCK_ROW: Final = b"r"
 BLOB_SIZE: Final = b"s"
 INLINE_BLOB: Final = b"i"
 TILE_VERSION: Final = b"v"
@@ -44,6 +50,11 @@ def unpack_u64(raw: bytes) -> int:
 def block_key(family: bytes, height: Height) -> bytes:
     """``family`` is HEADER, BODY or CERTIFICATE."""
     return family + pack_u64(height)
+
+
+def block_row_key(rest: bytes) -> bytes:
+    """A row of the caller's own that lives as long as the block with which it is written."""
+    return BLOCK_ROW + rest
 
 
 def blob_key(family: bytes, name: Digest) -> bytes:

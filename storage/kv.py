@@ -8,7 +8,10 @@ when power fails.
 from __future__ import annotations
 
 import bisect
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+_SCAN_ROWS: Final = 4096
 
 
 class DatabaseLocked(OSError):
@@ -67,9 +70,24 @@ class KeyValue(Protocol):
         """
         ...
 
+    def reclaim(self, first: bytes, stop: bytes) -> None:
+        """Give back the disk that deleted rows from ``first`` up to, not including, ``stop`` still take. May take seconds.
+
+        May be called from another thread while the database is in use. Raises ``OSError``.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the database. Closing twice is no error; anything else afterwards is ``ValueError``."""
         ...
+
+
+def scan_all(index: KeyValue, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Every row under a prefix, in order; what is written meanwhile may or may not be among them."""
+    start = b""
+    while rows := index.scan(prefix, start=start, limit=_SCAN_ROWS):
+        yield from rows
+        start = rows[-1][0] + b"\x00"
 
 
 class MemoryKeyValue:
@@ -102,6 +120,9 @@ class MemoryKeyValue:
                 break
             rows.append((key, self._rows[key]))
         return rows
+
+    def reclaim(self, first: bytes, stop: bytes) -> None:
+        self._check_open()
 
     def close(self) -> None:
         self._closed = True

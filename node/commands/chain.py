@@ -55,6 +55,7 @@ def _tell_status(data_dir: Path, as_json: bool) -> None:
     rows = [
         ("height", f"{facts['height']:,}, epoch {facts['epoch']}, view {facts['view']}"),
         ("block", facts["block"] or "none yet: this is the genesis"),
+        ("kept", f"blocks from {facts['oldest_height'] or 1:,} on, {bytes_text(facts['chain_bytes'])}"),
         (
             "final",
             f"{duration_text(int(1000 * facts['finality_lag_seconds']))} ago, {instant_text(facts['finalized_ms'])}",
@@ -98,8 +99,14 @@ def block(height: int | None, first: int, data_dir: Path, as_json: bool) -> None
         height = int(client.get("/consensus/status")["height"]) or 1
     facts = client.find(f"/consensus/blocks/{height}", first=str(first))
     if facts is None:
-        tip = client.get("/consensus/status")["height"]
-        raise CommandFailed(f"no block {height} is kept; the newest has height {tip}, old ones may have been pruned")
+        status = client.get("/consensus/status")
+        tip, oldest = int(status["height"]), int(status["oldest_height"])
+        if height < oldest:
+            raise CommandFailed(
+                f"block {height} was pruned here, where blocks from {oldest} on are kept (storage.chain_bytes_max): "
+                "run this command on a machine whose node keeps more"
+            )
+        raise CommandFailed(f"there is no block {height} yet; the newest has height {tip}")
     if as_json:
         print_json(facts)
         return
@@ -153,7 +160,8 @@ def tx(name: str, data_dir: Path, as_json: bool) -> None:
     facts = NodeClient(data_dir).find(f"/consensus/transactions/{asked}")
     if facts is None:
         raise CommandFailed(
-            f"no transaction {name[:16]}... waits here or is in a block; it never came to this node, or left long ago"
+            f"no transaction {name[:16]}... waits here or is in a block that is kept; "
+            "it never came to this node, or its block was pruned here"
         )
     if as_json:
         print_json(facts)

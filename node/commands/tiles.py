@@ -67,8 +67,14 @@ def verify(data_dir: Path, as_json: bool) -> None:
             click.echo(problem, err=True)
         more = f" (and {len(others)} more)" if others else ""
         raise CommandFailed(f"{data_dir}: {first}{more}; start the node, and it fetches what is wrong again from peers")
-    if not as_json:
+    if as_json:
+        return
+    if report.first_block == 1:
         click.echo("Every root follows from genesis.")
+    else:
+        click.echo(
+            f"Every root that blocks from {report.first_block} on decide follows from what is here; those before were pruned."
+        )
 
 
 class _Progress:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+import structlog
 import trio
 
 from node.ground import Ground
@@ -42,6 +43,8 @@ from protocol.rejection import Reason, Rejected
 from storage.tensor_block import check_block
 from storage.tile_format import CheckedTile, check_tile
 
+log = structlog.get_logger()
+
 DIGEST_BYTES = 32
 PAGES_PER_REQUEST = 16  # 1 MiB: small enough that several peers share one tile
 PARALLEL_PAGES = 4  # requests for one tile at once
@@ -67,6 +70,7 @@ class Exchange:
         self.fetched_bytes: Counter[PeerId] = (
             Counter()
         )  # what each peer's answers weighed; entries of connected peers matter
+        self._unkept: Height | None = None  # the block that no connected peer keeps, once that was said
         transport.set_request_handler(GENESIS.protocol, self._serve_genesis)
         transport.set_request_handler(BLOB.protocol, self._serve_blob)
         transport.set_request_handler(SYNC.protocol, self._serve_sync)
@@ -130,7 +134,9 @@ class Exchange:
 
     async def _serve_sync(self, peer: PeerId, data: bytes) -> bytes:
         request = decode(GetBlocks, data, limit_bytes=SYNC.request_bytes_max)
-        tip = self._ground.ledger.tip() or Height(0)
+        tip, oldest = self._ground.ledger.tip() or Height(0), self._ground.ledger.oldest() or Height(0)
+        if request.first_height < oldest:
+            raise Rejected(Reason.NOT_FOUND, f"blocks below {oldest} were pruned here")
         blocks: list[FinalizedBlock] = []
         size, certified = 0, 0
         last = min(request.first_height + min(request.count, SYNC_BLOCKS_PER_ANSWER_MAX) - 1, tip)
@@ -158,15 +164,19 @@ class Exchange:
     async def _ask(self, peer: PeerId, rule: RequestRule, request: bytes) -> bytes | None:
         """One question to one peer; None when it cannot or will not answer."""
         try:
-            answer = await self._transport.request(
-                peer,
-                rule.protocol,
-                request,
-                timeout_seconds=rule.timeout_seconds,
-                response_bytes_max=rule.response_bytes_max,
-            )
+            return await self._get(peer, rule, request)
         except (RequestFailed, Rejected):
             return None
+
+    async def _get(self, peer: PeerId, rule: RequestRule, request: bytes) -> bytes:
+        """One question to one peer; raises ``RequestFailed`` when it cannot answer, ``Rejected`` when it will not."""
+        answer = await self._transport.request(
+            peer,
+            rule.protocol,
+            request,
+            timeout_seconds=rule.timeout_seconds,
+            response_bytes_max=rule.response_bytes_max,
+        )
         self.fetched_bytes[peer] += len(answer)
         return answer
 
@@ -307,11 +317,19 @@ class Exchange:
     async def fetch_blocks(
         self, first_height: Height, preferred: Iterable[PeerId] = ()
     ) -> tuple[Blocks, PeerId] | None:
-        """Finalized blocks from a height upwards, unchecked, and who gave them; None when nobody has one."""
+        """Finalized blocks from a height upwards, unchecked, and who gave them; None when nobody has one.
+
+        Peers that pruned it refuse, and the next one is asked. Where all that answer did, this node cannot catch up.
+        """
         request = encode(GetBlocks(first_height, SYNC_BLOCKS_PER_ANSWER_MAX))
+        pruned = 0
         for peer in self._sources(preferred):
-            data = await self._ask(peer, SYNC, request)
-            if data is None:
+            try:
+                data = await self._get(peer, SYNC, request)
+            except RequestFailed:
+                continue
+            except Rejected as refusal:
+                pruned += refusal.reason is Reason.NOT_FOUND
                 continue
             try:
                 answer = decode(Blocks, data, limit_bytes=FRAME_BYTES_MAX)
@@ -320,4 +338,7 @@ class Exchange:
                 continue
             if answer.blocks:
                 return answer, peer
+        if pruned and self._unkept != first_height:
+            self._unkept = first_height
+            log.warning("no connected peer keeps the next block any more", height=first_height, pruned_by=pruned)
         return None

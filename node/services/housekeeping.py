@@ -1,29 +1,58 @@
-"""Keeping within the disk allowance: before each round there is room for what it will write, or the node says so.
+"""Keeping within the disk allowances: room for each round before it writes, and old blocks that go when the chain is large.
 
-What goes first and what never goes is in storage/budget.py. Here is what each blob is for, which only the ledger knows; it is
-read only when room is needed.
+What goes first and what never goes is in storage/budget.py, for tiles and blobs, and in storage/ledger.py, for blocks. What
+each blob is for only the blocks know; they are read when room is needed. A pruned block leaves a row for each of its blobs that
+is still here, so that these can go in their turn:
+
+    own_key("use", digest) -> UseRow
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from stat import S_ISREG
+from typing import Final
 
 import structlog
+import trio
 
+from node.chain_index import forget_rows
 from node.ground import Ground
-from protocol.codec import decode
+from node.recall import first_needed, heads_downwards
+from protocol.codec import Message, decode, encode
 from protocol.finality import Body
-from protocol.ids import Height
-from protocol.limits import BODY_BYTES_MAX
-from storage.budget import KeepRule, Kind, StorageFull
+from protocol.ids import Digest, Natural, TileField, TileId
+from protocol.limits import BODY_BYTES_MAX, KIB, MIB
+from protocol.roster import Head
+from storage.budget import Held, KeepRule, Kind, StorageFull
 from storage.io.room import BlobUse, make_room
+from storage.keys import own_key
+from storage.kv import Batch, DatabaseCorrupt, scan_all
+from storage.ledger import FinalizedBlock, PruneRule
 
 log = structlog.get_logger()
 
-CHALLENGE_ROUNDS = 4  # how long deltas stay for whoever wants to recompute a merge, when room is short (a guess)
-BYTES_PER_TILE_BYTE = (
+CHALLENGE_ROUNDS: Final = 4  # how long deltas stay for whoever wants to recompute a merge, when room is short (a guess)
+BYTES_PER_TILE_BYTE: Final = (
     2  # a round writes a version of each tile, updates and deltas a tenth of that each, and the learner's state
 )
+PRUNE_SECONDS: Final = 10.0  # between looks at the ledger; a few blocks each time, where it is full
+PAUSE_SECONDS: Final = 0.05  # between steps: blocks and votes go first
+STEP_BLOCKS: Final = 256
+STEP_BYTES: Final = 256 * KIB  # some 20 ms, for which everything else waits (docs/log.md)
+RECLAIM_BYTES: Final = 64 * MIB  # pruned, before the database is asked to clean up, in a thread: half a second
+RECLAIM_DIVISOR: Final = 16  # or this part of the allowance, where that is less
+_OWNER: Final = "use"
+
+
+class UseRow(Message, frozen=True):
+    """What a blob was for, as the pruned block says that named it (``storage.io.room.BlobUse``)."""
+
+    kind: Kind
+    tile: TileField
+    age: Natural
 
 
 class Housekeeping:
@@ -32,6 +61,10 @@ class Housekeeping:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self.refusal: str | None = None
+        self._pruned_bytes = 0  # since the database was last asked to clean up
+        self._is_over = False  # the ledger takes more than it may, nothing more may go, and that was said
+
+    # -- room for a round -----------------------------------------------------------------------------------------------
 
     def prepare(self, round_number: int) -> None:
         """Make room for one round."""
@@ -59,13 +92,14 @@ class Housekeeping:
             return
         self.refusal = None
         if removed:
+            self._forget_uses(removed)
             log.info("made room", things=len(removed), bytes=sum(held.size_bytes for held in removed))
 
     def _other_bytes(self) -> int:
         """Index, journals, learner's state and logs."""
         places = self._ground.settings.places
         folders = (places.database, places.journal, places.learner, places.log.parent)
-        return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+        return sum(_size_bytes(file) for folder in folders for file in folder.rglob("*"))
 
     def _uses(self) -> Iterator[BlobUse]:
         """What every blob is for. Lazy: nothing is read while there is room."""
@@ -77,11 +111,88 @@ class Housekeeping:
             yield BlobUse(delta.digest, Kind.DELTA, delta.tile, delta.round, pinned=True)
         for row in ground.learner_record().outstanding:
             yield BlobUse(row.digest, Kind.DELTA, row.tile, row.round, pinned=True)
-        for height in range(1, (ground.ledger.tip() or 0) + 1):
-            block = ground.ledger.find(Height(height))
-            if block is None:
-                continue
-            for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-                yield BlobUse(head.update, Kind.UPDATE, head.tile, head.version)
-                for reference in head.deltas:
-                    yield BlobUse(reference.delta, Kind.DELTA, head.tile, head.round)
+        prefix = own_key(_OWNER)
+        for key, value in scan_all(ground.index, prefix):
+            use = decode(UseRow, value, limit_bytes=KIB)
+            yield BlobUse(Digest(key[len(prefix) :]), use.kind, use.tile, use.age)
+        for _, head in heads_downwards(ground.ledger):
+            yield from _uses_of(head)
+
+    def _forget_uses(self, removed: Iterable[Held]) -> None:
+        """Of blobs that are gone: what pruned blocks said of them."""
+        batch = Batch()
+        for gone in removed:
+            if gone.kind is not Kind.TILE_VERSION:
+                batch.delete(own_key(_OWNER, bytes.fromhex(gone.name)))
+        self._ground.index.write(batch, durable=False)
+
+    # -- old blocks -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the ledger within its allowance, until cancelled."""
+        while True:
+            await trio.sleep(PRUNE_SECONDS)
+            while self.prune_step():
+                await trio.sleep(PAUSE_SECONDS)
+            bytes_max = self._ground.settings.storage.chain_bytes_max
+            if self._pruned_bytes >= min(RECLAIM_BYTES, bytes_max // RECLAIM_DIVISOR):
+                log.info("pruned blocks", bytes=self._pruned_bytes, oldest=self._ground.ledger.oldest())
+                self._pruned_bytes = 0
+                await self._reclaim()
+
+    async def _reclaim(self) -> None:
+        """Cleaning up takes room itself: where there is none, it waits for the next time."""
+        try:
+            await trio.to_thread.run_sync(self._ground.ledger.reclaim)
+        except DatabaseCorrupt:
+            raise
+        except OSError as error:
+            log.warning("the database could not clean up after pruning", why=str(error))
+
+    def prune_step(self) -> bool:
+        """Remove some of the oldest blocks, if the ledger takes more than it may; False when nothing is left to do."""
+        ground = self._ground
+        bytes_max = ground.settings.storage.chain_bytes_max
+        if ground.ledger.statistics().bytes_used <= bytes_max:
+            self._is_over = False
+            return False
+        rule = PruneRule(bytes_max, first_needed(ground), ground.genesis.chain.epoch_heights)
+        freed = ground.ledger.prune(rule, self._release, blocks_max=STEP_BLOCKS, bytes_max=STEP_BYTES)
+        self._pruned_bytes += freed
+        if not freed and not self._is_over:
+            self._is_over = True
+            at = ground.ledger.statistics()
+            log.warning(
+                "the chain takes more than storage.chain_bytes_max, and no block may go",
+                bytes=at.bytes_used,
+                allowed=bytes_max,
+                oldest=at.oldest_height,
+                needed_from=rule.first_needed,
+                tip=at.tip_height,
+            )
+        return freed > 0
+
+    def _release(self, block: FinalizedBlock) -> Batch:
+        """What goes and what comes with a block's removal."""
+        body = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX)
+        batch = forget_rows(body)
+        for use in chain.from_iterable(map(_uses_of, body.heads)):
+            if self._ground.blobs.size(use.name) is not None:
+                batch.put(own_key(_OWNER, use.name), encode(UseRow(use.kind, TileId(use.group), use.age)))
+        return batch
+
+
+def _uses_of(head: Head) -> Iterator[BlobUse]:
+    """The blobs that a decided head names."""
+    yield BlobUse(head.update, Kind.UPDATE, head.tile, head.version)
+    for reference in head.deltas:
+        yield BlobUse(reference.delta, Kind.DELTA, head.tile, head.round)
+
+
+def _size_bytes(path: Path) -> int:
+    """Of a file; 0 for a folder, and for a file that the database has just removed."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if S_ISREG(found.st_mode) else 0

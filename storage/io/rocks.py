@@ -24,15 +24,23 @@ _BLOOM_BITS_PER_KEY: Final = 10  # 1 % false positives (RocksDB's own documentat
 class RocksKeyValue:
     """A :class:`storage.kv.KeyValue` in a folder."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the database in ``path``, or make one. Raises ``DatabaseLocked``, ``DatabaseCorrupt``, ``OSError``."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the database in ``path``, or make one. Raises ``DatabaseLocked``, ``DatabaseCorrupt``, ``OSError``.
+
+        ``read_only`` makes, locks and changes no row: it sees the moment of its opening, also of a database that
+        another process has open, whose cleaning up may then make a read fail with ``OSError``.
+        """
         self.path = path
-        make_directory(path.parent)
+        if not read_only:
+            make_directory(path.parent)
+        elif not (path / "CURRENT").exists():  # rocksdict would make the folder, and RocksDB then find nothing in it
+            raise OSError(f"The database {path} failed: there is none.")
         self._durable = rocksdict.WriteOptions()
         self._durable.sync = True
         self._buffered = rocksdict.WriteOptions()
         try:
-            self._db: rocksdict.Rdict | None = rocksdict.Rdict(str(path), _options())
+            access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
+            self._db: rocksdict.Rdict | None = rocksdict.Rdict(str(path), _options(), access_type=access)
         except Exception as error:
             raise _translated(path, error) from error
 
@@ -71,6 +79,15 @@ class RocksKeyValue:
         except Exception as error:
             raise _translated(self.path, error) from error
         return rows
+
+    def reclaim(self, first: bytes, stop: bytes) -> None:
+        # Rows that were deleted stay in their files until a compaction meets them; nothing else would, where nothing is
+        # written any more. Only files in the range are read, and the interpreter's lock is not held meanwhile (measured).
+        db = self._open_db()
+        try:
+            db.compact_range(first, stop)
+        except Exception as error:
+            raise _translated(self.path, error) from error
 
     def close(self) -> None:
         if self._db is not None:

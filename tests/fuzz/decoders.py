@@ -40,6 +40,7 @@ from node.ground import DeltaRow, LearnerRecord
 from node.inbound import Inbound
 from node.keys import CARD_BYTES_MAX, card_text, parse_card
 from node.money import parse_nock
+from node.services.housekeeping import UseRow
 from node.toml_table import Key, read_table, write_table
 from p2p.addresses import parse_address, usable_addresses
 from p2p.framing import FrameReader, decode_answer, encode_answer, encode_frame, encode_refusal
@@ -588,6 +589,7 @@ DECODERS: tuple[Decoder, ...] = (
     message("pong", Pong, PING.response_bytes_max),
     message("delta row", DeltaRow, KIB),
     message("learner record", LearnerRecord, FRAME_BYTES_MAX),
+    message("use of a blob", UseRow, KIB),
     message("peer record unsigned", PeerRecord, RECORD_BYTES_MAX),
     Decoder(
         "table record",

@@ -12,10 +12,10 @@ from consensus.finality import Statistics
 from consensus.mempool import Mempool
 from consensus.state import State
 from consensus.transition import BlockContext, Receipt, apply_block, build_block
-from node.chain_index import DroppedTransactions, transaction_rows
+from node.chain_index import DroppedTransactions, find_transaction, forget_rows, transaction_rows
 from node.chain_view import ChainView
 from node.data_directory import DataDirectory
-from protocol.codec import encode
+from protocol.codec import decode, encode
 from protocol.digest import blob_digest
 from protocol.finality import HEADER_VERSION, NO_BLOCK, Body, Certificate, Header, VoteKind, body_root
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, Signature, View
@@ -23,7 +23,7 @@ from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Head, Member, Roster
 from protocol.transactions import SignedTransaction, check_transaction
 from storage.kv import MemoryKeyValue
-from storage.ledger import FinalizedBlock, Ledger
+from storage.ledger import FinalizedBlock, Ledger, PruneRule
 from tests.consensus.ledger_samples import CARDS, GENESIS, RULE, STAKE, context
 from tests.consensus.world import CHAIN
 from tests.protocol import samples as protocol_samples
@@ -140,5 +140,16 @@ class SmallChain:
         certificate = Certificate(VoteKind.FINALIZE, Epoch(0), header.view, header.digest(), bitmap, votes)
         block = FinalizedBlock(height, encode(header), body, encode(certificate))
         self.ledger.append(block, transaction_rows(height, receipts, heads))
-        self.dropped.note(self.pool.advance([each.plain.sender for each in included], self.state))
+        dropped = self.pool.advance([each.plain.sender for each in included], self.state)
+        self.dropped.note(each for each in dropped if find_transaction(self.index, each.id) is None)
         return header
+
+    def prune(self, until: int) -> None:
+        """Forget the blocks below a height, with the rows of their transactions."""
+        rule = PruneRule(0, Height(until), DOCUMENT.chain.epoch_heights)
+        self.ledger.prune(
+            rule,
+            lambda block: forget_rows(decode(Body, block.body, limit_bytes=BODY_BYTES_MAX)),
+            blocks_max=until,
+            bytes_max=BODY_BYTES_MAX,
+        )

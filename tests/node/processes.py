@@ -239,8 +239,9 @@ class Network:
         *,
         name: str = "network",
         rules: Mapping[str, object] = _NONE,
+        config: Mapping[str, object] = _NONE,
     ) -> None:
-        """``rules`` are values of the network's template by place."""
+        """``rules`` of the network's template and ``config`` of every node are values by place."""
         self.nodes = [NodeProcess(folder / f"{name}-{index}") for index in range(members + strangers)]
         keys = [create_keys(node.places.keys) for node in self.nodes]
         shards = [corpus()[at : at + 65_536] for at in range(0, len(corpus()), 65_536)]
@@ -253,7 +254,7 @@ class Network:
                 BlobStore(DirectoryFiles(node.directory), index).put_many(shards)
                 index.close()
             write_genesis(node.places.genesis, encode(genesis))
-            node.places.config.write_text(default_config_text({"network.id": self.network_id}))
+            node.places.config.write_text(default_config_text({"network.id": self.network_id, **config}))
 
     def start(self, *options: str) -> None:
         """Start every node that is not running, the first one first."""

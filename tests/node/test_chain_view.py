@@ -35,8 +35,8 @@ from protocol.transactions import (
     Transfer,
     Unstake,
 )
-from storage.keys import BODY, block_key
-from storage.kv import Batch, MemoryKeyValue
+from storage.kv import MemoryKeyValue
+from storage.ledger import count_bytes
 from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, GENESIS, RULE, STAKE, dataset, node_of, sign
 from tests.node.chain_samples import DOCUMENT, ROSTER, SmallChain
 from tests.protocol import samples as protocol_samples
@@ -195,18 +195,20 @@ def test_only_the_latest_dropped_transactions_are_remembered():
     assert [memory.find(name) for name in names] == [Reason.OUTBID, None, Reason.OUTBID]
 
 
-def test_a_pruned_block_leaves_the_place_of_its_transactions():
-    """Where the bytes are gone, height, index and outcome are still told."""
+def test_a_pruned_block_takes_the_place_of_its_transactions_with_it():
+    """Of a block that was pruned nothing is told, and the status says from where on there are blocks, and what they take."""
     chain = SmallChain()
-    paid = pay(0, 0)
-    chain.add(paid)
-    chain.seal()
-    batch = Batch()
-    for family in (b"h", BODY, b"c"):
-        batch.delete(block_key(family, 1))
-    chain.index.write(batch)
-    facts = chain.view.transaction(paid.id)
-    assert facts == {"id": paid.id.hex(), "state": "final", "height": 1, "index": 0, "refusal": None}
+    paid = pay(0, 0), pay(0, 1)
+    for transaction in paid:
+        chain.add(transaction)
+        chain.seal()
+    before = chain.view.status()
+    chain.prune(2)
+    after = chain.view.status()
+    assert (before["oldest_height"], after["oldest_height"]) == (1, 2)
+    assert before["chain_bytes"] > after["chain_bytes"] == count_bytes(chain.index)
+    assert (chain.view.block(1), chain.view.transaction(paid[0].id)) == (None, None)
+    assert chain.view.block(2)["height"] == chain.view.transaction(paid[1].id)["height"] == 2
 
 
 def test_rows_are_written_with_their_block_or_not_at_all():

@@ -109,12 +109,28 @@ def test_the_commands_tell_what_the_chain_tells(tmp_path):
     with_chain(tmp_path, conversation)
 
 
+def test_of_a_pruned_block_the_commands_say_what_became_of_it(tmp_path):
+    """It was pruned here, from which height on blocks are kept, and what to do; the status says the same."""
+
+    async def conversation(chain: SmallChain, ask: Ask) -> None:
+        for _ in range(3):
+            chain.seal()
+        chain.prune(3)
+        assert "blocks from 3 on" in (await ask("chain")).stdout
+        said = mistake(await ask("chain", "block", "2"))
+        assert "block 2 was pruned here, where blocks from 3 on are kept (storage.chain_bytes_max): run this" in said
+        assert "there is no block 4 yet" in mistake(await ask("chain", "block", "4"))
+        assert "its block was pruned here" in mistake(await ask("chain", "tx", "ab" * 32))
+
+    with_chain(tmp_path, conversation)
+
+
 def test_the_genesis_has_a_status_and_no_block(tmp_path):
     """Before the first block the commands say so."""
 
     async def conversation(chain: SmallChain, ask: Ask) -> None:
         assert "none yet: this is the genesis" in (await ask("chain")).stdout
-        assert "no block 1 is kept; the newest has height 0" in mistake(await ask("chain", "block"))
+        assert "there is no block 1 yet; the newest has height 0" in mistake(await ask("chain", "block"))
         assert "left the" not in mistake(await ask("chain", "tx", "ab" * 32))
         assert "must be 64 hexadecimal digits" in mistake(await ask("chain", "tx", "ab"))
         assert "there is no key 'money'" in mistake(await ask("chain", "proof", "money"))

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import socket
 
-from node.doctor import CHECKS, Grade, check_torch, examine, judge_device
+from node.doctor import (
+    CHECKS,
+    LEDGER_SLACK_BYTES,
+    Grade,
+    check_ledger,
+    check_torch,
+    examine,
+    judge_device,
+    judge_ledger,
+)
 from node.keys import create_keys
+from protocol.ids import Height
 from storage.io.files import DirectoryLock
+from storage.io.rocks import RocksKeyValue
 from storage.journal import MAGIC
+from storage.ledger import FinalizedBlock, Ledger, Statistics
 
 QUICK = [check for check in CHECKS if check is not check_torch]  # torch takes seconds; the commands' tests ask for it
 
@@ -82,3 +94,43 @@ def test_devices():
     assert grade("auto", None, [], False) is Grade.GOOD
     assert grade("cuda:0", "12.8", ["H200"], True) is Grade.GOOD
     assert grade("cpu", "12.8", ["H200"], True) is Grade.GOOD
+
+
+def ledger_findings(root) -> list[tuple[Grade, str]]:
+    return [(found.grade, found.sentence) for found in examine(root, [check_ledger])]
+
+
+def test_the_ledger(tmp_path):
+    """Oldest and newest height and the bytes, also beside a running node; a warning when they are far over the allowance."""
+    assert ledger_findings(tmp_path) == []
+    index = RocksKeyValue(tmp_path / "db")
+    assert ledger_findings(tmp_path) == [(Grade.GOOD, "No block is kept yet.")]
+    ledger = Ledger(index)
+    for height in (3, 4):
+        ledger.append(FinalizedBlock(Height(height), b"header", bytes(100_000), b"certificate"))
+    used = ledger.statistics().bytes_used
+    assert ledger_findings(tmp_path) == [(Grade.GOOD, f"Blocks 3 to 4 take {used:,} bytes.")]
+    index.close()
+
+
+def test_a_ledger_far_over_its_allowance():
+    """As much as may come between two looks of the node is none of the doctor's business; more is, with both numbers."""
+    kept = Statistics(bytes_used=LEDGER_SLACK_BYTES + 65_537, oldest_height=3, tip_height=4)
+    assert judge_ledger(kept, 65_537).grade is Grade.GOOD
+    found = judge_ledger(kept, 65_536)
+    assert found.grade is Grade.WARNING
+    assert "storage.chain_bytes_max allows 65,536." in found.sentence
+
+
+def test_a_damaged_database(tmp_path):
+    """It is bad, with the remedy; of one that a node has open, only the node can tell."""
+    RocksKeyValue(tmp_path / "db").close()
+    (manifest,) = (tmp_path / "db").glob("MANIFEST-*")
+    manifest.write_bytes(b"damaged" + manifest.read_bytes())
+    ((grade, sentence),) = ledger_findings(tmp_path)
+    assert grade is Grade.BAD
+    assert "move the folder away" in sentence
+    with DirectoryLock(tmp_path):
+        ((grade, sentence),) = ledger_findings(tmp_path)
+    assert grade is Grade.GOOD
+    assert "nocknode chain status" in sentence

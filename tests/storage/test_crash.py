@@ -18,7 +18,8 @@ from storage.io.files import DirectoryFiles, DirectoryLock
 from storage.io.journal_file import open_journal
 from storage.io.rocks import RocksKeyValue
 from storage.io.tile_store import TileStore
-from storage.ledger import Ledger
+from storage.keys import BLOCK_ROW, HEADER
+from storage.ledger import Ledger, count_bytes
 
 # Each prints a line after every call that returned; its parent kills it after so many lines.
 _PRELUDE = """
@@ -31,7 +32,8 @@ from storage.io.journal_file import create_journal, open_journal
 from storage.io.rocks import RocksKeyValue
 from storage.io.tile_store import TileStore
 from storage.kv import Batch
-from storage.ledger import FinalizedBlock, Ledger
+from storage.keys import block_row_key
+from storage.ledger import FinalizedBlock, Ledger, PruneRule
 from storage.tile_format import tile_block
 folder = Path(sys.argv[1])
 lock = DirectoryLock(folder)
@@ -68,6 +70,19 @@ for number in itertools.count((ledger.tip() or 0) + 1):
     extra.put(b"xheight", b"%d" % number)
     ledger.append(FinalizedBlock(Height(number), b"h%d" % number, bytes(2000), b"c"), extra)
     say(number)
+""",
+    "pruned ledger": """
+ledger = Ledger(index)
+def release(block):
+    batch = Batch()
+    batch.delete(block_row_key(block.header))
+    return batch
+for number in itertools.count((ledger.tip() or 0) + 1):
+    extra = Batch()
+    extra.put(block_row_key(b"h%d" % number), b"row")
+    ledger.append(FinalizedBlock(Height(number), b"h%d" % number, bytes(2000), b"c"), extra)
+    ledger.prune(PruneRule(20_000, Height(number - 3), 16), release, blocks_max=2, bytes_max=10**6)
+    say(number, ledger.oldest())
 """,
 }
 
@@ -119,4 +134,15 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path, writer: str):
                     b"h%d" % height for height in range(1, ledger.tip() + 1)
                 ]
                 assert index.get(b"xheight") == b"%d" % ledger.tip()
+            case "pruned ledger":
+                ledger = Ledger(index)
+                at, last = ledger.statistics(), heard[-1].split()
+                assert at.tip_height >= int(last[0])
+                assert at.oldest_height >= int(last[1]) > 1
+                assert at.bytes_used == count_bytes(index)
+                kept = [block.header for block in ledger.range(1, ledger.tip())]
+                assert kept == [b"h%d" % height for height in range(at.oldest_height, at.tip_height + 1)]
+                assert {key[1:] for key, _ in index.scan(BLOCK_ROW, limit=999)} == set(kept)
+                boundaries = [b"h%d" % height for height in range(16, at.oldest_height, 16)]
+                assert [value for _, value in index.scan(HEADER, limit=999)] == boundaries + kept
         index.close()

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from protocol.ids import Digest, Height, TileId, Version
 from storage.io.rocks import RocksKeyValue
 from storage.keys import HEADER, blob_key, block_key, own_key, split_tile_key, tile_key, tile_prefix
-from storage.kv import Batch, DatabaseCorrupt, DatabaseLocked, MemoryKeyValue
+from storage.kv import Batch, DatabaseCorrupt, DatabaseLocked, MemoryKeyValue, scan_all
 
 
 def batch_of(**rows: str | None) -> Batch:
@@ -55,6 +55,21 @@ def test_scan_is_ordered_bounded_and_keeps_to_its_prefix(index):
     assert paged == keys
 
 
+def test_reclaiming_changes_no_row(index):
+    """The disk of deleted rows is given back; what is there stays, in the range and beside it."""
+    index.write(batch_of(a="1", b="2", c="3", d="4"))
+    index.write(batch_of(b=None))
+    index.reclaim(b"a", b"c")
+    index.reclaim(b"x", b"y")
+    assert [key for key, _ in scan_all(index, b"")] == [b"a", b"c", b"d"]
+
+
+def test_everything_under_a_prefix(index):
+    """However many rows there are, each comes once, in order."""
+    index.write(batch_of(**{f"p{number:04}": "x" for number in range(9_000)}, o="x", q="x"))
+    assert [key for key, _ in scan_all(index, b"p")] == [b"p%04d" % number for number in range(9_000)]
+
+
 def test_a_scan_is_one_moment(index):
     """What is written after a scan does not change its rows."""
     index.write(batch_of(a="1"))
@@ -67,7 +82,13 @@ def test_a_closed_database_says_so(index):
     """Closing twice is no error; using it afterwards is."""
     index.close()
     index.close()
-    for use in (lambda: index.get(b"a"), lambda: index.write(batch_of(a="1")), lambda: index.scan(b"", limit=1)):
+    uses = (
+        lambda: index.get(b"a"),
+        lambda: index.write(batch_of(a="1")),
+        lambda: index.scan(b"", limit=1),
+        lambda: index.reclaim(b"a", b"b"),
+    )
+    for use in uses:
         with pytest.raises(ValueError, match="closed"):
             use()
 
@@ -133,6 +154,22 @@ def test_rocks_keeps_what_it_wrote(tmp_path: Path):
     again = RocksKeyValue(tmp_path / "db")
     assert again.scan(b"", limit=9) == [(b"a", b"1"), (b"b", b"2")]
     again.close()
+
+
+def test_a_database_is_read_beside_its_owner(tmp_path: Path):
+    """Read only, it is open twice, shows the moment of its opening, takes no write, and is not made where there is none."""
+    kv = RocksKeyValue(tmp_path / "db")
+    kv.write(batch_of(a="1"))
+    beside = RocksKeyValue(tmp_path / "db", read_only=True)
+    kv.write(batch_of(a="2"))
+    assert beside.scan(b"", limit=9) == [(b"a", b"1")]
+    with pytest.raises(OSError, match="failed"):
+        beside.write(batch_of(a="3"))
+    beside.close()
+    kv.close()
+    with pytest.raises(OSError, match="failed"):
+        RocksKeyValue(tmp_path / "none", read_only=True)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_locked_database_says_so(tmp_path: Path):
