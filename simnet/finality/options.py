@@ -30,6 +30,9 @@ class Options:
     cut: float = 0.0  # a crash between two effects of one event, for each effect
     pauses: int = 0
     lost_journals: bool = False
+    bit_flips: float = 0.0  # at a restart: in the vote journal, or in a row of the database
+    journal_records_max: int | None = None  # a vote journal with more is written anew at a start
+    lost_renames: bool = False  # a crash is a power cut: names that were not synced are gone
     skew_ms: int = 0  # clocks are off by up to so much, each by its own
     leave_behind: bool = False  # after the heal only a random core of more than two thirds lives
     weights: str = "equal"
@@ -53,6 +56,9 @@ class Options:
             cut=random_.choice((0.0, 0.002, 0.01)),
             pauses=random_.choice((0, 0, 3)),
             lost_journals=random_.random() < 0.2,
+            bit_flips=random_.choice((0.0, 0.3, 0.9)),
+            journal_records_max=random_.choice((None, None, 0, 8)),
+            lost_renames=random_.random() < 0.4,
             skew_ms=random_.choice((0, 0, 500, 2_000)),
             leave_behind=random_.random() < 0.3,
             weights=random_.choice(("equal", *WEIGHTS)),

@@ -91,6 +91,7 @@ class World:
         )
         self.epoch = Epoch(0)  # the highest that anybody honest is in
         self._refusing: dict[ActorId, int] = {}  # lost their journal -> vote again from this epoch on
+        self._lacking: dict[ActorId, int] = {}  # lost a row of their database -> whole again from this epoch on
         self.now_ms = START_MS
         self.heal_ms = START_MS + chaos_ms
         self.end_ms = self.heal_ms  # later, once it is known who lives
@@ -243,16 +244,27 @@ class World:
         self._refusing[member.me] = max(until, self._refusing.get(member.me, 0))
         return True
 
+    def may_lose_rows(self, member: Member) -> bool:
+        """What a quorum wrote must stay on honest disks of more than a third: this one counts again when its epoch is over."""
+        until = member.disk.epoch + 1
+        if not self._can_do_without(member.me, lambda epoch: epoch < until):
+            return False
+        self._lacking[member.me] = max(until, self._lacking.get(member.me, 0))
+        return True
+
     def _can_do_without(self, actor: ActorId, is_away: Callable[[int], bool]) -> bool:
         """Whether every set that votes now or is fixed is more than two thirds without this one too."""
         for epoch in (self.epoch, self.epoch + 1):
             weights = self.sets.weights(epoch)
-            away = [each.me for each in self.members if self._refuses(each.me, epoch) or each.left_behind]
+            away = [each.me for each in self.members if self._is_missed(each, epoch)]
             if is_away(epoch) and actor not in away:
                 away.append(actor)
             if 3 * (self.sets.byzantine_weight(epoch) + sum(weights[each] for each in away)) >= sum(weights):
                 return False
         return True
+
+    def _is_missed(self, member: Member, epoch: int) -> bool:
+        return self._refuses(member.me, epoch) or epoch < self._lacking.get(member.me, 0) or member.left_behind
 
     def _heal(self) -> None:
         self._choose_core()

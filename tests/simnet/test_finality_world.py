@@ -11,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace as replace_message
 
 from consensus.finality.core import FinalityCore
-from consensus.finality.events import Effect, Event, Finalized, Persist, StoreBlocks
-from consensus.finality.signer import JournalState
+from consensus.finality.events import Effect, Event, Finalized, Persist, StoreBlocks, StoredBlock
+from consensus.finality.signer import EPOCHS_REFUSED, RECORD_BYTES_MAX, JournalState, VoteRecord
 from consensus.finality.tally import build_certificate, votes_of
+from protocol.codec import decode
 from protocol.finality import EMPTY_BODY, NO_BLOCK, FinalizedBlock, Vote, VoteKind
 from protocol.ids import Epoch, Height, MemberIndex, View
 from protocol.roster import Roster
@@ -96,7 +99,7 @@ def test_ten_members_and_thirty_one():
 
 def test_too_many_villains_fork_the_chain_and_are_convicted():
     """With more than a third Byzantine some chains fork, and each fork convicts more than a third and nobody honest."""
-    totals = run_many(Plan(4, "equivocator", over=True), range(60, 110), 1, lambda totals: None)
+    totals = run_many(Plan(4, "equivocator", over=True), range(140, 190), 1, lambda totals: None)
     assert totals.forked >= 2
     # The machines' own evidence convicts too, unless epochs of two heights have passed over it: they look one epoch back.
     assert totals.exposed >= totals.forked - 1
@@ -196,6 +199,109 @@ def test_a_torn_write_is_a_part_of_it():
         assert disk.journal == []
         assert disk.ledger == ledger[: len(disk.ledger)]
         assert 1 <= len(disk.ledger) < 5
+
+
+def records(count: int) -> list[bytes]:
+    return [b"record %d" % number for number in range(count)]
+
+
+def disk_with(count: int) -> Disk:
+    disk = Disk()
+    for record in records(count):
+        disk.append((record,))
+    return disk
+
+
+@given(st.integers(2, 8), st.integers(0))
+def test_any_bit_before_the_last_record_damages_the_journal(count, seed):
+    """Wherever it flips the past is unknown: never a journal that is clean, torn or longer than it was."""
+    disk = disk_with(count)
+    disk.flip_journal_bit(random.Random(seed))
+    found, state = disk.open_journal()
+    assert state is JournalState.DAMAGED
+    assert found == records(count)[: len(found)]
+    assert disk.journals_damaged == 1
+
+
+def test_a_journal_of_one_record_is_spared():
+    """A last frame that was damaged looks like one that was torn."""
+    for count in (0, 1):
+        disk = disk_with(count)
+        disk.flip_journal_bit(random.Random(0))
+        assert disk.open_journal() == (records(count), JournalState.CLEAN)
+        assert disk.journals_damaged == 0
+
+
+def test_a_torn_record_is_cut_off_and_the_journal_goes_on():
+    """What is appended after the cut is read again, with what was there before."""
+    disk = disk_with(2)
+    disk.tear(Persist((b"torn",)), random.Random(0))
+    assert disk.open_journal() == (records(2), JournalState.TORN)
+    disk.append((b"record 2",))
+    assert disk.open_journal() == (records(3), JournalState.CLEAN)
+
+
+def test_a_rename_is_lost_until_the_directory_is_synced():
+    """The old file is there again, without anything that was appended to the new one; after the sync the new one stays."""
+    for synced, expected in ((False, records(2)), (True, [b"short", b"later"])):
+        disk = disk_with(2)
+        disk.rename_journal((b"short",))
+        if synced:
+            disk.sync_directory()
+        disk.append((b"later",))
+        disk.lose_power()
+        assert disk.open_journal() == (expected, JournalState.CLEAN)
+        disk.append((b"more",))
+        assert disk.journal == [*expected, b"more"]
+        disk.lose_power()
+        assert disk.journal == [*expected, b"more"]
+        assert disk.renames_lost == (not synced)
+
+
+def test_a_lost_rename_may_bring_back_that_there_was_no_journal():
+    """Then its past is as unknown as before."""
+    disk = disk_with(2)
+    disk.lose_journal()
+    disk.rename_journal((b"floor",))
+    disk.lose_power()
+    assert disk.open_journal() == ([], JournalState.MISSING)
+
+
+def test_a_damaged_row_is_thrown_away_and_remembered_by_the_checkers():
+    """The machine sees one row less; that the body had been written still counts."""
+    disk = Disk()
+    block = stored_block(World(0, 4, CALM))
+    disk.store(StoreBlocks((block,)))
+    name = block.proposal.header.digest()
+    disk.flip_row_bit(random.Random(0))
+    assert disk.restored().blocks == ()
+    assert not disk.holds(name)
+    assert disk.wrote(name)
+    disk.flip_row_bit(random.Random(0))
+    assert disk.rows_damaged == 1
+
+
+def stored_block(world: World) -> StoredBlock:
+    villain = Villain(world, ActorId(0))
+    ground = Ground(None, None)
+    return StoredBlock(villain.propose(villain.make_header(View(1), ground), ground), EMPTY_BODY)
+
+
+def test_a_member_with_a_damaged_journal_signs_nothing_in_that_epoch():
+    """It follows, and says so in the first record of its new journal."""
+    world = World(3, 4, CALM)
+    member = world.members[0]
+
+    def damage() -> None:
+        member.disk.flip_journal_bit(world.random)
+        member.start()
+
+    world.later(2_000, damage)
+    world.run()
+    assert member.disk.journals_damaged == 1
+    (record,) = [decode(VoteRecord, each, limit_bytes=RECORD_BYTES_MAX) for each in member.disk.journal]
+    assert (record.epoch, record.vote) == (EPOCHS_REFUSED, None)
+    assert len(member.disk.ledger) > 10
 
 
 def test_a_paused_member_hears_nothing_until_it_wakes():

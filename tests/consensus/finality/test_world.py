@@ -51,7 +51,7 @@ def test_seven_members(seed):
 
 
 def test_faults_are_really_drawn():
-    """Among the seeds there are lost and torn journals, villains, partitions, and crashes between two effects."""
+    """Among the seeds there are journals lost, torn, damaged and shortened, villains, partitions, crashes between effects."""
     worlds = [World(seed, 4) for seed in range(60)]
     for world in worlds:
         world.run()
@@ -65,7 +65,12 @@ def test_faults_are_really_drawn():
     assert any(member.skew_ms for world in worlds for member in world.members)
     assert any(member.left_behind for world in worlds for member in world.members)
     assert any(member.disk.journals_lost for world in worlds for member in world.members)
-    assert sum(member.disk.writes_torn for world in worlds for member in world.members) >= 2
+    disks = [member.disk for world in worlds for member in world.members]
+    assert sum(disk.writes_torn for disk in disks) >= 2
+    assert sum(disk.journals_damaged for disk in disks) >= 2
+    assert sum(disk.rows_damaged for disk in disks) >= 5
+    assert sum(disk.journals_replaced for disk in disks) >= 20
+    assert sum(disk.renames_lost for disk in disks) >= 2
     assert sum(len(world.checkers.framing.accused_in) for world in worlds) >= 5
 
 
