@@ -55,6 +55,7 @@ PAUSE_MS: Final = (200, 8_000)
 POLL_MS: Final = 1_000  # how often a node that is no member asks for blocks
 OPENING_MS: Final = 60  # how long the application may take to say who votes in the next epoch
 CUT_AT_RENAME: Final = 0.25  # how often the power fails between a rename and the sync of its directory
+BODY_BYTES_USUAL: Final = 40
 CHECK_DEFERRED: Final = 0.1  # while there are faults: how often the application lacks something
 
 
@@ -294,13 +295,19 @@ class Member:
         delay_ms = random_.randrange(1, 60)
         has_something = random_.random() < 0.5
         if (has_something or request.even_empty) and request.parent in self.roots:
-            body = random_.randbytes(random_.randrange(1, 40)) if has_something else EMPTY_BODY
+            body = self._make_body() if has_something else EMPTY_BODY
             root = execute(self.roots[request.parent], body)
             self.later(delay_ms, BodyBuilt(request.epoch, request.view, body, root))
             return
         self.later(delay_ms, NothingToBuild(request.epoch, request.view))
         if random_.random() < 0.3:
             self.later(random_.randrange(100, 500), Nudge())
+
+    def _make_body(self) -> bytes:
+        random_, most = self.world.random, self.world.options.body_bytes_max
+        if most <= BODY_BYTES_USUAL or random_.random() < 0.65:
+            return random_.randbytes(random_.randrange(1, BODY_BYTES_USUAL))
+        return random_.randbytes(random_.choice((most, random_.randrange(1, most))))
 
     def _check(self, request: RequestCheck) -> None:
         header, random_ = request.header, self.world.random

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.limits import BODY_BYTES_MAX
 from simnet.finality.genesis import RULE, WEIGHTS
 from simnet.finality.network import SHAPES, SWIZZLE
 from simnet.finality.villains import VILLAINS
@@ -26,6 +27,8 @@ class Options:
     tail: float = 0.0
     clogs: int = 0
     partitions: tuple[str, ...] = ()
+    slow_links: float = 0.0  # links of a limited rate, each drawn by itself
+    body_bytes_max: int = 40  # some bodies are as large
     crashes: int = 0
     cut: float = 0.0  # a crash between two effects of one event, for each effect
     pauses: int = 0
@@ -52,11 +55,13 @@ class Options:
             tail=random_.choice((0.0, 0.02, 0.1)),
             clogs=random_.choice((0, 0, 5, 20)),
             partitions=tuple(random_.choice(shapes) for _ in range(random_.choice((0, 1, 3)))),
+            slow_links=random_.choice((0.0, 0.0, 0.3, 1.0)),
+            body_bytes_max=random_.choice((40, BODY_BYTES_MAX)),
             crashes=random_.choice((0, 2, 5)),
             cut=random_.choice((0.0, 0.002, 0.01)),
             pauses=random_.choice((0, 0, 3)),
             lost_journals=random_.random() < 0.2,
-            bit_flips=random_.choice((0.0, 0.3, 0.9)),
+            bit_flips=random_.choice((0.0, 0.5, 1.0)),
             journal_records_max=random_.choice((None, None, 0, 8)),
             lost_renames=random_.random() < 0.4,
             skew_ms=random_.choice((0, 0, 500, 2_000)),

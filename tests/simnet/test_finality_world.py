@@ -19,15 +19,16 @@ from consensus.finality.core import FinalityCore
 from consensus.finality.events import Effect, Event, Finalized, Persist, StoreBlocks, StoredBlock
 from consensus.finality.signer import EPOCHS_REFUSED, RECORD_BYTES_MAX, JournalState, VoteRecord
 from consensus.finality.tally import build_certificate, votes_of
-from protocol.codec import decode
-from protocol.finality import EMPTY_BODY, NO_BLOCK, FinalizedBlock, Vote, VoteKind
+from protocol.codec import decode, encode
+from protocol.finality import EMPTY_BODY, NO_BLOCK, BodyMessage, FinalizedBlock, Vote, VoteKind
 from protocol.ids import Epoch, Height, MemberIndex, View
+from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Roster
 from simnet.finality.checkers import Ancestry, Broken, Membership, Rule
 from simnet.finality.disk import Disk
 from simnet.finality.genesis import RULE, WEIGHTS, ActorId, choose_byzantine, make_keys
 from simnet.finality.members import RIGHT, Machine
-from simnet.finality.network import SHAPES, SWIZZLE
+from simnet.finality.network import QUEUE_BYTES_MAX, RATES_BYTES_PER_S, SHAPES, SWIZZLE, FromTwin, Queue, size_of
 from simnet.finality.options import ALMOST_CALM, CALM, Options
 from simnet.finality.run import Plan, run_many, run_seed
 from simnet.finality.sets import Sets
@@ -99,7 +100,7 @@ def test_ten_members_and_thirty_one():
 
 def test_too_many_villains_fork_the_chain_and_are_convicted():
     """With more than a third Byzantine some chains fork, and each fork convicts more than a third and nobody honest."""
-    totals = run_many(Plan(4, "equivocator", over=True), range(140, 190), 1, lambda totals: None)
+    totals = run_many(Plan(4, "equivocator", over=True), range(140, 210), 1, lambda totals: None)
     assert totals.forked >= 2
     # The machines' own evidence convicts too, unless epochs of two heights have passed over it: they look one epoch back.
     assert totals.exposed >= totals.forked - 1
@@ -184,6 +185,58 @@ def test_one_way_partition_is_one_way():
     links = SHAPES["asymmetric"](random.Random(1), 7)
     assert links
     assert not {(b, a) for a, b in links} & set(links)
+
+
+@given(
+    st.sampled_from(RATES_BYTES_PER_S),
+    st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, BODY_BYTES_MAX)), max_size=30),
+)
+def test_a_slow_link_keeps_its_rate_and_its_bound(rate, pushes):
+    """Messages leave in order, no faster than the rate allows; the queue keeps its bound, and tells what it lost."""
+    queue, now_ms, sent_bytes, last_ms = Queue(rate), 0, 0, 0
+    for pause_ms, size_bytes in pushes:
+        now_ms += pause_ms
+        lost, waiting_bytes = queue.lost, queue.waiting_bytes(now_ms)
+        waits_ms = queue.push(size_bytes, now_ms)
+        assert queue.waiting_bytes(now_ms) <= QUEUE_BYTES_MAX
+        assert (waits_ms is None) == (waiting_bytes + size_bytes > QUEUE_BYTES_MAX) == (queue.lost > lost)
+        if waits_ms is not None:
+            sent_bytes += size_bytes
+            assert now_ms + waits_ms >= last_ms
+            last_ms = now_ms + waits_ms
+            assert 1_000 * sent_bytes <= rate * (last_ms + 1)
+
+
+def test_an_idle_slow_link_takes_the_largest_body():
+    """Its queue has room for two."""
+    queue = Queue(1_000)
+    assert queue.push(BODY_BYTES_MAX, 0) == BODY_BYTES_MAX
+    assert queue.push(BODY_BYTES_MAX, 0) == 2 * BODY_BYTES_MAX
+    assert queue.push(BODY_BYTES_MAX, 0) is None
+    assert queue.push(1, 3) == 2 * BODY_BYTES_MAX + 1 - 3
+
+
+def test_a_message_is_as_large_as_on_the_wire():
+    """Whoever sends it, and whether it was decoded."""
+    body = BodyMessage(NO_BLOCK, bytes(1_000))
+    assert size_of(body) == size_of(encode(body)) == size_of(FromTwin(1, body)) == len(encode(body)) > 1_000
+
+
+def test_slow_links_make_large_bodies_late_and_let_go_at_the_heal():
+    """Queues fill while there are faults; then messages pass at once again, and the members are live."""
+    options = replace(CALM, slow_links=1.0, body_bytes_max=BODY_BYTES_MAX)
+    late, lost = 0, 0
+    for seed in range(4):
+        world = World(seed, 4, options)
+        waiting: list[int] = []
+        for at_ms in range(0, world.chaos_ms, 500):
+            world.later(at_ms, lambda world=world, waiting=waiting: waiting.append(max(world.network.waiting_bytes())))
+        world.run()
+        assert max(waiting) <= QUEUE_BYTES_MAX
+        late += max(waiting) > BODY_BYTES_MAX // 2
+        lost += world.network.messages_lost_by_queues
+    assert late >= 3
+    assert lost > 0
 
 
 def test_a_torn_write_is_a_part_of_it():

@@ -6,26 +6,20 @@ together they say everything twice. (Shehar Bano et al., "Twins: BFT Systems Mad
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from protocol.finality import Certificate, FinalizedBlock, ValidatorMessage
 from protocol.ids import Height
 from simnet.finality.checkers import Watch
 from simnet.finality.genesis import ActorId
 from simnet.finality.members import Member
+from simnet.finality.network import FromTwin
 
 if TYPE_CHECKING:
     from simnet.finality.world import World
 
 MASK_MS: Final = (500, 6_000)  # how long a mask holds: a view or a few
 FIRST, SECOND, BOTH = 1, 2, 3
-
-
-class FromTwin(NamedTuple):
-    """A message from one twin to another member's twins: which half said it."""
-
-    bit: int
-    message: ValidatorMessage
 
 
 class Twin(Member):
