@@ -412,11 +412,11 @@ class Checkers(Watch):
 # -- liveness: looked at from time to time, and once in the end ----------------------------------------------------------
 
 
-def find_stall(core: Sequence[Member]) -> str | None:
+def find_stall(core: Sequence[Member], gained_min: int = FINALIZATIONS_MIN) -> str | None:
     """Why the core is not live yet: a member gained too little since the heal, or two are too far apart."""
     for member in core:
         gained = len(member.disk.ledger) - member.height_at_heal
-        if gained < FINALIZATIONS_MIN:
+        if gained < gained_min:
             return f"member {member.me} finalized {gained} blocks after the heal"
     heights = [len(member.disk.ledger) for member in core]
     return f"heights {heights} are apart" if max(heights) - min(heights) > HEIGHTS_APART_MAX else None

@@ -293,7 +293,7 @@ class Member:
     def _build(self, request: RequestBuild) -> None:
         random_ = self.world.random
         delay_ms = random_.randrange(1, 60)
-        has_something = random_.random() < 0.5
+        has_something = random_.random() < self.world.options.fullness
         if (has_something or request.even_empty) and request.parent in self.roots:
             body = self._make_body() if has_something else EMPTY_BODY
             root = execute(self.roots[request.parent], body)

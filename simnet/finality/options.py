@@ -28,6 +28,7 @@ class Options:
     clogs: int = 0
     partitions: tuple[str, ...] = ()
     slow_links: float = 0.0  # links of a limited rate, each drawn by itself
+    fullness: float = 0.5  # how often a leader has something to propose
     body_bytes_max: int = 40  # some bodies are as large
     crashes: int = 0
     cut: float = 0.0  # a crash between two effects of one event, for each effect
@@ -56,6 +57,7 @@ class Options:
             clogs=random_.choice((0, 0, 5, 20)),
             partitions=tuple(random_.choice(shapes) for _ in range(random_.choice((0, 1, 3)))),
             slow_links=random_.choice((0.0, 0.0, 0.3, 1.0)),
+            fullness=random_.choice((0.1, 0.5, 1.0)),
             body_bytes_max=random_.choice((40, BODY_BYTES_MAX)),
             crashes=random_.choice((0, 2, 5)),
             cut=random_.choice((0.0, 0.002, 0.01)),
