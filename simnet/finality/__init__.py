@@ -5,5 +5,6 @@ decides nothing for a machine; the checkers know the rules in their own words.
 
 Reading order: ``genesis`` (keys, weights, application), ``sets`` (who votes in which epoch), ``network``, ``disk``,
 ``members`` (what may happen to an honest one), ``villains`` (what a dishonest one does), ``checkers`` (what must hold all the
-same), ``options`` (what a seed draws), ``world`` (the heap, and all of it together), ``run`` (many seeds), ``report``.
+same), ``options`` (what a seed draws), ``world`` (the heap, and all of it together), ``scripts`` and ``scripted`` (every Twins
+scenario of four members, where a world plays a script), ``run`` (many seeds), ``report``.
 """

@@ -252,7 +252,7 @@ class Durability(Watch):
     """A final body can be read back from honest disks that outweigh whatever Byzantine members claim to hold.
 
     A finalization has more than two thirds of the weight, and every honest vote in it came after a write (S5): with less
-    than a third Byzantine, honest disks of more than a third have the body.
+    than a third Byzantine, or with a disk that damages what was written, honest disks of more than a third have the body.
     """
 
     def __init__(self, world: World) -> None:
@@ -267,11 +267,11 @@ class Durability(Watch):
             return
         self._highest = header.height
         name, weights = header.digest(), self._world.sets.weights(header.epoch)
-        holders = [each.me for each in self._world.members if each.disk.holds(name)]
+        holders = [each.me for each in self._world.members if each.disk.wrote(name)]
         held, total = sum(weights[holder] for holder in holders), sum(weights)
         if 3 * (held + self._world.sets.byzantine_weight(header.epoch)) <= 2 * total:
             sentence = (
-                f"height {header.height} is final, and honest members {holders} with {held} of {total} hold its body"
+                f"height {header.height} is final, and honest members {holders} with {held} of {total} wrote its body"
             )
             raise Broken(Rule.NOT_DURABLE, sentence)
 
@@ -412,11 +412,11 @@ class Checkers(Watch):
 # -- liveness: looked at from time to time, and once in the end ----------------------------------------------------------
 
 
-def find_stall(core: Sequence[Member]) -> str | None:
+def find_stall(core: Sequence[Member], gained_min: int = FINALIZATIONS_MIN) -> str | None:
     """Why the core is not live yet: a member gained too little since the heal, or two are too far apart."""
     for member in core:
         gained = len(member.disk.ledger) - member.height_at_heal
-        if gained < FINALIZATIONS_MIN:
+        if gained < gained_min:
             return f"member {member.me} finalized {gained} blocks after the heal"
     heights = [len(member.disk.ledger) for member in core]
     return f"heights {heights} are apart" if max(heights) - min(heights) > HEIGHTS_APART_MAX else None

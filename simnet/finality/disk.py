@@ -1,16 +1,25 @@
 """What survives a crash of one member, and how a write looks that the crash hit: whole, a part, or nothing.
 
-    Persist        whole, or the record is cut short: the shell cuts it off and says TORN, or it never reached the disk
+    Persist        whole, or the frame is cut short (TORN), or it never reached the disk
     StoreBlocks    any prefix of its blocks and certificates
     Finalized      any prefix of its blocks; the others are fetched again
+    a new journal  the old file or the new one until the directory is synced: a lost rename undoes it
 
-A journal may also be gone altogether (MISSING): then the member follows, and votes again two epochs later.
+Later a bit may flip in what was written well. The vote journal is the bytes that ``storage/journal.py`` writes and reads, so
+that it is the real one's checksums that tell (DAMAGED). Open blocks and certificates are rows of a database with checksums of
+its own: a damaged row is thrown away, and asked for again.
+
+A journal may also be gone altogether (MISSING). After either the member follows, and votes again two epochs later.
+
+No bit flips in the journal's last frame: one that was synced and then damaged looks like one that was torn, and nobody can
+tell them apart without another copy.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Final
 
 from consensus.finality.epochs import epoch_of_child
 from consensus.finality.events import Anchor, Effect, Finalized, Persist, Restored, StoreBlocks, StoredBlock
@@ -20,6 +29,15 @@ from protocol.finality import Certificate, FinalizedBlock, VoteKind
 from protocol.genesis import ChainRule
 from protocol.ids import Digest, Epoch, Height, View
 from simnet.finality.genesis import RULE, genesis_anchor
+from storage import journal as storage_journal
+from storage.journal import MAGIC, frame, read_journal
+
+STATES: Final = {
+    storage_journal.JournalState.CLEAN: JournalState.CLEAN,
+    storage_journal.JournalState.TORN_TAIL: JournalState.TORN,
+    storage_journal.JournalState.DAMAGED: JournalState.DAMAGED,
+}
+LATELY_BYTES: Final = 500  # three votes: the older ones are of views that are final, and forbid nothing
 
 
 @dataclass
@@ -27,13 +45,23 @@ class Disk:
     """One member's disk. What is written is synced before the next effect begins, as the machine demands."""
 
     rule: ChainRule = RULE
-    journal: list[bytes] = field(default_factory=list)
-    state: JournalState = JournalState.CLEAN
+    image: bytes | None = MAGIC  # of the vote journal; None: there is no such file
     blocks: dict[Digest, StoredBlock] = field(default_factory=dict)
     certificates: dict[tuple[Epoch, View, VoteKind], Certificate] = field(default_factory=dict)
     ledger: list[FinalizedBlock] = field(default_factory=list)
+    bodies_damaged: list[Digest] = field(default_factory=list)  # of this epoch: written, and thrown away
     writes_torn: int = 0
     journals_lost: int = 0
+    journals_damaged: int = 0
+    journals_replaced: int = 0
+    rows_damaged: int = 0
+    renames_lost: int = 0
+    _frames: int = 0  # in the image
+    _last_frame_at: int = 0  # where in the image; 0: not known
+    _old_image: bytes | None = (
+        None  # what the journal's name stands for after a power cut, unless the directory is synced
+    )
+    _directory_synced: bool = True
 
     def anchor(self) -> Anchor:
         if not self.ledger:
@@ -51,8 +79,73 @@ class Disk:
         """Of the next block."""
         return epoch_of_child(Height(len(self.ledger)), self.rule)
 
+    # -- the vote journal ----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> JournalState:
+        """What opening the journal now would find."""
+        return JournalState.MISSING if self.image is None else STATES[read_journal(self.image).state]
+
+    @property
+    def journal(self) -> list[bytes]:
+        """The records that can be read, as far as the first damage."""
+        return [] if self.image is None else list(read_journal(self.image).records)
+
+    def open_journal(self) -> tuple[list[bytes], JournalState]:
+        """Its records and what was found; a torn tail is cut off."""
+        if self.image is None:
+            return [], JournalState.MISSING
+        found = read_journal(self.image)
+        state = STATES[found.state]
+        if state is JournalState.TORN:
+            self.image, self._frames = self.image[: found.good_bytes], found.frame_count
+        return list(found.records), state
+
     def append(self, records: tuple[bytes, ...]) -> None:
-        self.journal.extend(records)
+        image = self.image or MAGIC
+        self._last_frame_at = len(image)
+        self.image = image + frame(self._frames, records)
+        self._frames += 1
+
+    def rename_journal(self, records: tuple[bytes, ...]) -> None:
+        """Put another file, written and synced, in the journal's place; ``sync_directory`` makes it last."""
+        if self._directory_synced:
+            self._old_image, self._directory_synced = self.image, False
+        self.image, self._last_frame_at, self._frames = MAGIC + frame(0, records), len(MAGIC), 1
+        self.journals_replaced += 1
+
+    def sync_directory(self) -> None:
+        """A rename before this survives a power cut."""
+        self._directory_synced = True
+
+    def lose_power(self) -> None:
+        """What was not synced is gone: of a rename that is the new file, with all that was appended to it."""
+        if not self._directory_synced:
+            self.image, self._directory_synced = self._old_image, True
+            self._frames, self._last_frame_at = read_journal(self.image or MAGIC).frame_count, 0
+            self.renames_lost += 1
+
+    def lose_journal(self) -> None:
+        self.image, self._frames, self._last_frame_at = None, 0, 0
+        self.sync_directory()
+        self.journals_lost += 1
+
+    @property
+    def has_journal_past(self) -> bool:
+        """Whether there is a frame before the last one."""
+        return self._last_frame_at > len(MAGIC)
+
+    def flip_journal_bit(self, random_: random.Random) -> None:
+        """One bit before the last frame, which is whole: the past is unknown. Half of them in what was written lately."""
+        if self.image is None or not self.has_journal_past:
+            return
+        image, end = bytearray(self.image), self._last_frame_at
+        at = random_.randrange(random_.choice((0, max(0, end - LATELY_BYTES))), end)
+        image[at] ^= 1 << random_.randrange(8)
+        self.image = bytes(image)
+        self.journals_damaged += 1
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
 
     def store(self, effect: StoreBlocks) -> None:
         for block in effect.blocks:
@@ -65,7 +158,7 @@ class Disk:
         self.ledger.extend(block for block in blocks if block.header.height == len(self.ledger) + 1)
         view = blocks[-1].header.view
         if is_boundary(blocks[-1].header.height, self.rule.epoch_heights):
-            self.blocks, self.certificates = {}, {}
+            self.blocks, self.certificates, self.bodies_damaged = {}, {}, []
         self.blocks = {name: stored for name, stored in self.blocks.items() if stored.proposal.header.view > view}
         self.certificates = {at: held for at, held in self.certificates.items() if at[1] > view}
 
@@ -73,25 +166,35 @@ class Disk:
         """Whether this body could be read back after a crash: open, or in the ledger's last blocks."""
         return block in self.blocks or any(final.header.digest() == block for final in self.ledger[:-9:-1])
 
-    def take_note_of_start(self) -> None:
-        """The shell has opened the journal and cut off what was torn."""
-        if self.state is JournalState.TORN:
-            self.state = JournalState.CLEAN
+    def wrote(self, block: Digest) -> bool:
+        """The same, had no bit flipped since."""
+        return self.holds(block) or block in self.bodies_damaged
 
-    def begin_journal_anew(self, records: tuple[bytes, ...]) -> None:
-        """What a shell does whose journal is gone: the records say from which epoch on votes are allowed."""
-        self.journal, self.state = list(records), JournalState.CLEAN
+    def flip_row_bit(self, random_: random.Random) -> None:
+        """One bit of an open block or certificate: its checksum tells, and the row is thrown away."""
+        names: list[Digest | tuple[Epoch, View, VoteKind]] = [*self.blocks, *self.certificates]
+        if not names:
+            return
+        name = random_.choice(names)
+        if isinstance(name, tuple):
+            del self.certificates[name]
+        else:
+            del self.blocks[name]
+            self.bodies_damaged.append(name)
+        self.rows_damaged += 1
 
-    def lose_journal(self) -> None:
-        self.journal, self.state = [], JournalState.MISSING
-        self.journals_lost += 1
+    def forget(self) -> None:
+        """As if nothing above the ledger had ever been written."""
+        self.image, self._frames, self._last_frame_at = MAGIC, 0, 0
+        self.blocks, self.certificates = {}, {}
 
     def tear(self, effect: Effect, random_: random.Random) -> None:
         """The crash comes in the middle of this write."""
         match effect:
-            case Persist():
+            case Persist(records):
                 self.writes_torn += 1
-                self.state = JournalState.TORN
+                whole = frame(self._frames, records)
+                self.image = (self.image or MAGIC) + whole[: random_.randrange(1, len(whole))]
             case StoreBlocks(blocks, certificates):
                 self.writes_torn += 1
                 self.store(StoreBlocks(blocks[: random_.randrange(len(blocks) + 1)], ()))

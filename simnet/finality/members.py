@@ -55,6 +55,8 @@ RESTART_MS: Final = (50, 6_000)
 PAUSE_MS: Final = (200, 8_000)
 POLL_MS: Final = 1_000  # how often a node that is no member asks for blocks
 OPENING_MS: Final = 60  # how long the application may take to say who votes in the next epoch
+CUT_AT_RENAME: Final = 0.25  # how often the power fails between a rename and the sync of its directory
+BODY_BYTES_USUAL: Final = 40
 CHECK_DEFERRED: Final = 0.1  # while there are faults: how often the application lacks something
 
 
@@ -99,13 +101,19 @@ class Member:
         self._paused_until_ms = 0  # a new process
         disk, machine, world = self.disk, self.machine, self.world
         if machine.forgets_journal and disk.journal:
-            disk.journal, disk.blocks, disk.certificates = [], {}, {}
+            disk.forget()
+        self._flip_bits()
         roster, next_roster = world.rosters(disk.epoch)
-        if disk.state in REFUSALS:
-            lost = machine.signer(world.keys[self.me], CHAIN, roster, disk.journal, disk.state)
-            disk.begin_journal_anew(lost.compacted())
-        signer = machine.signer(world.keys[self.me], CHAIN, roster, disk.journal, disk.state)
-        disk.take_note_of_start()
+        records, state = disk.open_journal()
+        if state in REFUSALS:
+            lost = machine.signer(world.keys[self.me], CHAIN, roster, records, state)
+            if not self._begin_journal_anew(lost.compacted()):
+                return
+            records, state = disk.open_journal()
+        signer = machine.signer(world.keys[self.me], CHAIN, roster, records, state)
+        records_max = world.options.journal_records_max
+        if records_max is not None and len(records) > records_max and not self._begin_journal_anew(signer.compacted()):
+            return
         anchor, restored = disk.anchor(), disk.restored()
         self.roots = {anchor.block: anchor.state_root}
         self.core = machine.core(
@@ -131,7 +139,34 @@ class Member:
         world.note("crash", self.me)
         if world.options.lost_journals and world.may_lose_journal(self):
             self.disk.lose_journal()
+        self._wait_for_restart()
+
+    def _wait_for_restart(self) -> None:
+        world = self.world
+        if world.options.lost_renames and world.random.random() < 0.5:  # the power failed, not the process alone
+            self.disk.lose_power()
         world.later(world.random.randrange(*RESTART_MS), self._restart, self._life)
+
+    def _begin_journal_anew(self, records: tuple[bytes, ...]) -> bool:
+        """As the real shell: another file, its name, the directory. False: the power failed before that was synced."""
+        world = self.world
+        self.disk.rename_journal(records)
+        if world.chaos and world.options.lost_renames and world.random.random() < CUT_AT_RENAME:
+            world.note("crash", self.me)
+            self._wait_for_restart()
+            return False
+        self.disk.sync_directory()
+        return True
+
+    def _flip_bits(self) -> None:
+        """What the disk did while nobody looked: as a rule nothing, or one bit."""
+        world, random_ = self.world, self.world.random
+        if not world.chaos or random_.random() >= world.options.bit_flips:
+            return
+        if random_.random() < 0.7 and self.disk.has_journal_past and world.may_lose_journal(self):
+            self.disk.flip_journal_bit(random_)
+        elif world.may_lose_rows(self):
+            self.disk.flip_row_bit(random_)
 
     def go_away(self, lasts_ms: int) -> None:
         """Stop and come back much later, with a disk that the others have left behind."""
@@ -259,15 +294,21 @@ class Member:
     def _build(self, request: RequestBuild) -> None:
         random_ = self.world.random
         delay_ms = random_.randrange(1, 60)
-        has_something = random_.random() < 0.5
+        has_something = random_.random() < self.world.options.fullness
         if (has_something or request.even_empty) and request.parent in self.roots:
-            body = random_.randbytes(random_.randrange(1, 40)) if has_something else EMPTY_BODY
+            body = self._make_body() if has_something else EMPTY_BODY
             root = execute(self.roots[request.parent], body)
             self.later(delay_ms, BodyBuilt(request.epoch, request.view, body, root))
             return
         self.later(delay_ms, NothingToBuild(request.epoch, request.view))
         if random_.random() < 0.3:
             self.later(random_.randrange(100, 500), Nudge())
+
+    def _make_body(self) -> bytes:
+        random_, most = self.world.random, self.world.options.body_bytes_max
+        if most <= BODY_BYTES_USUAL or random_.random() < 0.65:
+            return random_.randbytes(random_.randrange(1, BODY_BYTES_USUAL))
+        return random_.randbytes(random_.choice((most, random_.randrange(1, most))))
 
     def _check(self, request: RequestCheck) -> None:
         header, random_ = request.header, self.world.random

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.limits import BODY_BYTES_MAX
 from simnet.finality.genesis import RULE, WEIGHTS
 from simnet.finality.network import SHAPES, SWIZZLE
 from simnet.finality.villains import VILLAINS
@@ -26,10 +27,16 @@ class Options:
     tail: float = 0.0
     clogs: int = 0
     partitions: tuple[str, ...] = ()
+    slow_links: float = 0.0  # links of a limited rate, each drawn by itself
+    fullness: float = 0.5  # how often a leader has something to propose
+    body_bytes_max: int = 40  # some bodies are as large
     crashes: int = 0
     cut: float = 0.0  # a crash between two effects of one event, for each effect
     pauses: int = 0
     lost_journals: bool = False
+    bit_flips: float = 0.0  # at a restart: in the vote journal, or in a row of the database
+    journal_records_max: int | None = None  # a vote journal with more is written anew at a start
+    lost_renames: bool = False  # a crash is a power cut: names that were not synced are gone
     skew_ms: int = 0  # clocks are off by up to so much, each by its own
     leave_behind: bool = False  # after the heal only a random core of more than two thirds lives
     weights: str = "equal"
@@ -49,10 +56,16 @@ class Options:
             tail=random_.choice((0.0, 0.02, 0.1)),
             clogs=random_.choice((0, 0, 5, 20)),
             partitions=tuple(random_.choice(shapes) for _ in range(random_.choice((0, 1, 3)))),
+            slow_links=random_.choice((0.0, 0.0, 0.3, 1.0)),
+            fullness=random_.choice((0.1, 0.5, 1.0)),
+            body_bytes_max=random_.choice((40, BODY_BYTES_MAX)),
             crashes=random_.choice((0, 2, 5)),
             cut=random_.choice((0.0, 0.002, 0.01)),
             pauses=random_.choice((0, 0, 3)),
             lost_journals=random_.random() < 0.2,
+            bit_flips=random_.choice((0.0, 0.5, 1.0)),
+            journal_records_max=random_.choice((None, None, 0, 8)),
+            lost_renames=random_.random() < 0.4,
             skew_ms=random_.choice((0, 0, 500, 2_000)),
             leave_behind=random_.random() < 0.3,
             weights=random_.choice(("equal", *WEIGHTS)),

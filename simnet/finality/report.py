@@ -62,7 +62,7 @@ def facts_of(plan: Plan, totals: Totals) -> dict[str, object]:
     """The run as one object; the same for every run of one command."""
     return {
         "members": plan.count,
-        "villain": plan.villain or "drawn",
+        "villain": plan.villain or ("scripted twins" if plan.twins else "drawn"),
         "byzantine": "over" if plan.over else "below",
         "seeds": totals.seeds,
         **{rule.value: totals.broken[rule] for rule in Rule},
@@ -89,7 +89,8 @@ def print_json(plan: Plan, totals: Totals) -> None:
 def print_summary(plan: Plan, totals: Totals) -> None:
     """A table for people: one line a number, so that it fits everywhere."""
     over = ", more than a third Byzantine" if plan.over else ""
-    table = Table(title=f"finality, {plan.count} members, villain: {plan.villain or 'drawn'}{over}", show_header=False)
+    villain = facts_of(plan, totals)["villain"]
+    table = Table(title=f"finality, {plan.count} members, villain: {villain}{over}", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     rows = {

@@ -12,6 +12,7 @@ from functools import partial
 
 from simnet.finality.checkers import Broken, Rule
 from simnet.finality.members import RIGHT, Machine
+from simnet.finality.scripted import ScriptedWorld
 from simnet.finality.world import START_MS, World
 
 SEEDS_AT_ONCE = 4  # handed to a process together: a seed takes some 20 ms with four members
@@ -24,9 +25,18 @@ class Plan:
     count: int = 4
     villain: str | None = None  # None: the seed draws one, or none
     over: bool = False
+    twins: bool = False  # a seed is the number of a script, and draws delays and bodies only
+
+    def make_world(self, seed: int, machine: Machine) -> World:
+        """The world of one seed, not run yet."""
+        if self.twins:
+            return ScriptedWorld(seed, machine)
+        return World(seed, self.count, None, machine, villain=self.villain, over=self.over)
 
     def command(self, seed: int) -> str:
         """What repeats one seed."""
+        if self.twins:
+            return f"nocknode simnet run finality --twins --seeds {seed}..{seed}"
         villain = f" --villain {self.villain}" if self.villain else ""
         over = " --byzantine over" if self.over else ""
         return f"nocknode simnet run finality --seeds {seed}..{seed} --n {self.count}{villain}{over}"
@@ -89,7 +99,7 @@ class Totals:
 
 def run_seed(plan: Plan, machine: Machine, seed: int) -> Result:
     """One world to its end. What is not a checker's finding (an invariant of the machine, say) is raised, with the command."""
-    world = World(seed, plan.count, None, machine, villain=plan.villain, over=plan.over)
+    world = plan.make_world(seed, machine)
     rule, sentence = None, ""
     try:
         world.run()
@@ -102,7 +112,7 @@ def run_seed(plan: Plan, machine: Machine, seed: int) -> Result:
         seed=seed,
         rule=rule,
         sentence=sentence,
-        faults=world.options.told(),
+        faults=world.told(),
         forked=world.forked,
         exposed=world.forked and world.checkers.framing.convicts_a_third(),
         simulated_ms=world.now_ms - START_MS,

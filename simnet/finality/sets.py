@@ -51,6 +51,11 @@ class Sets:
         self._schedules = [Schedule(self._rosters[0], rule)]
         self.gone: list[ActorId] = []
 
+    def replace_first(self, beacon: bytes) -> None:
+        """Another beacon for the first epoch, before anybody has asked: other members lead."""
+        self._rosters[0] = make_roster(self._keys, self._kind, self._weights[0], beacon)
+        self._schedules[0] = Schedule(self._rosters[0], self._rule)
+
     def roster(self, epoch: int) -> Roster:
         self._draw_through(epoch)
         return self._rosters[epoch]

@@ -16,7 +16,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from msgspec.structs import replace as replace_rule
 
@@ -25,12 +25,12 @@ from protocol.finality import FinalizedBlock
 from protocol.ids import Epoch, View
 from protocol.limits import VIEW_TIMEOUT_MS_MAX
 from protocol.roster import Roster
-from simnet.finality.checkers import Broken, Checkers, Rule, check_memory, find_stall
+from simnet.finality.checkers import FINALIZATIONS_MIN, Broken, Checkers, Rule, check_memory, find_stall
 from simnet.finality.genesis import DELTA_MS, GENESIS_MS, RULE, WEIGHTS, ActorId, choose_byzantine, make_keys
 from simnet.finality.members import PAUSE_MS, RIGHT, Machine, Member
 from simnet.finality.network import Network
 from simnet.finality.options import Options
-from simnet.finality.sets import Sets
+from simnet.finality.sets import Sets, Weights
 from simnet.finality.villains import VILLAINS, Actor
 
 START_MS: Final = GENESIS_MS + 1_000
@@ -48,6 +48,9 @@ AFTER_FORK_MS: Final = 10 * DELTA_MS  # with too many Byzantine members nothing 
 
 class World:
     """``run`` it. Raises ``Broken`` as soon as a rule is broken."""
+
+    finalizations_min: ClassVar[int] = FINALIZATIONS_MIN  # by each of the core, after the heal
+    look_ms: ClassVar[int] = DELTA_MS  # how often somebody asks whether they are done
 
     def __init__(
         self,
@@ -79,18 +82,10 @@ class World:
         self.rule = replace_rule(RULE, epoch_heights=self.options.epoch_heights)
         weights = (*WEIGHTS[self.options.weights](self.random, count), *(0,) * spares)
         self.byzantine = self._choose_byzantine(weights[:count])
-        self.sets = Sets(
-            random.Random(self.random.getrandbits(64)),
-            self.keys,
-            machine.roster,
-            self.rule,
-            weights,
-            self.byzantine,
-            changes=self.options.set_changes,
-            over=over,
-        )
+        self.sets = self._make_sets(weights)
         self.epoch = Epoch(0)  # the highest that anybody honest is in
         self._refusing: dict[ActorId, int] = {}  # lost their journal -> vote again from this epoch on
+        self._lacking: dict[ActorId, int] = {}  # lost a row of their database -> whole again from this epoch on
         self.now_ms = START_MS
         self.heal_ms = START_MS + chaos_ms
         self.end_ms = self.heal_ms  # later, once it is known who lives
@@ -102,7 +97,7 @@ class World:
         self.settled = False
         self._passed: set[tuple[int, int]] = set()  # (epoch, view) left since the heal; asked only "is it in"
         self._silent_views = 0  # of them, whose leader could not lead
-        self.network = Network(self)
+        self.network = self._make_network()
         self.checkers = Checkers(self)
         self.members: list[Member] = []
         self.actors: list[Actor] = [self._make_actor(ActorId(index)) for index in range(self.count)]
@@ -120,6 +115,21 @@ class World:
         if self.options.villain is None:
             return ()
         return choose_byzantine(self.random, weights, over=self.over)
+
+    def _make_network(self) -> Network:
+        return Network(self)
+
+    def _make_sets(self, weights: Weights) -> Sets:
+        return Sets(
+            random.Random(self.random.getrandbits(64)),
+            self.keys,
+            self.machine.roster,
+            self.rule,
+            weights,
+            self.byzantine,
+            changes=self.options.set_changes,
+            over=self.over,
+        )
 
     def _make_actor(self, me: ActorId) -> Actor:
         if me in self.byzantine and self.options.villain is not None:
@@ -142,6 +152,10 @@ class World:
             case _:  # with an old disk
                 actor.start()
                 self.later(self.random.randrange(self.chaos_ms), actor.go_away, self.random.randrange(*AWAY_MS))
+
+    def told(self) -> str:
+        """What was drawn, for people."""
+        return self.options.told()
 
     def get_member(self, me: ActorId) -> Member:
         return next(member for member in self.members if member.me == me)
@@ -199,7 +213,7 @@ class World:
         if self.forked:
             self.check_attribution()
         if not self.over:
-            stall = find_stall(self.core)
+            stall = find_stall(self.core, self.finalizations_min)
             if stall is not None:
                 raise Broken(Rule.NOT_LIVE, stall)
             check_memory(self.core)
@@ -245,16 +259,27 @@ class World:
         self._refusing[member.me] = max(until, self._refusing.get(member.me, 0))
         return True
 
+    def may_lose_rows(self, member: Member) -> bool:
+        """What a quorum wrote must stay on honest disks of more than a third: this one counts again when its epoch is over."""
+        until = member.disk.epoch + 1
+        if not self._can_do_without(member.me, lambda epoch: epoch < until):
+            return False
+        self._lacking[member.me] = max(until, self._lacking.get(member.me, 0))
+        return True
+
     def _can_do_without(self, actor: ActorId, is_away: Callable[[int], bool]) -> bool:
         """Whether every set that votes now or is fixed is more than two thirds without this one too."""
         for epoch in (self.epoch, self.epoch + 1):
             weights = self.sets.weights(epoch)
-            away = [each.me for each in self.members if self._refuses(each.me, epoch) or each.left_behind]
+            away = [each.me for each in self.members if self._is_missed(each, epoch)]
             if is_away(epoch) and actor not in away:
                 away.append(actor)
             if 3 * (self.sets.byzantine_weight(epoch) + sum(weights[each] for each in away)) >= sum(weights):
                 return False
         return True
+
+    def _is_missed(self, member: Member, epoch: int) -> bool:
+        return self._refuses(member.me, epoch) or epoch < self._lacking.get(member.me, 0) or member.left_behind
 
     def _heal(self) -> None:
         self._choose_core()
@@ -263,7 +288,7 @@ class World:
             member.height_at_heal = len(member.disk.ledger)
             if member.core is None:
                 member.start()
-        self.later(DELTA_MS, self._look)
+        self.later(self.look_ms, self._look)
 
     def _choose_core(self) -> None:
         """Who must be live: everybody, or what is left when as many as possible, in a random order, stop for ever."""
@@ -278,6 +303,6 @@ class World:
         self.core = [member for member in self.members if not member.left_behind]
 
     def _look(self) -> None:
-        """Once a Delta after the heal: are we there?"""
-        self.settled = not self.over and find_stall(self.core) is None
-        self.later(DELTA_MS, self._look)
+        """Now and then after the heal: are we there?"""
+        self.settled = not self.over and find_stall(self.core, self.finalizations_min) is None
+        self.later(self.look_ms, self._look)

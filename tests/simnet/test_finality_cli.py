@@ -16,6 +16,7 @@ from protocol.rejection import InvariantBroken, Reason, Rejected, check_invarian
 from simnet.cli import simnet
 from simnet.finality.cli import parse_seeds
 from simnet.finality.members import RIGHT, Machine
+from simnet.finality.scripts import SCRIPTS
 from simnet.finality.villains import SUMMARIES
 from tests.consensus.finality.mutants import MUTANTS
 
@@ -67,6 +68,19 @@ def test_too_many_villains_are_no_failure_while_they_are_convicted(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["byzantine"] == "over"
     assert facts["unattributed"] == 0
+
+
+def test_a_part_of_the_twins_scripts(capsys):
+    """The same facts; a failure names the script, and the printed command fails with it."""
+    assert say("--twins", "--seeds", "70..73", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts) >= NEEDED
+    assert (facts["seeds"], facts["villain"], facts["unsafe"]) == (4, "scripted twins", 0)
+    machine = MUTANTS["quorum 2f"]
+    assert say("--twins", "--seeds", "70..73", "--json", machine=machine) == 1
+    failure = json.loads(capsys.readouterr().out)["failures"][0]
+    assert failure["repeat"] == "nocknode simnet run finality --twins --seeds 70..70"
+    assert say(*shlex.split(failure["repeat"])[4:], "--json", machine=machine) == 1
 
 
 def test_a_failure_prints_the_one_command_that_repeats_it(capsys):
@@ -142,6 +156,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         (("--villain", "joker"), "joker"),
         (("--byzantine", "much"), "much"),
         (("--jobs", "0"), "--jobs"),
+        (("--twins", "--n", "7"), "--twins"),
+        (("--twins", "--villain", "twins"), "--twins"),
+        (("--twins", "--seeds", f"0..{SCRIPTS}"), "--twins"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_two(arguments, word):

@@ -11,20 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace as replace_message
 
 from consensus.finality.core import FinalityCore
-from consensus.finality.events import Effect, Event, Finalized, Persist, StoreBlocks
-from consensus.finality.signer import JournalState
+from consensus.finality.events import Effect, Event, Finalized, Persist, StoreBlocks, StoredBlock
+from consensus.finality.signer import EPOCHS_REFUSED, RECORD_BYTES_MAX, JournalState, VoteRecord
 from consensus.finality.tally import build_certificate, votes_of
-from protocol.finality import EMPTY_BODY, NO_BLOCK, FinalizedBlock, Vote, VoteKind
+from protocol.codec import decode, encode
+from protocol.finality import EMPTY_BODY, NO_BLOCK, BodyMessage, FinalizedBlock, Vote, VoteKind
 from protocol.ids import Epoch, Height, MemberIndex, View
+from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Roster
 from simnet.finality.checkers import Ancestry, Broken, Membership, Rule
 from simnet.finality.disk import Disk
 from simnet.finality.genesis import RULE, WEIGHTS, ActorId, choose_byzantine, make_keys
 from simnet.finality.members import RIGHT, Machine
-from simnet.finality.network import SHAPES, SWIZZLE
+from simnet.finality.network import QUEUE_BYTES_MAX, RATES_BYTES_PER_S, SHAPES, SWIZZLE, FromTwin, Queue, size_of
 from simnet.finality.options import ALMOST_CALM, CALM, Options
 from simnet.finality.run import Plan, run_many, run_seed
 from simnet.finality.sets import Sets
@@ -96,7 +100,7 @@ def test_ten_members_and_thirty_one():
 
 def test_too_many_villains_fork_the_chain_and_are_convicted():
     """With more than a third Byzantine some chains fork, and each fork convicts more than a third and nobody honest."""
-    totals = run_many(Plan(4, "equivocator", over=True), range(60, 110), 1, lambda totals: None)
+    totals = run_many(Plan(4, "equivocator", over=True), range(140, 210), 1, lambda totals: None)
     assert totals.forked >= 2
     # The machines' own evidence convicts too, unless epochs of two heights have passed over it: they look one epoch back.
     assert totals.exposed >= totals.forked - 1
@@ -194,6 +198,58 @@ def test_one_way_partition_is_one_way():
     assert not {(b, a) for a, b in links} & set(links)
 
 
+@given(
+    st.sampled_from(RATES_BYTES_PER_S),
+    st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, BODY_BYTES_MAX)), max_size=30),
+)
+def test_a_slow_link_keeps_its_rate_and_its_bound(rate, pushes):
+    """Messages leave in order, no faster than the rate allows; the queue keeps its bound, and tells what it lost."""
+    queue, now_ms, sent_bytes, last_ms = Queue(rate), 0, 0, 0
+    for pause_ms, size_bytes in pushes:
+        now_ms += pause_ms
+        lost, waiting_bytes = queue.lost, queue.waiting_bytes(now_ms)
+        waits_ms = queue.push(size_bytes, now_ms)
+        assert queue.waiting_bytes(now_ms) <= QUEUE_BYTES_MAX
+        assert (waits_ms is None) == (waiting_bytes + size_bytes > QUEUE_BYTES_MAX) == (queue.lost > lost)
+        if waits_ms is not None:
+            sent_bytes += size_bytes
+            assert now_ms + waits_ms >= last_ms
+            last_ms = now_ms + waits_ms
+            assert 1_000 * sent_bytes <= rate * (last_ms + 1)
+
+
+def test_an_idle_slow_link_takes_the_largest_body():
+    """Its queue has room for two."""
+    queue = Queue(1_000)
+    assert queue.push(BODY_BYTES_MAX, 0) == BODY_BYTES_MAX
+    assert queue.push(BODY_BYTES_MAX, 0) == 2 * BODY_BYTES_MAX
+    assert queue.push(BODY_BYTES_MAX, 0) is None
+    assert queue.push(1, 3) == 2 * BODY_BYTES_MAX + 1 - 3
+
+
+def test_a_message_is_as_large_as_on_the_wire():
+    """Whoever sends it, and whether it was decoded."""
+    body = BodyMessage(NO_BLOCK, bytes(1_000))
+    assert size_of(body) == size_of(encode(body)) == size_of(FromTwin(1, body)) == len(encode(body)) > 1_000
+
+
+def test_slow_links_make_large_bodies_late_and_let_go_at_the_heal():
+    """Queues fill while there are faults; then messages pass at once again, and the members are live."""
+    options = replace(CALM, slow_links=1.0, body_bytes_max=BODY_BYTES_MAX)
+    late, lost = 0, 0
+    for seed in range(4):
+        world = World(seed, 4, options)
+        waiting: list[int] = []
+        for at_ms in range(0, world.chaos_ms, 500):
+            world.later(at_ms, lambda world=world, waiting=waiting: waiting.append(max(world.network.waiting_bytes())))
+        world.run()
+        assert max(waiting) <= QUEUE_BYTES_MAX
+        late += max(waiting) > BODY_BYTES_MAX // 2
+        lost += world.network.messages_lost_by_queues
+    assert late >= 3
+    assert lost > 0
+
+
 def test_a_torn_write_is_a_part_of_it():
     """A torn record is never in the journal, and of blocks there is a prefix."""
     world = World(0, 4, CALM).run()
@@ -207,6 +263,109 @@ def test_a_torn_write_is_a_part_of_it():
         assert disk.journal == []
         assert disk.ledger == ledger[: len(disk.ledger)]
         assert 1 <= len(disk.ledger) < 5
+
+
+def records(count: int) -> list[bytes]:
+    return [b"record %d" % number for number in range(count)]
+
+
+def disk_with(count: int) -> Disk:
+    disk = Disk()
+    for record in records(count):
+        disk.append((record,))
+    return disk
+
+
+@given(st.integers(2, 8), st.integers(0))
+def test_any_bit_before_the_last_record_damages_the_journal(count, seed):
+    """Wherever it flips the past is unknown: never a journal that is clean, torn or longer than it was."""
+    disk = disk_with(count)
+    disk.flip_journal_bit(random.Random(seed))
+    found, state = disk.open_journal()
+    assert state is JournalState.DAMAGED
+    assert found == records(count)[: len(found)]
+    assert disk.journals_damaged == 1
+
+
+def test_a_journal_of_one_record_is_spared():
+    """A last frame that was damaged looks like one that was torn."""
+    for count in (0, 1):
+        disk = disk_with(count)
+        disk.flip_journal_bit(random.Random(0))
+        assert disk.open_journal() == (records(count), JournalState.CLEAN)
+        assert disk.journals_damaged == 0
+
+
+def test_a_torn_record_is_cut_off_and_the_journal_goes_on():
+    """What is appended after the cut is read again, with what was there before."""
+    disk = disk_with(2)
+    disk.tear(Persist((b"torn",)), random.Random(0))
+    assert disk.open_journal() == (records(2), JournalState.TORN)
+    disk.append((b"record 2",))
+    assert disk.open_journal() == (records(3), JournalState.CLEAN)
+
+
+def test_a_rename_is_lost_until_the_directory_is_synced():
+    """The old file is there again, without anything that was appended to the new one; after the sync the new one stays."""
+    for synced, expected in ((False, records(2)), (True, [b"short", b"later"])):
+        disk = disk_with(2)
+        disk.rename_journal((b"short",))
+        if synced:
+            disk.sync_directory()
+        disk.append((b"later",))
+        disk.lose_power()
+        assert disk.open_journal() == (expected, JournalState.CLEAN)
+        disk.append((b"more",))
+        assert disk.journal == [*expected, b"more"]
+        disk.lose_power()
+        assert disk.journal == [*expected, b"more"]
+        assert disk.renames_lost == (not synced)
+
+
+def test_a_lost_rename_may_bring_back_that_there_was_no_journal():
+    """Then its past is as unknown as before."""
+    disk = disk_with(2)
+    disk.lose_journal()
+    disk.rename_journal((b"floor",))
+    disk.lose_power()
+    assert disk.open_journal() == ([], JournalState.MISSING)
+
+
+def test_a_damaged_row_is_thrown_away_and_remembered_by_the_checkers():
+    """The machine sees one row less; that the body had been written still counts."""
+    disk = Disk()
+    block = stored_block(World(0, 4, CALM))
+    disk.store(StoreBlocks((block,)))
+    name = block.proposal.header.digest()
+    disk.flip_row_bit(random.Random(0))
+    assert disk.restored().blocks == ()
+    assert not disk.holds(name)
+    assert disk.wrote(name)
+    disk.flip_row_bit(random.Random(0))
+    assert disk.rows_damaged == 1
+
+
+def stored_block(world: World) -> StoredBlock:
+    villain = Villain(world, ActorId(0))
+    ground = Ground(None, None)
+    return StoredBlock(villain.propose(villain.make_header(View(1), ground), ground), EMPTY_BODY)
+
+
+def test_a_member_with_a_damaged_journal_signs_nothing_in_that_epoch():
+    """It follows, and says so in the first record of its new journal."""
+    world = World(3, 4, CALM)
+    member = world.members[0]
+
+    def damage() -> None:
+        member.disk.flip_journal_bit(world.random)
+        member.start()
+
+    world.later(2_000, damage)
+    world.run()
+    assert member.disk.journals_damaged == 1
+    (record,) = [decode(VoteRecord, each, limit_bytes=RECORD_BYTES_MAX) for each in member.disk.journal]
+    assert (record.epoch, record.vote) == (EPOCHS_REFUSED, None)
+    assert len(member.disk.ledger) > 10
 
 
 def test_a_paused_member_hears_nothing_until_it_wakes():

@@ -6,26 +6,21 @@ together they say everything twice. (Shehar Bano et al., "Twins: BFT Systems Mad
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from protocol.finality import Certificate, FinalizedBlock, ValidatorMessage
 from protocol.ids import Height
 from simnet.finality.checkers import Watch
 from simnet.finality.genesis import ActorId
 from simnet.finality.members import Member
+from simnet.finality.network import FromTwin
 
 if TYPE_CHECKING:
     from simnet.finality.world import World
 
 MASK_MS: Final = (500, 6_000)  # how long a mask holds: a view or a few
 FIRST, SECOND, BOTH = 1, 2, 3
-
-
-class FromTwin(NamedTuple):
-    """A message from one twin to another member's twins: which half said it."""
-
-    bit: int
-    message: ValidatorMessage
 
 
 class Twin(Member):
@@ -40,7 +35,7 @@ class Twin(Member):
         for member in to:
             if member in self.world.byzantine and member != self.me:
                 self.world.network.send(self.me, member, FromTwin(self._bit, message))
-            elif member != self.me and self._twins.mask_of(member) & self._bit:
+            elif member != self.me and self._twins.mask_of(member, message) & self._bit:
                 self.world.network.send(self.me, member, message)
 
 
@@ -61,9 +56,10 @@ class Twins:
             twin.start()
 
     def hear(self, source: ActorId, message: Any) -> None:
-        seen = self.mask_of(source)
         if isinstance(message, FromTwin):
             seen, message = message
+        else:
+            seen = self.mask_of(source, message)
         for bit, twin in zip((FIRST, SECOND), self._pair, strict=True):
             if seen & bit:
                 twin.hear(source, message)
@@ -71,7 +67,7 @@ class Twins:
     def serve(self, from_height: Height, target: Certificate | None) -> list[FinalizedBlock]:
         return self._pair[0].serve(from_height, target)
 
-    def mask_of(self, member: ActorId) -> int:
+    def mask_of(self, member: ActorId, message: Any) -> int:
         """Which halves this member sees and is seen by: the mask of the first twins holds for all."""
         leader = self._world.actors[self._world.byzantine[0]]
         return leader._mask[member] if isinstance(leader, Twins) else BOTH
@@ -81,3 +77,17 @@ class Twins:
         choices = random_.choice(((FIRST, SECOND), (FIRST, SECOND, BOTH)))
         self._mask = [random_.choice(choices) for _ in self._mask]
         self._world.later(random_.randrange(*MASK_MS), self._draw_mask)
+
+
+class ScriptedTwins(Twins):
+    """Twins of whom each message says who hears it (``simnet/finality/scripted.py``)."""
+
+    def __init__(self, world: World, me: ActorId, mask_of: Callable[[ActorId, Any], int]) -> None:
+        super().__init__(world, me)
+        self._ask = mask_of
+
+    def mask_of(self, member: ActorId, message: Any) -> int:
+        return self._ask(member, message)
+
+    def _draw_mask(self) -> None:
+        pass

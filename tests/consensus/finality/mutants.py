@@ -16,7 +16,7 @@ from consensus.finality import tally
 from consensus.finality.core import FinalityCore
 from consensus.finality.epochs import Term
 from consensus.finality.events import Anchor, Evidence, EvidenceKind, Finalized, StoreBlocks
-from consensus.finality.signer import ExecutedBlock, SignedVote, VoteRecord, VoteSigner
+from consensus.finality.signer import ExecutedBlock, JournalState, SignedVote, VoteRecord, VoteSigner
 from consensus.finality.tally import CheckedCertificate, Tally
 from consensus.finality.tree import Ground, Parent, Tree
 from protocol.finality import Certificate, FinalizedBlock, Header, Proposal, ValidatorMessage, Vote, VoteKind, vote_text
@@ -202,11 +202,32 @@ class DiskWithoutBodies(Disk):
         super().store(replace(effect, blocks=()))
 
 
+class DiskWithoutDirectorySync(Disk):
+    """Leaves it to luck when the name of a new journal lasts (cometbft#6031)."""
+
+    def sync_directory(self) -> None:
+        pass
+
+
+class DiskThatCutsDamageOff(Disk):
+    """Takes what comes before the damage for the whole vote journal."""
+
+    def open_journal(self) -> tuple[list[bytes], JournalState]:
+        records, state = super().open_journal()
+        if state is not JournalState.DAMAGED:
+            return records, state
+        self.rename_journal(tuple(records))
+        self.sync_directory()
+        return records, JournalState.CLEAN
+
+
 MUTANTS = {
     "S2 removed": Machine(signer=SignerWithoutS2),
     "S3 removed": Machine(signer=SignerWithoutS3),
     "S5 removed": Machine(disk=DiskWithoutBodies),
     "quorum 2f": Machine(roster=RosterWithSmallQuorum),
+    "directory not synced": Machine(disk=DiskWithoutDirectorySync),
+    "damaged journal cut off": Machine(disk=DiskThatCutsDamageOff),
     "R3 without skip check": Machine(core=core_with(TreeWithoutSkipCheck)),
     "journal lost": Machine(forgets_journal=True),
     "R8 removed": Machine(core=CoreWithoutRetry),
@@ -223,6 +244,7 @@ MUTANTS = {
 }
 
 CRASHES = replace(CALM, loss=0.1, crashes=5, cut=0.01)
+DISKS = replace(CRASHES, crashes=12, bit_flips=0.6, journal_records_max=0, lost_renames=True)
 
 
 def _around(seed: int) -> Options:
@@ -234,6 +256,7 @@ def _around(seed: int) -> Options:
 GENERATORS: dict[str, Callable[[int], Options]] = {
     "swarm": lambda seed: Options.draw(random.Random(seed)),
     "crashes": lambda seed: CRASHES,
+    "disks": lambda seed: DISKS,
     "boundaries": lambda seed: BOUNDARIES,
     **{name: lambda seed, name=name: replace(_around(seed), villain=name) for name in VILLAINS},
 }
