@@ -58,9 +58,7 @@ class Disk:
     renames_lost: int = 0
     _frames: int = 0  # in the image
     _last_frame_at: int = 0  # where in the image; 0: not known
-    _old_image: bytes | None = (
-        None  # what the journal's name stands for after a power cut, unless the directory is synced
-    )
+    _old_image: bytes | None = None  # what a power cut brings back, unless the directory is synced
     _directory_synced: bool = True
 
     def anchor(self) -> Anchor:
