@@ -813,7 +813,18 @@ class FinalityCore:
             self._close_epoch()
             return
         self._enter(View(view + 1))
+        self._shorten_view()
         self._dirty = True
+
+    def _shorten_view(self) -> None:
+        """Views before this one had stretched its timer, and are final now: it need be no longer than the first."""
+        schedule = self._term.schedule
+        delta_ms = schedule.delta_ms(self._stalled_views())
+        if delta_ms < self._delta_ms:
+            self._delta_ms = delta_ms
+            if self._voter is not None:
+                at_ms = self._entered_ms + schedule.view_timeout_ms(delta_ms)
+                self._set_timer(TimerKind.VIEW, max(self._now_ms, at_ms))
 
     def _on_synced(self, blocks: tuple[FinalizedBlock, ...]) -> None:
         news = [block for block in blocks if block.header.height > self._tree.final.height]

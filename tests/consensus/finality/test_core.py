@@ -262,6 +262,26 @@ def test_after_a_silent_leader_nobody_waits_once_more():
     assert not of_kind(bench.tell(NothingToBuild(Epoch(0), View(1))), RequestBuild)
 
 
+def test_a_finalization_shortens_the_view_that_it_finds():
+    """Dead leaders before and after one good block: the second costs no more than the first."""
+    member = next(index for index in range(4) if index not in (LEADERS[2], LEADERS[3]))
+    bench = Bench(member)
+    block = header(2, body=EMPTY_BODY, state_root=GENESIS_ROOT)
+    this_view = Timer(TimerKind.VIEW, Epoch(0), View(3))
+
+    def timeouts(effects: list[Any]) -> list[int]:
+        return [set_.at_ms - START_MS for set_ in of_kind(effects, SetTimer) if set_.timer == this_view]
+
+    effects = bench.hear(certificate(1, NULLIFY), proposal(block, None, (certificate(1, NULLIFY),)))
+    [check] = of_kind(effects, RequestCheck)
+    bench.tell(BodyChecked(check.block, True, block.state_root))
+    effects = bench.hear(certificate(2, NOTARIZE, block.digest()))
+    assert timeouts(effects) == [RULE.idle_interval_ms + 3 * (3 * RULE.view_delta_ms // 2)]
+    bench.now_ms += 100
+    effects = bench.hear(certificate(2, FINALIZE, block.digest()))
+    assert timeouts(effects) == [RULE.idle_interval_ms + 3 * RULE.view_delta_ms]
+
+
 def test_leader_keeps_the_block_interval():
     """A block follows its parent no sooner than the interval."""
     late = Anchor.genesis(GENESIS_ROOT, START_MS - 100)
