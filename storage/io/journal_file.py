@@ -100,6 +100,7 @@ def create_journal(path: Path, first: Sequence[bytes] = ()) -> JournalFile:
         old.unlink(missing_ok=True)
         os.link(path, old)  # not a rename: the name never stands for nothing
         sync_directory(path.parent)
-    image = MAGIC + (frame(0, first) if first else b"")
+    # An empty frame behind: damage of the last frame is read as a torn write, which loses it, and this one must not be lost.
+    image = MAGIC + (frame(0, first) + frame(1, ()) if first else b"")
     write_file(path, [image], mode=0o600)
-    return JournalFile(path, len(image), 1 if first else 0)
+    return JournalFile(path, len(image), 2 if first else 0)

@@ -184,3 +184,21 @@ def test_a_failed_append_closes_the_journal(tmp_path: Path):
     os.close(journal._descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
         journal.append(b"x")
+
+
+def test_a_journal_that_was_begun_with_records_does_not_lose_them_to_one_bit(tmp_path: Path) -> None:
+    """A flip anywhere in them is damage, which forbids going on; it is never taken for a torn last write."""
+    path = tmp_path / "votes.journal"
+    create_journal(path, [b"floor", b"vote"]).close()
+    whole = path.read_bytes()
+    opened = open_journal(path)
+    assert (opened.state, opened.records) == (JournalState.CLEAN, (b"floor", b"vote"))
+    assert opened.journal is not None
+    opened.journal.append(b"next")
+    opened.journal.close()
+    assert open_journal(path).records == (b"floor", b"vote", b"next")
+    for at in range(whole.index(b"floor"), whole.index(b"vote") + 4):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        assert open_journal(path).state is JournalState.DAMAGED
