@@ -185,7 +185,7 @@ class Node:
             state,
             anchor.block,
             anchor.height,
-            OnionKeeper(ground.peer, digest(Domain.ONION, ground.keys.vote.seed)),
+            OnionKeeper(ground.peer, digest(Domain.ONION, ground.keys.node.seed)),
         )
         roster = execution.roster
         signer = VoteSigner(ground.keys.vote, self.chain, roster, ground.vote_records, ground.vote_state)
