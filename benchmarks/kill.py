@@ -24,7 +24,6 @@ kills the survivors held different tensors or hung.
 
 from __future__ import annotations
 
-import json
 import random
 import secrets
 import shutil
@@ -48,6 +47,7 @@ sys.path.insert(
 )  # also as a plain program; our packages before our neighbours
 
 from benchmarks.common import Row, compare, find_median, report, say, standard_options
+from benchmarks.common.trial import trial_folder, trial_settings
 from consensus.finality.signer import VoteRecord
 from node.faults import POINTS
 from protocol.codec import decode
@@ -56,7 +56,7 @@ from protocol.limits import BODY_BYTES_MAX, KIB
 from protocol.rejection import Rejected
 from protocol.roster import Head
 from simnet import facts
-from simnet.options import PEERS_MAX, ROUNDS_MAX, Settings
+from simnet.options import PEERS_MAX, Settings
 from simnet.processes import ChildFailed, Fleet
 from storage.io.rocks import RocksKeyValue
 from storage.journal import JournalState, read_journal
@@ -92,16 +92,6 @@ validation_sequences = 8
 view_delta_ms = 300
 block_interval_ms_min = 10
 idle_interval_ms = 500
-"""
-MODEL: Final = """\
-vocabulary = 258
-layers = 2
-width = 32
-heads = 2
-experts = 4
-expert_width = 32
-experts_per_token = 2
-context = 32
 """
 
 
@@ -628,21 +618,8 @@ def _in_rounds(seconds: float | None) -> float | None:
 
 def run(out: Path, kills: int, peers: int, seed: int, inner_steps: int, as_json: bool) -> list[str]:
     """One trial; prints what came of it, and returns what failed."""
-    (out / "model.toml").write_text(MODEL)
-    (out / "network.toml").write_text(NETWORK.format(inner_steps=inner_steps, round_seconds=ROUND_SECONDS))
-    corpus = out / "corpus.txt"
-    library = Path(json.__file__).parent.parent
-    corpus.write_bytes(b"".join(path.read_bytes() for path in sorted(library.glob("[a-h]*.py"))))
-    settings = Settings(
-        out=out,
-        network=out / "network.toml",
-        model=out / "model.toml",
-        peers=peers,
-        rounds=ROUNDS_MAX,
-        corpus=corpus,
-        round_seconds=ROUND_SECONDS,
-        device="cpu",
-    )
+    network = NETWORK.format(inner_steps=inner_steps, round_seconds=ROUND_SECONDS)
+    settings = trial_settings(out, network, peers, ROUND_SECONDS)
     began = time.monotonic()
     failure = ""
     with Fleet(settings) as fleet:
@@ -674,10 +651,7 @@ def main(
     """Kill nodes of a real network, one in a round, and read what every disk says afterwards. --quick: 6 kills."""
     kills = min(kills, QUICK_KILLS) if quick else kills
     seed = secrets.randbits(32) if seed is None else seed
-    folder = (out or Path(tempfile.mkdtemp(prefix="nocknode-kill-"))).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise click.UsageError(f"--out {folder}: the directory is not empty")
+    folder = trial_folder(out, "kill")
     again = f"python -m benchmarks.kill --kills {kills} --peers {peers} --inner-steps {inner_steps} --seed {seed}"
     say(f"seed {seed}; the same again: {again}")
     problems = run(folder, kills, peers, seed, inner_steps, as_json)

@@ -20,7 +20,6 @@ import random
 import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -39,7 +38,8 @@ sys.path.insert(
 )  # also as a plain program; our packages before our neighbours
 
 from benchmarks.common import Row, compare, find_median, report, say, standard_options
-from benchmarks.kill import MODEL, Evidence
+from benchmarks.common.trial import trial_folder, trial_settings
+from benchmarks.kill import Evidence
 from consensus.finality.schedule import Schedule
 from node.genesis_file import read_genesis
 from protocol.codec import decode
@@ -48,7 +48,7 @@ from protocol.genesis import genesis_roster
 from protocol.ids import Height, PeerId, View, parse_peer
 from protocol.limits import KIB
 from protocol.rejection import Rejected
-from simnet.options import ROUNDS_MAX, Settings
+from simnet.options import Settings
 from simnet.processes import ChildFailed, Fleet
 from storage.io.rocks import RocksKeyValue
 from storage.ledger import Ledger
@@ -337,20 +337,7 @@ def rows_of(soak: Soak) -> list[Row]:
 
 def run(out: Path, minutes: float, every: float, seed: int, as_json: bool) -> list[str]:
     """One soak; prints what came of it, and returns what failed."""
-    (out / "model.toml").write_text(MODEL)
-    (out / "network.toml").write_text(NETWORK)
-    corpus = out / "corpus.txt"
-    library = Path(json.__file__).parent.parent
-    corpus.write_bytes(b"".join(path.read_bytes() for path in sorted(library.glob("[a-h]*.py"))))
-    settings = Settings(
-        out=out,
-        network=out / "network.toml",
-        model=out / "model.toml",
-        peers=PEERS,
-        rounds=ROUNDS_MAX,
-        corpus=corpus,
-        device="cpu",
-    )
+    settings = trial_settings(out, NETWORK, PEERS)
     began = time.monotonic()
     failure = ""
     with Fleet(settings) as fleet:
@@ -389,10 +376,7 @@ def main(minutes: float, every: float, seed: int | None, out: Path | None, as_js
     if quick:
         minutes, every = min(minutes, QUICK_MINUTES), min(every, QUICK_EVERY_SECONDS)
     seed = secrets.randbits(32) if seed is None else seed
-    folder = (out or Path(tempfile.mkdtemp(prefix="nocknode-soak-"))).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise click.UsageError(f"--out {folder}: the directory is not empty")
+    folder = trial_folder(out, "soak")
     again = f"python -m benchmarks.soak --minutes {minutes:g} --every {every:g} --seed {seed}"
     say(f"seed {seed}; the same again: {again}")
     problems = run(folder, minutes, every, seed, as_json)
