@@ -174,6 +174,7 @@ class FinalityCore:
         self._fetching = False  # whether FetchBlocks was said since the last repair
         self._behind = False  # whether others may be in a later epoch: somebody said so, or nobody says anything
         self._repairing = False  # whether a REPAIR timer runs
+        self._caution: bytes | None = None  # what the journal must hold before we vote: a record was torn
 
         self._now_ms = 0
         self._effects: list[Effect] = []
@@ -334,9 +335,12 @@ class FinalityCore:
         if self._signer is not None:
             self._signer.abstain_through(self._tree.final.view)
             if self._signer.journal is JournalState.TORN:
-                self._signer.only_nullify_through(View(self._certificates.highest(self._tree.final.view) + 1))
+                view = View(self._certificates.highest(self._tree.final.view) + 1)
+                self._caution = self._signer.only_nullify_through(view)
 
     def _start(self) -> None:
+        if self._caution is not None:
+            self._effects.append(Persist((self._caution,)))
         self._enter(View(self._certificates.highest(self._tree.final.view) + 1))
         for vote in self._voter.votes() if self._voter else ():
             self._count(vote)

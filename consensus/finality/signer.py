@@ -45,11 +45,15 @@ EPOCHS_REFUSED = 2  # S6: with an unknown past nothing is signed in the epoch th
 
 
 class VoteRecord(Message, frozen=True):
-    """One journal record. Nothing was or will be signed again up to ``floor`` in ``epoch``, or in any epoch before it."""
+    """One journal record. Nothing was or will be signed again up to ``floor`` in ``epoch``, or in any epoch before it.
+
+    Up to ``cautious`` only NULLIFY will be: a record was lost there.
+    """
 
     chain: ChainId
     epoch: EpochField
     floor: ViewField
+    cautious: ViewField
     vote: Vote | None
 
 
@@ -111,7 +115,6 @@ class VoteSigner:
         voters = [bytes(member.vote) for member in roster.members]
         self.member = MemberIndex(voters.index(self._key.public)) if self._key.public in voters else None
         self._epoch = roster.epoch
-        self._cautious_through = View(0)
         self._raise_floor(roster.epoch, View(0))
 
     def notarize(self, view: View, block: ExecutedBlock) -> SignedVote | None:
@@ -130,13 +133,15 @@ class VoteSigner:
         """Never sign again up to ``view``: it is finalized. Forgets what was said there."""
         self._raise_floor(self._epoch, view)
 
-    def only_nullify_through(self, view: View) -> None:
+    def only_nullify_through(self, view: View) -> bytes:
         """After a torn journal, with ``view`` the one after the highest certificate: whatever the torn record was.
 
         It can have been a NOTARIZE or NULLIFY of ``view``, or a FINALIZE below it: NULLIFY of ``view`` contradicts none of
-        them. A member that said nothing at all there could keep everybody in that view for ever.
+        them. A member that said nothing at all there could keep everybody in that view for ever. The record that is returned is
+        persisted before anything else: the torn one is cut off, and at the next start nothing else tells of it.
         """
         self._cautious_through = max(self._cautious_through, view)
+        return self._record(None)
 
     def votes(self) -> list[Vote]:
         """What was signed in this epoch above the floor, in ascending order of view and kind: to be said again (R8)."""
@@ -145,7 +150,10 @@ class VoteSigner:
     def compacted(self) -> tuple[bytes, ...]:
         """The shortest journal with the same memory."""
         votes: list[Vote | None] = [None, *self._remembered()]
-        return tuple(encode(VoteRecord(self._chain, *self._floor, vote)) for vote in votes)
+        return tuple(map(self._record, votes))
+
+    def _record(self, vote: Vote | None) -> bytes:
+        return encode(VoteRecord(self._chain, *self._floor, self._cautious_through, vote))
 
     def _remembered(self) -> list[Vote]:
         return [self._said[view][kind] for view in sorted(self._said) for kind in sorted(self._said[view])]
@@ -154,6 +162,8 @@ class VoteSigner:
         if record.chain != self._chain:
             return
         self._raise_floor(record.epoch, record.floor)
+        if record.epoch == self._floor[0]:
+            self._cautious_through = max(self._cautious_through, record.cautious)
         vote = record.vote
         if vote is not None and vote.epoch == self._floor[0] and vote.view > self._floor[1]:
             self._said.setdefault(vote.view, {})[vote.kind] = vote
@@ -161,6 +171,8 @@ class VoteSigner:
     def _raise_floor(self, epoch: Epoch, view: View) -> None:
         if (epoch, view) <= self._floor:
             return
+        if epoch != self._floor[0]:
+            self._cautious_through = View(0)
         kept = self._said if epoch == self._floor[0] else {}
         self._said = {at: votes for at, votes in kept.items() if at > view}
         self._floor = (epoch, view)
@@ -174,7 +186,7 @@ class VoteSigner:
         text = vote_text(self._chain, self._epoch, view, kind, block)
         vote = Vote(self._epoch, view, kind, block, self.member, self._key.sign(text))
         self._said.setdefault(view, {})[kind] = vote
-        return SignedVote(encode(VoteRecord(self._chain, *self._floor, vote)), vote)
+        return SignedVote(self._record(vote), vote)
 
     def _contradicts(self, view: View, kind: VoteKind, block: Digest) -> bool:
         """Whether what was said in ``view`` forbids this: S1 to S4. Nothing is signed twice."""

@@ -109,7 +109,9 @@ class Disk:
         """Put another file, written and synced, in the journal's place; ``sync_directory`` makes it last."""
         if self._directory_synced:
             self._old_image, self._directory_synced = self.image, False
-        self.image, self._last_frame_at, self._frames = MAGIC + frame(0, records), len(MAGIC), 1
+        self.image = MAGIC + frame(0, records)
+        self._last_frame_at, self._frames = len(self.image), 2
+        self.image += frame(1, ())  # as storage/io/journal_file.py does: the records are not in the last frame
         self.journals_replaced += 1
 
     def sync_directory(self) -> None:
@@ -134,10 +136,10 @@ class Disk:
         return self._last_frame_at > len(MAGIC)
 
     def flip_journal_bit(self, random_: random.Random) -> None:
-        """One bit before the last frame, which is whole: the past is unknown. Half of them in what was written lately."""
+        """One bit anywhere. Before the last frame the past is unknown; in it, it looks torn. Half of them in what is new."""
         if self.image is None or not self.has_journal_past:
             return
-        image, end = bytearray(self.image), self._last_frame_at
+        image, end = bytearray(self.image), len(self.image)
         at = random_.randrange(random_.choice((0, max(0, end - LATELY_BYTES))), end)
         image[at] ^= 1 << random_.randrange(8)
         self.image = bytes(image)

@@ -106,6 +106,18 @@ def test_restart_remembers():
     assert second.finalize(notarization(5, B1), B1)
 
 
+def test_caution_survives_the_next_start():
+    """The torn record is cut off, so that the journal looks whole at the next start: it tells of the caution by then."""
+    caution = new_signer(journal=JournalState.TORN).only_nullify_through(V5)
+    for records in ((caution,), new_signer([caution]).compacted()):
+        again = new_signer(records)
+        assert again.notarize(V5, B1) is None
+        assert again.nullify(V5)
+        assert again.notarize(View(6), B1)
+    later = VoteSigner(KEYS[0], CHAIN, roster_of(1, 0, 1), [caution])
+    assert later.notarize(View(1), B1), "views of another epoch are others"
+
+
 def test_torn_journal_may_only_nullify():
     """After a torn record the view after the highest certificate is given up, never voted in: it ends for the others."""
     signer = new_signer(journal=JournalState.TORN)
