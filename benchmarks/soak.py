@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 import httpx
@@ -72,6 +72,15 @@ epoch_heights = 256
 """
 
 
+class Gap(NamedTuple):
+    """A time without a new block: how long, when it ended, and the heights before and after it."""
+
+    seconds: float
+    ended: float
+    before: int
+    after: int
+
+
 @dataclass(slots=True)
 class Seen:
     """When the network had which height, by our clock."""
@@ -82,9 +91,10 @@ class Seen:
         if not self.heights or height > self.heights[-1][1]:
             self.heights.append((time.monotonic(), height))
 
-    def gaps(self) -> list[tuple[float, float, int]]:
-        """Seconds between two new heights, when the later one was there, and which it is."""
-        return [(later - earlier, later, height) for (earlier, _), (later, height) in pairwise(self.heights)]
+    def gaps(self) -> list[Gap]:
+        """Between two looks that found something new."""
+        pairs = pairwise(self.heights)
+        return [Gap(later - earlier, later, before, height) for (earlier, before), (later, height) in pairs]
 
     def pace_seconds(self) -> float | None:
         """Seconds a block, on average."""
@@ -284,10 +294,11 @@ def find_leaders(directory: Path) -> dict[int, list[bytes]]:
 # -- what came of it ----------------------------------------------------------------------------------------------------
 
 
-def explained(soak: Soak, ended: float, seconds: float, height: int) -> bool:
-    """Whether two leaders in a row, on the way to a height, were dead at some moment of the gap before it."""
-    leaders = soak.leaders.get(height, [])
-    dead = {who for who, died, back in soak.deaths if died < ended and back > ended - seconds}
+def explained(soak: Soak, gap: Gap) -> bool:
+    """Whether two leaders in a row, on the way from one height to the other, were dead at some moment of the gap."""
+    heights = range(gap.before + 1, gap.after + 1)
+    leaders = [leader for height in heights for leader in soak.leaders.get(height, [])]
+    dead = {who for who, died, back in soak.deaths if died < gap.ended and back > gap.ended - gap.seconds}
     return any(one in dead and other in dead for one, other in pairwise(leaders))
 
 
@@ -295,9 +306,11 @@ def judge(soak: Soak, failure: str) -> list[str]:
     """Every check that failed, in sentences."""
     problems = [failure] if failure else []
     problems += [*soak.problems, *soak.evidence.damaged, *soak.evidence.divergent(), *soak.evidence.forbidden_votes()]
-    for seconds, ended, height in soak.seen.gaps():
-        if seconds > GAP_SECONDS_MAX and not explained(soak, ended, seconds, height):
-            problems.append(f"{seconds:.1f} s passed before height {height}, and no two leaders in a row were missing")
+    for gap in soak.seen.gaps():
+        if gap.seconds > GAP_SECONDS_MAX and not explained(soak, gap):
+            problems.append(
+                f"{gap.seconds:.1f} s passed before height {gap.after}, and no two leaders in a row were missing"
+            )
     pace = soak.seen.pace_seconds()
     if pace is None or pace > PACE_SECONDS_MAX:
         problems.append(f"a block took {'for ever' if pace is None else f'{pace:.2f} s'} on average")
@@ -307,7 +320,7 @@ def judge(soak: Soak, failure: str) -> list[str]:
 def rows_of(soak: Soak) -> list[Row]:
     """The numbers, one a row."""
     gaps = soak.seen.gaps()
-    plain = [seconds for seconds, ended, height in gaps if not explained(soak, ended, seconds, height)]
+    plain = [gap.seconds for gap in gaps if not explained(soak, gap)]
     skipped = [len(leaders) - 1 for leaders in soak.leaders.values()]
     began = soak.seen.heights[0] if soak.seen.heights else (0.0, 0)
     ended = soak.seen.heights[-1] if soak.seen.heights else (0.0, 0)
@@ -315,8 +328,8 @@ def rows_of(soak: Soak) -> list[Row]:
         Row("minutes", "min", (ended[0] - began[0]) / 60),
         Row("blocks", "blocks", ended[1] - began[1]),
         compare("a block, on average", "s", soak.seen.pace_seconds(), PACE_SECONDS_MAX, "the aim"),
-        compare("a block, median", "s", find_median(seconds for seconds, *_ in gaps)),
-        compare("the longest gap", "s", max((seconds for seconds, *_ in gaps), default=None)),
+        compare("a block, median", "s", find_median(gap.seconds for gap in gaps)),
+        compare("the longest gap", "s", max((gap.seconds for gap in gaps), default=None)),
         compare(
             "the longest gap but after consecutive dead leaders",
             "s",
