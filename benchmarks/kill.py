@@ -47,7 +47,7 @@ sys.path.insert(
 )  # also as a plain program; our packages before our neighbours
 
 from benchmarks.common import Row, compare, find_median, report, say, standard_options
-from benchmarks.common.trial import trial_folder, trial_settings
+from benchmarks.common.trial import conclude_trial, trial_folder, trial_settings
 from consensus.finality.signer import VoteRecord
 from node.faults import POINTS
 from protocol.codec import decode
@@ -655,13 +655,7 @@ def main(
     again = f"python -m benchmarks.kill --kills {kills} --peers {peers} --inner-steps {inner_steps} --seed {seed}"
     say(f"seed {seed}; the same again: {again}")
     problems = run(folder, kills, peers, seed, inner_steps, as_json)
-    for sentence in problems:
-        say(f"FAILED: {sentence}")
-    if problems:
-        say(f"again: {again}; the directories are in {folder}")
-        sys.exit(1)
-    if out is None:
-        shutil.rmtree(folder, ignore_errors=True)
+    conclude_trial(problems, again, folder, keep=out is not None)
 
 
 if __name__ == "__main__":

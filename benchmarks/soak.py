@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import random
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ sys.path.insert(
 )  # also as a plain program; our packages before our neighbours
 
 from benchmarks.common import Row, compare, find_median, report, say, standard_options
-from benchmarks.common.trial import trial_folder, trial_settings
+from benchmarks.common.trial import conclude_trial, trial_folder, trial_settings
 from benchmarks.kill import Evidence
 from consensus.finality.schedule import Schedule
 from node.genesis_file import read_genesis
@@ -393,13 +392,7 @@ def main(minutes: float, every: float, seed: int | None, out: Path | None, as_js
     again = f"python -m benchmarks.soak --minutes {minutes:g} --every {every:g} --seed {seed}"
     say(f"seed {seed}; the same again: {again}")
     problems = run(folder, minutes, every, seed, as_json)
-    for sentence in problems:
-        say(f"FAILED: {sentence}")
-    if problems:
-        say(f"again: {again}; the directories are in {folder}")
-        sys.exit(1)
-    if out is None:
-        shutil.rmtree(folder, ignore_errors=True)
+    conclude_trial(problems, again, folder, keep=out is not None)
 
 
 if __name__ == "__main__":

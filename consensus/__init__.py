@@ -3,15 +3,17 @@
 Reading order:
 
     election     who looks after which tile
-    heads        the state that the chain decides, and the whole rule for one head
+    heads        the whole rule for one head
     finality/    votes and certificates: how a body becomes final
     light_client how somebody without the chain learns what is final, in a few steps
-    execution    which heads enter a body, which bodies may be voted for
     state_tree   entries as a persistent map with a Merkle root
-    state        what every account, validator, record and tile is after a block; not in the header yet
-    transition   what each kind of transaction does to it, and how a block is applied
+    state        what every account, validator, record and tile is after a block
+    history      proof of history and hash onions
+    beacon       randomness that no member chose, from both
+    epochs       who votes in which epoch
+    transition   what each kind of transaction does to the state, and how a block is applied
     mempool      which transactions wait, which go, which a proposer takes
-    history      proof of history, hash onions and the beacon
+    execution    what enters a body, which bodies may be voted for, what a final one changes
     rounds       when to learn, whom to give deltas, when to merge, when to take over
     events       what goes in and what comes out
     engine       the door: one event in, effects out

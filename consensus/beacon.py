@@ -23,7 +23,9 @@ from protocol.ids import Digest, PeerId
 from protocol.rejection import Reason, Rejected
 
 ONION_LAYERS: Final = 1_024  # reveals, one an epoch: about three weeks of epochs of half an hour, then a new onion
-HISTORY_TICKS: Final = 65_536  # after the reveals of an epoch: some tens of milliseconds of one core (a guess)
+HISTORY_TICKS: Final = (
+    65_536  # after the reveals of an epoch: 16 ms at the four million a second of benchmarks/chain.py
+)
 
 
 def apply_word(state: State, word: OnionWord, proposer: PeerId, epoch: int) -> State:

@@ -17,7 +17,7 @@ from consensus.events import HeadsSeen, RoundAnnounced, TipSeen, TransactionsSee
 from consensus.finality.events import MessageReceived
 from p2p.transport import GossipReceived
 from protocol.codec import decode
-from protocol.envelope import SequenceWindows, open_envelope
+from protocol.envelope import Envelope, SequenceWindows, open_envelope
 from protocol.finality import ChainId, ValidatorMessage
 from protocol.ids import NetworkId, PeerId
 from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
@@ -25,6 +25,14 @@ from protocol.limits import FRAME_BYTES_MAX
 from protocol.messages import decode_payload
 from protocol.rejection import Reason, Rejected
 from protocol.transactions import TransactionBundle, check_transaction
+
+
+class AuthorRejected(Rejected):
+    """What a sealed envelope holds was refused. Its author answers for that: whoever passed it on could not look inside."""
+
+    def __init__(self, author: PeerId, refusal: Rejected) -> None:
+        super().__init__(refusal.reason, refusal.detail)
+        self.author = author
 
 
 class Inbound:
@@ -44,8 +52,17 @@ class Inbound:
         self.rejected[refusal.reason.code] += 1
 
     def gossip(self, message: GossipReceived, now_ms: int) -> Event | None:
-        """The event of a gossip message; None for soft state, which is kept here. Raises ``Rejected``."""
+        """The event of a gossip message; None for soft state, which is kept here.
+
+        Raises ``Rejected`` for an envelope that whoever handed it over should have refused, else ``AuthorRejected``.
+        """
         envelope = open_envelope(message.data, self._network, now_ms, self._windows)
+        try:
+            return self._open_payload(envelope)
+        except Rejected as refusal:
+            raise AuthorRejected(envelope.sender, refusal) from None
+
+    def _open_payload(self, envelope: Envelope) -> Event | None:
         payload = decode_payload(envelope)
         match payload:
             case HeadProposals():

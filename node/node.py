@@ -11,7 +11,6 @@ boot     1 ground   directory, lock, keys, genesis, stores, journals           (
 
 from __future__ import annotations
 
-import contextlib
 import random
 import secrets
 import signal
@@ -59,6 +58,7 @@ from consensus.finality.core import FinalityCore
 from consensus.finality.signer import EPOCHS_REFUSED, VoteSigner
 from consensus.finality.signer import JournalState as VoteJournalState
 from consensus.heads import TileHead
+from consensus.mempool import Dropped
 from consensus.rounds import RoundMachine
 from consensus.state import ROSTERS, tile_heads
 from consensus.transition import BlockRules
@@ -68,7 +68,7 @@ from node.clock import Clock
 from node.config import Settings
 from node.faults import CrashPoints
 from node.ground import Ground, open_ground
-from node.inbound import Inbound
+from node.inbound import AuthorRejected, Inbound
 from node.keys import AskPassphrase
 from node.reactor import Reactor
 from node.recall import counted, decided_but_not_applied, heads_downwards
@@ -93,7 +93,7 @@ from protocol.ids import Digest, Height, MemberIndex, PeerId, TileId, Version, p
 from protocol.learning import FinalizedTip
 from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
 from protocol.roster import Decided, Roster, sign_head
-from protocol.transactions import TransactionBundle, check_transaction
+from protocol.transactions import TransactionBundle, check_transaction, transaction_id
 from storage.kv import Batch
 
 log = structlog.get_logger()
@@ -360,6 +360,9 @@ class Node:
                 case wire.GossipReceived():
                     try:
                         taken = self.inbound.gossip(event, self.clock.now_ms())
+                    except AuthorRejected as refusal:
+                        self.report(refusal.author, refusal)
+                        continue
                     except Rejected as refusal:
                         self.report(event.forwarder, refusal)
                         continue
@@ -426,8 +429,12 @@ class Node:
     async def _repeat_transactions(self) -> None:
         """Our users' transactions go back into the pool at a start, and out again until a block has them."""
         for data in self.ground.own_transactions():
-            with contextlib.suppress(Rejected):  # a block has it, or its account has moved on
+            try:
                 await self.submit(data)
+            except Rejected as refusal:
+                if refusal.reason is Reason.WRONG_NONCE:  # another one took its place: it can never be in a block
+                    dropped = Dropped(transaction_id(data), refusal.reason)
+                    await self._forget_transactions(TransactionsDropped((dropped,)))
         while True:
             await trio.sleep(REPEAT_SECONDS)
             waiting = [data for data in self.ground.own_transactions() if self.engine.execution.mempool.find(data)]

@@ -6,7 +6,7 @@ signatures, so that any of them can be relayed, stored and shown as evidence.
 
     vote text  = SHA-256("nock/vote/1", chain_id | fork_id | epoch | view | kind | block)
     block id   = digest("nock/block/1", header bytes)
-    state root = digest("nock/state/1", (tile | version | root | head digest) for each tile in order)
+    state root = that of the state after the body (protocol/state_proof.py); what it holds is not finality's business
 """
 
 from __future__ import annotations

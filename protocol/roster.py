@@ -1,7 +1,7 @@
 """The two inputs that learning takes from the chain: who counts, and what was decided.
 
-Rounds, election and merging consume ``Roster`` and ``Decided`` and never ask where they come from (learning.md 2). Today
-both come out of the finality machine with the genesis roster; stakes and epochs later change the values, not the shapes.
+Rounds, election and merging consume ``Roster`` and ``Decided`` and never ask where they come from (learning.md 2): stakes and
+epochs change the values, not the shapes.
 """
 
 from __future__ import annotations

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 
+from benchmarks.common import say
 from simnet.options import ROUNDS_MAX, Settings
 
 MODEL: Final = """\
@@ -49,3 +53,14 @@ def trial_settings(out: Path, network: str, peers: int, round_seconds: float | N
         round_seconds=round_seconds,
         device="cpu",
     )
+
+
+def conclude_trial(problems: Sequence[str], again: str, folder: Path, *, keep: bool) -> None:
+    """Say what failed and how to repeat it, and end the program with 1; where nothing did, remove what nobody wants to keep."""
+    for sentence in problems:
+        say(f"FAILED: {sentence}")
+    if problems:
+        say(f"again: {again}; the directories are in {folder}")
+        sys.exit(1)
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from protocol.codec import encode
+from protocol.finality import ChainId
+from protocol.ids import AccountId
+from protocol.transactions import Transfer, sign_transaction, transaction_id
 from tests.node.processes import Network, NodeProcess, run_command, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -117,3 +121,36 @@ def test_a_lost_vote_journal_costs_two_epochs(tmp_path: Path) -> None:
             loser.start("--no-learn", bootstrap=[first.address])
         wait_for("its votes", lambda: ask(loser, "chain", "status")["votes"] > 2)
         assert network.stop() == [0, 0, 0, 0]
+
+
+def test_a_payment_whose_nonce_was_used_meanwhile_is_given_up_at_the_next_start(tmp_path: Path) -> None:
+    """It can never be in a block; the user asks and is told why, and the disk forgets it."""
+    with Network(tmp_path, 1) as network:
+        network.start("--no-learn")
+        (node,) = network.nodes
+        sent = ask(node, "tx", "send", ask(node, "wallet")["address"], "1", "--yes")
+        assert network.stop() == [0]
+        ground = node.ground()
+        try:
+            chain = ChainId.of(ground.network)
+            payload = Transfer(AccountId(ground.keys.account.public), 7)
+            late = encode(sign_transaction(ground.keys.account, chain, sent["nonce"], 10**6, payload))
+            ground.store_transaction(transaction_id(late), late)
+        finally:
+            ground.close()
+        node.start("--no-learn")
+        name = transaction_id(late).hex()
+        given_up = wait_for("the verdict", lambda: find_dropped(node, name))
+        assert given_up["refusal"]["code"] == "wrong_nonce"
+        assert network.stop() == [0]
+        ground = node.ground()
+        try:
+            assert ground.own_transactions() == []
+        finally:
+            ground.close()
+
+
+def find_dropped(node: NodeProcess, name: str) -> dict[str, Any] | None:
+    """What the node says of a transaction, once it knows."""
+    done = run_command("chain", "tx", name, "--data-dir", str(node.directory), "--json")
+    return json.loads(done.stdout) if done.returncode == 0 else None
