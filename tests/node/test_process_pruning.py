@@ -23,6 +23,12 @@ def oldest_height(node: NodeProcess) -> int:
     return int((node.get("/consensus/status") or {}).get("oldest_height", 0))
 
 
+def fits(node: NodeProcess, above: int) -> bool:
+    """Whether blocks above this one were pruned and hardly more is left than must stay: the blocks of two epochs."""
+    at = node.get("/consensus/status") or {}
+    return at.get("oldest_height", 0) > above and at["chain_bytes"] < 4 * ALLOWED_BYTES
+
+
 def change_body(node: NodeProcess, height: int, body: bytes | None) -> None:
     """Put another body in a block's place, or none."""
     index = RocksKeyValue(node.places.database)
@@ -64,8 +70,8 @@ def test_a_node_prunes_is_killed_and_goes_on(tmp_path: Path) -> None:
             ground.close()
 
         node.start()
-        wait_for("pruning after the restart", lambda: oldest_height(node) > report.first_block)
-        assert (node.get("/consensus/status") or {})["chain_bytes"] < 4 * ALLOWED_BYTES
+        # Between two looks at the ledger the chain grows as fast as the machine decides: it fits in the moment after one.
+        wait_for("pruning after the restart", lambda: fits(node, above=report.first_block))
         assert network.stop() == [0, 0]
 
         oldest = verify_tiles(node.directory, lambda done, total, what: None).first_block
