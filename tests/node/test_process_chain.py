@@ -61,6 +61,7 @@ def test_money_reaches_a_node_outside_the_roster_and_is_proved_by_it(tmp_path: P
         checked = run_command("chain", "proof", "--check", str(path), "--root", root, "--json")
         assert json.loads(checked.stdout)["facts"]["balance_nano"] == 10_000_000_000 - back["fee_nano"]
 
+        wait_for("the payment back", lambda: (member.status("height") or 0) >= back["height"])
         member.kill()
         member.start("--no-learn", bootstrap=[other.address])
         assert ask(member, "chain", "tx", back["id"])["height"] == back["height"]
