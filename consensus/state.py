@@ -81,6 +81,7 @@ class Validator(Message, frozen=True):
     status: ValidatorStatus
     stake_nano: Money
     unbonding: Annotated[tuple[Unbonding, ...], Meta(max_length=UNBONDINGS_PER_VALIDATOR_MAX)] = ()
+    registered_height: Natural = 0  # founders are there from the beginning
 
     @property
     def unbonding_nano(self) -> int:

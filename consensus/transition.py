@@ -225,7 +225,7 @@ def _close(state: State, context: BlockContext, word: OnionWord | None) -> State
     if word is not None:
         state = apply_word(state, word, context.proposer_node, context.epoch)
     if context.height == boundary_of(context.epoch, context.epoch_heights):
-        state = close_epoch(state, context.epoch)
+        state = close_epoch(state, context.epoch, context.epoch_heights)
     return state.sealed()
 
 
@@ -374,7 +374,8 @@ def _register(state: State, sender: AccountId, payload: Register, context: Block
         raise Rejected(Reason.LIST_FULL, "validators")
     state = _pay(state, sender, payload.stake_nano)
     check_member_card(card)
-    return state.put_validator(None, Validator(card, ValidatorStatus.ACTIVE, payload.stake_nano))
+    entry = Validator(card, ValidatorStatus.ACTIVE, payload.stake_nano, registered_height=context.height)
+    return state.put_validator(None, entry)
 
 
 def _own_validator(state: State, sender: AccountId, node: PeerId, *statuses: ValidatorStatus) -> Validator:

@@ -21,7 +21,7 @@ from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS, KEYS, RULE, vot
 from tests.consensus.ledger_samples import VOTES as VOTE_KEYS
 from tests.consensus.samples import CHAIN, make_block
 
-ROSTER = choose_roster(GENESIS, Epoch(0), blob_digest(b"beacon"), GENESIS.get(ROSTERS, number(0)))
+ROSTER = choose_roster(GENESIS, Epoch(0), blob_digest(b"beacon"), GENESIS.get(ROSTERS, number(0)), Height(0))
 STATE = GENESIS.put(ROSTERS, ROSTER, number(0))
 
 
