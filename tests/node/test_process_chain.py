@@ -68,7 +68,7 @@ def test_money_reaches_a_node_outside_the_roster_and_is_proved_by_it(tmp_path: P
 
 
 def test_a_stranger_stakes_and_votes_and_a_founder_leaves(tmp_path: Path) -> None:
-    """Three epochs after its registration a node votes that was none of the founders; one that left goes on as an observer."""
+    """A node votes that was none of the founders, three epochs after it registered; one that left goes on as an observer."""
     rules = {"chain.epoch_heights": 6, "chain.idle_interval_ms": 300}
     with Network(tmp_path, 3, 1, rules=rules) as network:
         network.start("--no-learn")
@@ -85,7 +85,7 @@ def test_a_stranger_stakes_and_votes_and_a_founder_leaves(tmp_path: Path) -> Non
         registered = ask(stranger, "tx", "register", "4000", "--yes")
         left = ask(leaver, "tx", "leave", "--yes")
         peer, gone = stranger.status("peer"), leaver.status("peer")
-        begins = (max(registered["height"] + 6, left["height"]) - 1) // 6 * 6 + 2 * 6
+        begins = max((registered["height"] - 1 + 1) // 6 + 3, (left["height"] - 1) // 6 + 2) * 6
         wait_for("the epoch of both", lambda: height() > begins + 1)
         assert (roster(founder)[peer], roster(founder)[gone]) == (True, False)
         wait_for("a vote of the newcomer", lambda: (ask(stranger, "chain", "status")["votes"] or 0) > 0)
