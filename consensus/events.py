@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consensus.history import HistorySegment
 from consensus.mempool import Dropped
 from consensus.transition import Receipt
 from protocol.codec import Message
@@ -285,10 +284,11 @@ class WalkHistory:
 
 @dataclass(frozen=True, slots=True)
 class VerifyHistory:
-    """Check these joined segments, each alone and as many at once as there are cores; answer ``HistoryVerified``."""
+    """Check the segments from ``start`` over ``ends``, as many at once as there are cores; answer ``HistoryVerified``."""
 
     start: Digest
-    segments: tuple[HistorySegment, ...]
+    ends: tuple[Digest, ...]
+    segment_ticks: int
 
 
 @dataclass(frozen=True, slots=True)

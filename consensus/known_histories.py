@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from consensus.events import HistoryVerified, HistoryWalked, VerifyHistory, WalkHistory
-from consensus.history import segments_between
 from protocol.ids import Digest
 from protocol.rejection import check_invariant
 
@@ -69,7 +68,7 @@ class KnownHistories:
         if len(known.told) >= ENDS_PER_START_MAX:
             known.told.pop(next(iter(known.told)))
         known.told[told] = None
-        return [VerifyHistory(start, segments_between(start, told, self._segment_ticks))]
+        return [VerifyHistory(start, told, self._segment_ticks)]
 
     def take(self, event: HistoryWalked | HistoryVerified) -> None:
         """An answer of the shell."""

@@ -17,7 +17,7 @@ from consensus.events import (
     WalkHistory,
 )
 from consensus.execution import STATES_MAX, VALUES_PER_PROPOSER_MAX, Execution, FinalBlock, Verdict
-from consensus.history import check_joined, walk_segments
+from consensus.history import walk_segments
 from consensus.known_histories import ENDS_PER_START_MAX, STARTS_MAX, KnownHistories
 from consensus.state import all_rows, load_state
 from consensus.transition import BlockRules, apply_block
@@ -429,7 +429,7 @@ def tell(execution: Execution, ends: tuple[Digest, ...]) -> tuple[Digest, Header
 
 
 def verdict_on(effect: VerifyHistory, right: bool) -> HistoryVerified:
-    return HistoryVerified(effect.start, tuple(segment.end for segment in effect.segments), right)
+    return HistoryVerified(effect.start, effect.ends, right)
 
 
 def test_a_boundary_is_built_when_its_history_is_walked_and_not_before():
@@ -469,9 +469,7 @@ def test_a_vote_waits_until_the_history_of_the_body_is_verified():
     block, header, body = propose(proposer, 2)
     assert proposer.check(block, header, body, SENDER) == [Verdict(block, True, header.state_root)]
     (effect,) = other.check(block, header, body, SENDER)
-    assert isinstance(effect, VerifyHistory)
-    assert check_joined(answer.start, effect.segments) == answer.ends[-1]
-    assert [segment.ticks for segment in effect.segments] == [TICKS] * HISTORY_SEGMENTS
+    assert effect == VerifyHistory(answer.start, answer.ends, TICKS)
     again = replace(header, time_ms=header.time_ms + 1)
     assert other.check(again.digest(), again, body, SENDER) == []
     verdicts = other.take_history(verdict_on(effect, right=True))

@@ -839,11 +839,11 @@ class Peer:
         self.later(self.world.random.randrange(*self.history_ms), partial(self.handle, event))
 
     def _verify_history(self, effect: e.VerifyHistory) -> None:
-        right = is_history(effect.start, effect.segments)
+        right = is_history(effect.start, segments_between(effect.start, effect.ends, effect.segment_ticks))
         if not (right or any(peer.lies_about_history for peer in self.world.peers)):
             raise Broken(f"peer {self.index} is told a wrong history by an honest one")
         self.verified_histories.append(right)
-        event = e.HistoryVerified(effect.start, tuple(segment.end for segment in effect.segments), right)
+        event = e.HistoryVerified(effect.start, effect.ends, right)
         self.later(self.world.random.randrange(*self.history_ms), partial(self.handle, event))
 
     # -- learning -----------------------------------------------------------------------------------------------------
