@@ -2,6 +2,8 @@
 
     transfers     1,000 of them between different accounts in one block, in a state of many accounts; "applied" is from checked
                   transactions to the new state root. Floor: libsodium verifying as many signatures and nothing else
+    history       16 segments of 65,536 ticks each, verified in threads and in processes, beside one after the other. Wall time,
+                  and what starting a process takes is in it
     two cores     block after block: the signatures of the next one are verified elsewhere while this one is applied. Wall time
     blocks        check_chain over empty blocks, the last certificate's signatures being known. Floor: two hashes a block
     finality      four members over links of one constant delay: from a proposal to its block's finality, in delays
@@ -23,6 +25,7 @@ from random import Random
 from typing import Any, Final
 
 import click
+import trio
 from msgspec.structs import replace
 
 sys.path.insert(
@@ -32,11 +35,13 @@ sys.path.insert(
 from benchmarks.common import Row, compare, median, report, say, standard_options, time_calls
 from consensus.finality import Evidence, check_chain
 from consensus.heads import HeadRules
-from consensus.history import History, check_segment
+from consensus.history import walk_segments
 from consensus.light_client import Trust, build_light_client_proof, check_light_client_proof
 from consensus.mempool import Mempool
 from consensus.state import State, genesis_state
 from consensus.transition import BlockContext, apply_block
+from node.history_work import HistoryWork, share_out, usable_cores
+from node.history_worker import are_right
 from protocol.codec import encode
 from protocol.digest import blob_digest
 from protocol.finality import EMPTY_BODY, NO_BLOCK, Certificate, ChainId, FinalizedBlock, Proposal, VoteKind, body_root
@@ -44,7 +49,7 @@ from protocol.genesis import LedgerRule
 from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId
 from protocol.keys import KeyPair, verify
 from protocol.light_client import LightBlock, LightClientProof, decode_light_client_proof
-from protocol.limits import BODY_BYTES_MAX, KIB, LIGHT_CLIENT_PROOF_BYTES_MAX, NANO_PER_NOCK
+from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS, KIB, LIGHT_CLIENT_PROOF_BYTES_MAX, NANO_PER_NOCK
 from protocol.rejection import Reason
 from protocol.roster import Roster
 from protocol.transactions import MetaVersion, SemVer, SignedTransaction, Transfer, check_transaction, sign_transaction
@@ -62,7 +67,7 @@ FEE_NANO: Final = 1_000_000
 SENDERS, ACCOUNTS = 1_000, 100_000
 QUICK_SENDERS, QUICK_ACCOUNTS = 50, 1_000
 BLOCKS_PIPELINED = 8
-TICKS: Final = 200_000
+HISTORY_SEGMENT_TICKS, QUICK_SEGMENT_TICKS = 65_536, 5_000  # the default of node/config.py
 BLOCKS, QUICK_BLOCKS = 1_000, 50
 FINALITY_SECONDS, QUICK_FINALITY_SECONDS = 600, 20  # of the virtual world
 DELAY_MS: Final = 400  # members of the virtual world think for 1 to 60 ms: it should be little beside a delay
@@ -76,6 +81,7 @@ def main(as_json: bool, quick: bool) -> None:
     """Transactions, blocks, agreement and light-client proofs."""
     rows = [
         *transfer_rows(quick),
+        *history_rows(quick),
         *block_rows(quick),
         *finality_rows(quick),
         *light_client_rows(quick, members=4, epochs_a_change=10),
@@ -110,17 +116,45 @@ def transfer_rows(quick: bool) -> list[Row]:
     applied = rate(timed(lambda: apply_block(state, (), block, here)[0].root()))
     whole = rate(timed(lambda: apply_bytes(state, data, here)))
     pooled = rate(timed(lambda: pool_all(state, block)))
-    history = History.after(blob_digest(b"benchmark"))
-    history.advance(TICKS)
-    segment = history.cut()
-    ticked = rate(timed(lambda: check_segment(segment)), TICKS)
     return [
         compare("transfers applied, signatures checked before", "1/s", applied, floor=floor),
         compare("transfers decoded and verified", "1/s", checked, floor=floor),
         compare("transfers decoded, verified and applied", "1/s", whole, floor=floor),
         *pipeline_rows(keys, state, here, accounts, signed),
         compare("transfers into the pool and out of it", "1/s", pooled, floor=floor),
-        compare("history checked", "ticks/s", ticked),
+    ]
+
+
+# -- history -----------------------------------------------------------------------------------------------------------
+
+
+def history_rows(quick: bool) -> list[Row]:
+    """The whole history of an epoch, by wall time: beside the same segments one after the other in this process."""
+    ticks = QUICK_SEGMENT_TICKS if quick else HISTORY_SEGMENT_TICKS
+    start, cores = blob_digest(b"benchmark"), usable_cores()
+    ends = walk_segments(start, ticks, HISTORY_SEGMENTS)
+    runs = share_out(start, ends, cores)
+    say(f"a history of {HISTORY_SEGMENTS * ticks} ticks, {cores} cores")
+
+    def rate(work: Callable[[], object]) -> float:
+        milliseconds = time_calls(work, seconds=0.0 if quick else SECONDS_EACH, calls_min=1 if quick else 5)
+        return 1000 * HISTORY_SEGMENTS * ticks / milliseconds
+
+    def in_threads() -> bool:
+        return all(pool.map(lambda run: are_right(run[0], run[1], ticks), runs))
+
+    alone = rate(lambda: are_right(start, ends, ticks))
+    beside = partial(compare, unit="ticks/s", peer=alone, peer_name="in this process", more_is_better=True)
+    with ThreadPoolExecutor(cores) as pool:
+        threads = rate(in_threads)
+    single, several = (
+        rate(lambda count=count: trio.run(HistoryWork(count).verify, start, ends, ticks)) for count in (1, cores)
+    )
+    return [
+        beside("history walked in a process", ours=rate(lambda: trio.run(HistoryWork().walk, start, ticks))),
+        beside("history verified in a thread for each core", ours=threads),
+        beside("history verified in one process", ours=single),
+        beside(f"history verified in a process for each of {cores} cores", ours=several),
     ]
 
 

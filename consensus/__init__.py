@@ -13,6 +13,7 @@ Reading order:
     epochs       who votes in which epoch
     transition   what each kind of transaction does to the state, and how a block is applied
     mempool      which transactions wait, which go, which a proposer takes
+    known_histories  which histories this node walked or verified, and asked for
     execution    what enters a body, which bodies may be voted for, what a final one changes
     rounds       when to learn, whom to give deltas, when to merge, when to take over
     events       what goes in and what comes out

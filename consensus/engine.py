@@ -9,7 +9,8 @@ What each part says to the others:
     finality   RequestBuild, RequestCheck  -> execution -> BodyBuilt, NothingToBuild, BodyChecked
     finality   Finalized                   -> execution -> decided heads -> rounds
                                               at a boundary, the rosters that follow -> finality: EpochOpened, rounds
-    execution  a head became includable    -> finality: Nudge
+    execution  a head became includable,
+               the history is walked       -> finality: Nudge
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from consensus.events import (
     Decide,
     HeadsSeen,
     HeadsVerified,
+    HistoryVerified,
+    HistoryWalked,
     RoundEffect,
     RoundEvent,
     StoreFinalized,
@@ -30,8 +33,10 @@ from consensus.events import (
     TransactionsDropped,
     TransactionsSeen,
     VerifyHeads,
+    VerifyHistory,
+    WalkHistory,
 )
-from consensus.execution import Execution, Verdict
+from consensus.execution import Answer, Execution, Verdict
 from consensus.finality import events as finality_events
 from consensus.finality.core import FinalityCore
 from consensus.finality.events import (
@@ -60,10 +65,21 @@ from protocol.rejection import Rejected
 from protocol.roster import Head
 from protocol.transactions import SignedTransaction
 
-Event = RoundEvent | HeadsSeen | HeadsVerified | TransactionsSeen | TipSeen | finality_events.Event
+Event = (
+    RoundEvent
+    | HeadsSeen
+    | HeadsVerified
+    | HistoryWalked
+    | HistoryVerified
+    | TransactionsSeen
+    | TipSeen
+    | finality_events.Event
+)
 Effect = (
     RoundEffect
     | VerifyHeads
+    | VerifyHistory
+    | WalkHistory
     | StoreFinalized
     | TransactionsDropped
     | Decide
@@ -110,6 +126,9 @@ class Engine:
             self.rounds.hear(self.execution.verified(event))
             self._take(self.execution.take_verdicts(event))
             self._nudge()
+        elif isinstance(event, HistoryWalked | HistoryVerified):
+            self._take(self.execution.take_history(event))
+            self._questions.append(Nudge())  # a leader that waits for it may be the only one that can end the epoch
         elif isinstance(event, TransactionsSeen):
             for transaction in event.transactions:
                 try:
@@ -155,6 +174,7 @@ class Engine:
             self._effects.append(effect)
 
     def _build(self, request: RequestBuild) -> BodyBuilt | NothingToBuild:
+        self._take(self.execution.ask_history(request.parent))
         built = self.execution.build(
             request.parent, request.height, request.time_ms, request.proposer, even_empty=request.even_empty
         )
@@ -194,14 +214,14 @@ class Engine:
         if dropped:
             self._effects.append(TransactionsDropped(tuple(dropped)))
 
-    def _take(self, answers: Sequence[Verdict | VerifyHeads | Blamed]) -> None:
+    def _take(self, answers: Sequence[Answer]) -> None:
         """Answers of execution: verdicts go to finality, the rest outside."""
         for answer in answers:
             match answer:
                 case Verdict():
                     reason = answer.refusal.reason if answer.refusal else None
                     self._questions.append(BodyChecked(answer.block, answer.accepted, answer.state_root, reason))
-                case VerifyHeads() | Blamed():
+                case VerifyHeads() | VerifyHistory() | WalkHistory() | Blamed():
                     self._effects.append(answer)
                 case _:
                     assert_never(answer)

@@ -1,11 +1,13 @@
 """Who votes in an epoch (chain.md 2.7).
 
-    roster of epoch e    from the state after the boundary of e - 2: the hundred validators with the most stake, weighted by it
+    roster of epoch e    from the state after the boundary of e - 2: the hundred validators with the most stake, weighted by it,
+                         of those that were registered by the cut of e - 3
 
 So everybody knows during a whole epoch who votes in the next one, every header names both, and a member that was away learns it
 from the state alone. The first two rosters are the founders.
 
-The beacon of an epoch is fixed together with its roster: whoever registers cannot know for which tiles it will be drawn.
+The beacon of an epoch is fixed together with its roster, and only those enter it who were registered before the window of that
+beacon's reveals began: whoever registers cannot know for which tiles it will be drawn, nor can the proposer of its block.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from msgspec.structs import replace
 from consensus.beacon import next_beacon
 from consensus.state import ROSTERS, State, ValidatorStatus
 from protocol.digest import number
-from protocol.ids import Digest, Epoch
+from protocol.epochs import cut_of
+from protocol.ids import Digest, Epoch, Height
 from protocol.limits import ROSTER_MEMBERS_MAX
 from protocol.roster import Member, Roster
 
@@ -25,18 +28,28 @@ def roster_of(state: State, epoch: int) -> Roster:
     return state.get(ROSTERS, number(epoch))
 
 
-def close_epoch(state: State, epoch: int) -> State:
-    """The state at the boundary of ``epoch``: the roster of the epoch after next is fixed, the one before is forgotten."""
+def close_epoch(state: State, epoch: int, epoch_heights: int) -> State:
+    """The state at the boundary of ``epoch``: the roster of the epoch after next is fixed, the one before is forgotten.
+
+    Raises ``Rejected`` as ``next_beacon``.
+    """
     following = roster_of(state, epoch + 1)
-    beacon, state = next_beacon(state, following.beacon, epoch + 2)
-    chosen = choose_roster(state, Epoch(epoch + 2), beacon, following)
+    beacon = next_beacon(state, following.beacon, epoch)
+    chosen = choose_roster(state, Epoch(epoch + 2), beacon, following, cut_of(epoch - 1, epoch_heights))
     state = state.put(ROSTERS, chosen, number(epoch + 2))
     return state.delete(ROSTERS, number(epoch - 1)) if epoch > 0 else state
 
 
-def choose_roster(state: State, epoch: Epoch, beacon: Digest, before: Roster) -> Roster:
-    """The validators with the most stake. Where nobody is left, ``before`` goes on: an empty roster could never be replaced."""
-    active = [validator for validator in state.validators() if validator.status is ValidatorStatus.ACTIVE]
+def choose_roster(state: State, epoch: Epoch, beacon: Digest, before: Roster, registered_by: Height) -> Roster:
+    """The validators with the most stake, of those that were registered by a height.
+
+    Where nobody is left, ``before`` goes on: an empty roster could never be replaced.
+    """
+    active = [
+        validator
+        for validator in state.validators()
+        if validator.status is ValidatorStatus.ACTIVE and validator.registered_height <= registered_by
+    ]
     heaviest = sorted(active, key=lambda validator: (-validator.stake_nano, validator.card.node))[:ROSTER_MEMBERS_MAX]
     chosen = sorted((each for each in heaviest if each.stake_nano > 0), key=lambda validator: validator.card.node)
     if not chosen:

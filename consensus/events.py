@@ -2,8 +2,8 @@
 
                     +----------------------- engine ------------------------+
   validator stream  |   finality  --RequestBuild/RequestCheck-->  execution |   Send, Persist, SetTimer, ...
-  gossip, requests ->      ^                                         |      |-> VerifyHeads, StoreFinalized, Decide,
-                    |                                                       |   TransactionsDropped
+  gossip, requests ->      ^                                         |      |-> VerifyHeads, VerifyHistory, WalkHistory,
+                    |                                                       |   StoreFinalized, Decide, TransactionsDropped
   timers, jobs      |      +-------- BodyBuilt / BodyChecked --------+      |   StartLearning, StartMerge, Propose,
                     |                    decided heads -->  rounds          |   DeliverDeltas, RoundOpened, ...
                     +-------------------------------------------------------+
@@ -144,6 +144,23 @@ class HeadsVerified:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryWalked:
+    """The answer to ``WalkHistory``: the ends of all its segments."""
+
+    start: Digest
+    ends: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryVerified:
+    """The answer to ``VerifyHistory``: whether every segment from ``start`` over ``ends`` is right."""
+
+    start: Digest
+    ends: tuple[Digest, ...]
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TilesApplied:
     """These decided slots are applied: the tiles' files are on disk."""
 
@@ -255,6 +272,23 @@ class VerifyHeads:
     """Fetch each head's update from whoever has it, store it durably, recompute the root, answer ``HeadsVerified``."""
 
     heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WalkHistory:
+    """Walk ``HISTORY_SEGMENTS`` segments of so many ticks, one after the other; answer ``HistoryWalked``."""
+
+    start: Digest
+    segment_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyHistory:
+    """Check the segments from ``start`` over ``ends``, as many at once as there are cores; answer ``HistoryVerified``."""
+
+    start: Digest
+    ends: tuple[Digest, ...]
+    segment_ticks: int
 
 
 @dataclass(frozen=True, slots=True)

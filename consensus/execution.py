@@ -8,6 +8,10 @@ after blocks that are not final yet, a pool of proposed heads and a pool of tran
 So a finalized head has its bytes on more than a third of honest disks. The storing is a job of the shell: ``VerifyHeads``
 out, ``HeadsVerified`` back. Transactions need no bytes but their own: they are checked and applied where they are met.
 
+The history that a body tells (consensus/beacon.py) takes many hashes: it is the shell's to verify, and a vote waits for it in
+the same way. ``VerifyHistory`` out, ``HistoryVerified`` back; and ``WalkHistory`` where this node is to tell one itself. A
+block that is final was verified by those who made it so.
+
 Every open block is of the epoch of the next height: finality does not go past a boundary before it is final (chain.md 2.7).
 """
 
@@ -17,18 +21,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from consensus.beacon import OnionKeeper
+from consensus.beacon import OnionKeeper, due_history
 from consensus.epochs import roster_of
-from consensus.events import Blamed, CommittedBlock, HeadsVerified, VerifyHeads
+from consensus.events import (
+    Blamed,
+    CommittedBlock,
+    HeadsVerified,
+    HistoryVerified,
+    HistoryWalked,
+    VerifyHeads,
+    VerifyHistory,
+    WalkHistory,
+)
 from consensus.heads import HeadRules, TileHead
+from consensus.known_histories import KnownHistories
 from consensus.mempool import Dropped, Mempool
 from consensus.state import PROGRESS, State, changes_between, tile_head
 from consensus.transition import BlockRules, Receipt, apply_block, build_block
 from protocol.codec import decode, encode
-from protocol.epochs import boundary_of, epoch_of
+from protocol.epochs import boundary_of, epoch_of, is_boundary
 from protocol.finality import Body, FinalizedBlock, Header
 from protocol.ids import AccountId, Digest, Height, MemberIndex, PeerId, TileId
-from protocol.limits import BODY_BYTES_MAX, HEADS_PER_BODY_MAX
+from protocol.limits import BODY_BYTES_MAX, HEADS_PER_BODY_MAX, HISTORY_SEGMENTS
 from protocol.rejection import InvariantBroken, Reason, Rejected
 from protocol.roster import Decided, Head, Roster, Slot, check_head_signature
 from protocol.transactions import SignedTransaction, check_transaction
@@ -38,7 +52,7 @@ VALUES_PER_PROPOSER_MAX = 4  # honest proposers sign one value for a slot; more 
 STATES_MAX = 64  # unfinalized blocks whose state is kept: finality tracks no more views than this ahead
 # Somebody who is further than we are, or less far, says honest heads for which it is too early or too late here.
 _BLAMELESS = (Reason.SLOT_DECIDED, Reason.REPEATED, Reason.WRONG_EPOCH)
-_BODY_FRAME_BYTES = 64  # of the two lists of a body, and the word for the beacon
+_BODY_FRAME_BYTES = 64 + 34 * HISTORY_SEGMENTS  # of the lists of a body, the word for the beacon, and a history
 _ENTRY_FRAME_BYTES = 5  # of one transaction in its list, at most
 
 
@@ -59,11 +73,12 @@ class _Outcome:
     state: State
     receipts: tuple[Receipt, ...]
     senders: tuple[AccountId, ...]
+    history_start: Digest | None  # of the history that the block tells
 
 
 @dataclass(slots=True)
 class _Check:
-    """A block that waits for its parent's state or its heads' verdicts."""
+    """A block that waits for its parent's state, or for verdicts on its heads and its history."""
 
     block: Digest
     header: Header
@@ -80,6 +95,9 @@ class Verdict:
     accepted: bool | None
     state_root: Digest | None = None
     refusal: Rejected | None = None
+
+
+Answer = Verdict | VerifyHeads | VerifyHistory | WalkHistory | Blamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +133,7 @@ class Execution:
         self.height = height
         self.mempool = Mempool(rules.chain, rules.ledger)
         self.head_rules = self._rules_of_next()
+        self._histories = KnownHistories(rules.history_segment_ticks)
         self._pool: dict[Digest, _Pooled] = {}
         self._slots: dict[Slot, dict[PeerId, list[Digest]]] = {}
         self._outcomes: dict[Digest, _Outcome] = {}  # of open blocks
@@ -216,9 +235,9 @@ class Execution:
         good = [self._pool[name] for name, reason in event.verdicts if reason is None and name in self._pool]
         return [pooled.head for pooled in good if pooled.asked]
 
-    def take_verdicts(self, event: HeadsVerified) -> list[Verdict | Blamed]:
+    def take_verdicts(self, event: HeadsVerified) -> list[Answer]:
         """Verdicts of the shell; returns what this settles."""
-        settled: list[Verdict | Blamed] = []
+        settled: list[Answer] = []
         for name, reason in event.verdicts:
             pooled = self._pool.get(name)
             if pooled is None or not pooled.asked:
@@ -234,6 +253,19 @@ class Execution:
             del self._checks[check.block]
             settled.append(Verdict(check.block, None))
         return settled
+
+    # -- history --------------------------------------------------------------------------------------------------------
+
+    def ask_history(self, parent: Digest) -> list[WalkHistory]:
+        """The walk without which a body on top of ``parent`` cannot tell the history that is due; asked for once."""
+        state = self.find_state(parent)
+        start = due_history(state) if state else None
+        return [] if start is None else self._histories.ask_walk(start)
+
+    def take_history(self, event: HistoryWalked | HistoryVerified) -> list[Answer]:
+        """What the shell walked or verified; returns what this settles. A body that was not built for want of it can be now."""
+        self._histories.take(event)
+        return self._settle()
 
     # -- transactions ---------------------------------------------------------------------------------------------------
 
@@ -264,21 +296,26 @@ class Execution:
     ) -> tuple[bytes, Digest] | None:
         """A body on top of ``parent`` and the state root after it; None when the parent was not executed here.
 
-        For each tile the verified head of the lowest attempt, then what the pool has; None when there is nothing of either,
-        unless ``even_empty``. Our word for the beacon goes along.
+        For each tile the verified head of the lowest attempt, then what the pool has, and the history that is due, if it is
+        known here; None when there is nothing of all that, unless ``even_empty``. Our word for the beacon goes along. None also
+        at a boundary whose history is still unknown: without it the block would be wrong.
         """
         state = self.find_state(parent)
         if state is None:
             return None
         heads, size = self._choose_heads(state)
         candidates = list(self._choose_transactions(state, size))
-        if not (heads or candidates or even_empty):
+        start = due_history(state)
+        history = (self._histories.find(start) or ()) if start is not None else ()
+        if start is not None and not history and is_boundary(height, self.rules.epoch_heights):
+            return None
+        if not (heads or candidates or history or even_empty):
             return None
         context = self.rules.context(state, self.head_rules, height, time_ms, proposer)
-        word = self._onions.next_word(state, context.epoch) if self._onions else None
-        after, included = build_block(state, heads, candidates, context, word)
+        word = self._onions.next_word(state, context.reveal_window) if self._onions else None
+        after, included = build_block(state, heads, candidates, context, word, history)
         transactions = tuple(encode(transaction.plain) for transaction in included)
-        return encode(Body(heads, transactions, word)), after.root()
+        return encode(Body(heads, transactions, word, history)), after.root()
 
     def _choose_heads(self, state: State) -> tuple[tuple[Head, ...], int]:
         """The heads of a body, and how many bytes of it they take."""
@@ -307,7 +344,7 @@ class Execution:
             if size <= BODY_BYTES_MAX:
                 yield transaction
 
-    def check(self, block: Digest, header: Header, body: bytes, sender: PeerId) -> list[Verdict | VerifyHeads | Blamed]:
+    def check(self, block: Digest, header: Header, body: bytes, sender: PeerId) -> list[Answer]:
         """Whether this node may vote for a block. The verdict comes now or with a later call."""
         if block in self._verdicts:
             return [self._verdicts[block]]
@@ -315,7 +352,7 @@ class Execution:
             decoded = decode(Body, body, limit_bytes=BODY_BYTES_MAX)
         except Rejected as refusal:
             return [self._conclude(Verdict(block, False, refusal=refusal))]
-        evicted: list[Verdict | VerifyHeads | Blamed] = []
+        evicted: list[Answer] = []
         if block not in self._checks and len(self._checks) >= STATES_MAX:
             oldest = next(iter(self._checks))
             del self._checks[oldest]
@@ -328,14 +365,14 @@ class Execution:
         missing = (head for head in check.body.heads if head.digest() not in self._pool)
         return self._add_all(missing, check.sender, values_max=VALUES_PER_PROPOSER_MAX)
 
-    def resume(self) -> list[Verdict | VerifyHeads | Blamed]:
+    def resume(self) -> list[Answer]:
         """After blocks became final: heads and checks that waited for their parents."""
         asks = [ask for check in self._checks.values() for ask in self._pool_body(check)]
         return [*asks, *self._ask(), *self._settle()]
 
-    def _settle(self) -> list[Verdict | Blamed]:
-        """Conclude every check that can be concluded; one may free its children."""
-        concluded: list[Verdict | Blamed] = []
+    def _settle(self) -> list[Answer]:
+        """Conclude every check that can be concluded; one may free its children. Ask for the histories of those that cannot."""
+        answers: list[Answer] = []
         progress = True
         while progress:
             progress = False
@@ -343,9 +380,14 @@ class Execution:
                 verdict = self._try(check)
                 if verdict is not None:
                     del self._checks[check.block]
-                    concluded.append(self._conclude(verdict))
+                    answers.append(self._conclude(verdict))
                     progress = True
-        return concluded
+        for check in self._checks.values():
+            if check.outcome is not None and check.outcome.history_start is not None:
+                start, ends = check.outcome.history_start, check.body.history
+                if self._histories.judge(start, ends) is None:
+                    answers += self._histories.ask_verification(start, ends)
+        return answers
 
     def _try(self, check: _Check) -> Verdict | None:
         if check.outcome is None:
@@ -362,6 +404,12 @@ class Execution:
                 return None
             if isinstance(pooled.verdict, Reason):
                 return Verdict(check.block, False, refusal=Rejected(pooled.verdict, str(head.slot)))
+        if check.outcome.history_start is not None:
+            right = self._histories.judge(check.outcome.history_start, check.body.history)
+            if right is None:
+                return None
+            if not right:
+                return Verdict(check.block, False, refusal=Rejected(Reason.BAD_PROOF, "the history has another end"))
         if len(self._outcomes) >= STATES_MAX:
             self._outcomes.pop(next(iter(self._outcomes)))
         self._outcomes[check.block] = check.outcome
@@ -375,10 +423,11 @@ class Execution:
         if header.epoch != context.epoch:
             raise Rejected(Reason.WRONG_EPOCH, f"epoch {header.epoch} at height {header.height}")
         transactions = self._read_transactions(body)
-        after, receipts = apply_block(state, body.heads, transactions, context, body.word)
+        after, receipts = apply_block(state, body.heads, transactions, context, body.word, body.history)
         if after.root() != header.state_root:
             raise Rejected(Reason.WRONG_STATE, f"height {header.height}")
-        return _Outcome(header.height, after, receipts, tuple(each.plain.sender for each in transactions))
+        senders = tuple(each.plain.sender for each in transactions)
+        return _Outcome(header.height, after, receipts, senders, due_history(state) if body.history else None)
 
     def _conclude(self, verdict: Verdict) -> Verdict:
         if len(self._verdicts) >= 4 * STATES_MAX:
@@ -422,6 +471,7 @@ class Execution:
         self.head_rules = self._rules_of_next()
         for memory in (self._checks, self._outcomes, self._pool, self._slots):
             memory.clear()
+        self._histories.clear()
         return self.roster, self.next_roster
 
     def _prune(self) -> None:

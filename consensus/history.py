@@ -113,6 +113,20 @@ def check_segment(segment: HistorySegment) -> None:
         raise Rejected(Reason.BAD_PROOF, "the segment has another end")
 
 
+def walk_segments(start: Digest, ticks: int, count: int) -> tuple[Digest, ...]:
+    """The ends of ``count`` segments from ``start`` on, of so many ticks each and without events."""
+    ends: list[Digest] = []
+    for _ in range(count):
+        ends.append(_tick(ends[-1] if ends else start, ticks))
+    return tuple(ends)
+
+
+def segments_between(start: Digest, ends: Sequence[Digest], ticks: int) -> tuple[HistorySegment, ...]:
+    """The segments that lead from ``start`` over each of ``ends``, of so many ticks each and without events."""
+    starts = (start, *ends[:-1])
+    return tuple(HistorySegment(first, ticks, (), last) for first, last in zip(starts, ends, strict=True))
+
+
 def check_joined(checkpoint: Digest, segments: Sequence[HistorySegment]) -> Digest:
     """Check that segments, each checked alone, follow each other from ``checkpoint``; returns the last end.
 

@@ -81,6 +81,7 @@ class Validator(Message, frozen=True):
     status: ValidatorStatus
     stake_nano: Money
     unbonding: Annotated[tuple[Unbonding, ...], Meta(max_length=UNBONDINGS_PER_VALIDATOR_MAX)] = ()
+    registered_height: Natural = 0  # founders are there from the beginning
 
     @property
     def unbonding_nano(self) -> int:
@@ -188,17 +189,25 @@ class SlashingLog(Message, frozen=True):
 
 
 class OnionEntry(Message, frozen=True):
-    """Where a member's hash onion stands: its innermost layer that is known."""
+    """Where a member's hash onion stands: its innermost layer that is known. Both numbers are of reveal windows."""
 
     layer: DigestField
-    committed_epoch: Natural
-    revealed_epoch: Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+    committed_window: Natural
+    revealed_window: Annotated[int, Meta(ge=-1, le=2**63 - 1)]
 
 
 class BeaconMix(Message, frozen=True):
-    """The reveals of the epoch under way, mixed."""
+    """The reveals of the window under way, mixed."""
 
     value: DigestField
+
+
+class HistoryEntry(Message, frozen=True):
+    """The newest stretch of history: it starts with the reveals of a window. ``end`` is None until a block has told it."""
+
+    epoch: Natural
+    start: DigestField
+    end: DigestField | None
 
 
 class EpochMark(Message, frozen=True):
@@ -248,6 +257,7 @@ EPOCH_MARKS = Table(SubChain.META, b"e", EpochMark)  # epoch
 ROSTERS = Table(SubChain.META, b"r", Roster)  # epoch: of the one under way, the one before and the next ones
 ONIONS = Table(SubChain.META, b"o", OnionEntry)  # node key
 BEACON_MIX = Table(SubChain.META, b"b", BeaconMix)  # one entry
+HISTORY = Table(SubChain.META, b"h", HistoryEntry)  # one entry, from the first cut on
 PROGRESS = Table(SubChain.META, b"p", Progress)  # one entry
 
 ALL_TABLES: tuple[Table[Any], ...] = (
@@ -255,7 +265,7 @@ ALL_TABLES: tuple[Table[Any], ...] = (
     *(PARAMETERS, EXPERT_COUNTS, EXPERT_VERSIONS, TILES),
     *(ACCOUNTS, VALIDATORS, VOTE_KEYS, EVIDENCE),
     DATASETS,
-    *(SUPPLY, VALIDATOR_INDEX, SLASHING_LOG, EPOCH_MARKS, ROSTERS, ONIONS, BEACON_MIX, PROGRESS),
+    *(SUPPLY, VALIDATOR_INDEX, SLASHING_LOG, EPOCH_MARKS, ROSTERS, ONIONS, BEACON_MIX, HISTORY, PROGRESS),
 )
 
 ONLY = b""  # the key of a table with one entry

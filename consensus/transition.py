@@ -1,7 +1,8 @@
 """The rules of change: one table from kind of transaction to handler, one way to apply a block.
 
     apply_block = a new epoch's mark -> stakes that are free again -> tile commits -> each transaction -> fees shared out
-                  -> the proposer's word for the beacon -> at a boundary, the roster of the epoch after next -> totals checked
+                  -> the proposer's word for the beacon -> the history, where the block has it -> at a cut, the mix is sealed
+                  -> at a boundary, the roster of the epoch after next -> totals checked
     apply       = charge (chain, fee, nonce, balance) -> handler of the kind
 
 A tile commit is a head: its proposer signed it, its slot happens once, and only a tile's owners may propose; so it has no
@@ -31,7 +32,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from consensus.beacon import apply_word
+from consensus.beacon import apply_history, apply_word, seal_mix
 from consensus.epochs import close_epoch
 from consensus.finality.tally import find_contradiction
 from consensus.heads import HeadRules
@@ -74,7 +75,7 @@ from consensus.state import (
     tile_head,
 )
 from protocol.digest import number
-from protocol.epochs import boundary_of, epoch_of
+from protocol.epochs import boundary_of, cut_of, epoch_of, reveal_window_of
 from protocol.finality import ChainId, OnionWord, Vote, vote_text
 from protocol.genesis import Genesis, LedgerRule
 from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId
@@ -117,13 +118,17 @@ class BlockRules:
     ledger: LedgerRule
     epoch_heights: int
     delta_weight_max: int  # tokens of one learner in one round: inner steps x sequences x context
+    history_segment_ticks: int
 
     @classmethod
     def of(cls, genesis: Genesis) -> BlockRules:
         """The rules of a network."""
         learning = genesis.learning
         tokens = learning.inner_steps * learning.batch_sequences * genesis.model.context
-        return cls(ChainId.of(genesis.network_id()), genesis.ledger, genesis.chain.epoch_heights, tokens)
+        chain = genesis.chain
+        return cls(
+            ChainId.of(genesis.network_id()), genesis.ledger, chain.epoch_heights, tokens, chain.history_segment_ticks
+        )
 
     def head_rules(self, roster: Roster) -> HeadRules:
         """The rules for heads in the epoch of a roster."""
@@ -162,6 +167,11 @@ class BlockContext:
     heads: HeadRules
     epoch_heights: int
 
+    @property
+    def reveal_window(self) -> Epoch:
+        """For which beacon the block's proposer has a word."""
+        return reveal_window_of(self.height, self.epoch_heights)
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -180,11 +190,13 @@ def apply_block(
     transactions: Sequence[SignedTransaction],
     context: BlockContext,
     word: OnionWord | None = None,
+    history: Sequence[Digest] = (),
 ) -> tuple[State, tuple[Receipt, ...]]:
     """The state after a block, and a receipt for each transaction; raises ``Rejected`` when the block is wrong.
 
-    WRONG_BODY: too many or too large, heads out of order, or evidence not first or too much of it. WRONG_EPOCH: the height is
-    of another epoch. And the reasons of ``HeadRules.check_successor``, ``charge`` and ``apply_word``.
+    WRONG_BODY: too many or too large, heads out of order, evidence not first or too much of it, or a history that is not due or
+    missing: whether it is true is not looked at, as with the roots of heads. WRONG_EPOCH: the height is of another epoch. And
+    the reasons of ``HeadRules.check_successor``, ``charge`` and ``apply_word``.
     """
     _check_sizes(transactions)
     state = _release(_open_epoch(state, context), context)
@@ -193,7 +205,7 @@ def apply_block(
     for transaction in transactions:
         state, receipt = _run(state, transaction, context)
         receipts.append(receipt)
-    return _close(state, context, word), tuple(receipts)
+    return _close(state, context, word, history), tuple(receipts)
 
 
 def build_block(
@@ -202,6 +214,7 @@ def build_block(
     candidates: Sequence[SignedTransaction],
     context: BlockContext,
     word: OnionWord | None = None,
+    history: Sequence[Digest] = (),
 ) -> tuple[State, tuple[SignedTransaction, ...]]:
     """The transactions of ``candidates`` that can pay, in their order, and the state that ``apply_block`` gives for them.
 
@@ -217,15 +230,20 @@ def build_block(
         except Rejected:
             continue  # it stays in the pool, which drops it when its account moves on
         included.append(transaction)
-    return _close(state, context, word), tuple(included)
+    return _close(state, context, word, history), tuple(included)
 
 
-def _close(state: State, context: BlockContext, word: OnionWord | None) -> State:
+def _close(state: State, context: BlockContext, word: OnionWord | None, history: Sequence[Digest]) -> State:
     state = _share_fees(state, context)
+    height, epoch_heights = context.height, context.epoch_heights
     if word is not None:
-        state = apply_word(state, word, context.proposer_node, context.epoch)
-    if context.height == boundary_of(context.epoch, context.epoch_heights):
-        state = close_epoch(state, context.epoch)
+        state = apply_word(state, word, context.proposer_node, context.reveal_window)
+    if history:
+        state = apply_history(state, history)
+    if height == cut_of(context.epoch, epoch_heights):
+        state = seal_mix(state, context.epoch)
+    if height == boundary_of(context.epoch, epoch_heights):
+        state = close_epoch(state, context.epoch, epoch_heights)
     return state.sealed()
 
 
@@ -374,7 +392,8 @@ def _register(state: State, sender: AccountId, payload: Register, context: Block
         raise Rejected(Reason.LIST_FULL, "validators")
     state = _pay(state, sender, payload.stake_nano)
     check_member_card(card)
-    return state.put_validator(None, Validator(card, ValidatorStatus.ACTIVE, payload.stake_nano))
+    entry = Validator(card, ValidatorStatus.ACTIVE, payload.stake_nano, registered_height=context.height)
+    return state.put_validator(None, entry)
 
 
 def _own_validator(state: State, sender: AccountId, node: PeerId, *statuses: ValidatorStatus) -> Validator:

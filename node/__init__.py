@@ -8,6 +8,7 @@ Reading order:
     ground      what a node stands on: directory, keys, genesis, stores, journals
     tile_work   tile arithmetic, where compute and storage meet
     worker      the child process that learns
+    history_work  proof of history on every core, in history_worker's processes
     services/   merging and applying, learning, exchanging bytes, presence, housekeeping
     view, api/  what the outside may see and ask
     cli, commands/  what a person types

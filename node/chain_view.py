@@ -106,7 +106,8 @@ class ChainView:
 
     def block(self, height: int, first: int = 0) -> Facts | None:
         """Header fields, block (hash), proposer_peer or None, certificate {votes, view} or None, heads, transactions
-        (at most ``TRANSACTIONS_SHOWN_MAX`` from ``first`` on), transactions_total; None where no block is kept."""
+        (at most ``TRANSACTIONS_SHOWN_MAX`` from ``first`` on), transactions_total, history (the ends of its segments, none as a
+        rule); None where no block is kept."""
         kept = self.ledger.find(Height(height)) if 0 < height <= _HEIGHT_MAX else None
         if kept is None:
             return None
@@ -124,6 +125,7 @@ class ChainView:
                 {"index": index, **self._included_facts(data)} for index, data in enumerate(shown, start=first)
             ],
             "transactions_total": len(body.transactions),
+            "history": [end.hex() for end in body.history],
         }
 
     def transaction(self, name: Digest) -> Facts | None:

@@ -34,7 +34,15 @@ from node.toml_table import (
     write_table,
 )
 from protocol.genesis import MILLION, ChainRule, LearningRule, LedgerRule, ModelShape
-from protocol.limits import KIB, MIB, NANO_PER_NOCK, TILE_BYTES_MAX, WORK_BITS_MAX
+from protocol.limits import (
+    HISTORY_SEGMENTS,
+    HISTORY_TICKS_PER_SEGMENT_MAX,
+    KIB,
+    MIB,
+    NANO_PER_NOCK,
+    TILE_BYTES_MAX,
+    WORK_BITS_MAX,
+)
 from protocol.rejection import Reason, Rejected
 
 # -- one node ----------------------------------------------------------------------------------------------------------
@@ -301,6 +309,12 @@ TEMPLATE_KEYS: Final = (
     Key("chain.idle_interval_ms", whole(1, 600_000), 1500, "From a block to an empty one."),
     Key("chain.tile_shards", whole(1, 256), 1, "Gossip topics over which heads are spread."),
     Key("chain.epoch_heights", whole(2, 1 << 30), 1024, "Blocks of an epoch: the roster changes between two."),
+    Key(
+        "chain.history_segment_ticks",
+        whole(1, HISTORY_TICKS_PER_SEGMENT_MAX),
+        65_536,
+        f"Hashes in a row in each of the {HISTORY_SEGMENTS} segments that go into a beacon.",
+    ),
     Key("ledger.founder_stake", whole(1, 1_000_000), 10_000, "NOCK that each founder has at stake."),
     Key("ledger.founder_balance", whole(0, 1_000_000), 10_000, "NOCK that each founder has besides."),
     Key("ledger.fee_nano_per_byte", whole(0, NANO_PER_NOCK), 1_000, "Least fee of a transaction, in 10^-9 NOCK."),

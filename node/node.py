@@ -50,6 +50,8 @@ from consensus.events import (
     TilesApplied,
     TransactionsDropped,
     VerifyHeads,
+    VerifyHistory,
+    WalkHistory,
 )
 from consensus.execution import Execution
 from consensus.finality import events as finality
@@ -68,6 +70,7 @@ from node.clock import Clock
 from node.config import Settings
 from node.faults import CrashPoints
 from node.ground import Ground, open_ground
+from node.history_work import HistoryWork
 from node.inbound import AuthorRejected, Inbound
 from node.keys import AskPassphrase
 from node.reactor import Reactor
@@ -76,6 +79,7 @@ from node.records import Records
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
 from node.services.gossip import Gossip
+from node.services.history import HistoryService
 from node.services.housekeeping import Housekeeping
 from node.services.learning import WORKER_COMMAND, LearningService
 from node.services.presence import Presence, model_key
@@ -130,6 +134,7 @@ class Node:
         self.reactor = Reactor(self._restore_engine(), clock, self._performers())
         self.tiles = TileService(ground, lambda: self.exchange, self._post_tiles)
         self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report)
+        self.history = HistoryService(HistoryWork(), self.reactor.post)
         self.gossip = Gossip(ground, transport, clock)
         self.presence = Presence(self)
         self.housekeeping = Housekeeping(ground)
@@ -493,6 +498,8 @@ class Node:
             StoreFinalized: self._store_finalized,
             TransactionsDropped: self._forget_transactions,
             VerifyHeads: self._verify_heads,
+            VerifyHistory: self._verify_history,
+            WalkHistory: self._walk_history,
             Decide: self._decide,
             SetRoundTimer: self._set_round_timer,
             RoundOpened: self._round_opened,
@@ -580,6 +587,12 @@ class Node:
 
     async def _verify_heads(self, effect: VerifyHeads) -> None:
         self.tiles.verify(effect.heads)
+
+    async def _verify_history(self, effect: VerifyHistory) -> None:
+        self._start(self.history.verify, effect)
+
+    async def _walk_history(self, effect: WalkHistory) -> None:
+        self._start(self.history.walk, effect)
 
     async def _decide(self, effect: Decide) -> None:
         for each in effect.decided:

@@ -4,6 +4,7 @@
     each final head, in order of the ledger:
         certificate and chain of headers            (check_chain)
         body on the state before it                 (Execution: signatures, owners, exactly-once deltas, money)
+        history that the body tells                 (on every core)
         deltas, where this node holds them all      merge again: the same update bytes
         update                                      apply again: the head's root
     every tile file on disk                         all pages against the root of its version
@@ -18,11 +19,12 @@ root; and heads lead to roots as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import trio
 from numpy.typing import NDArray
 
 from compute.delta.codec import decode as decode_delta
@@ -30,16 +32,19 @@ from compute.delta.codec import encode as encode_delta
 from compute.merge import merge
 from compute.model.genesis import genesis_tile
 from compute.outer import apply_update, initial_state
+from consensus.beacon import due_history
 from consensus.epochs import roster_of
 from consensus.execution import Execution
 from consensus.finality.chain import check_chain
+from consensus.state import HISTORY
 from consensus.transition import BlockRules
 from node.config import load_settings
 from node.ground import Ground, open_ground
+from node.history_work import HistoryWork
 from node.tile_work import contributor, matrices_of, merge_rule, outer_rule
 from protocol.codec import decode
 from protocol.finality import NO_BLOCK, Body, Certificate, ChainId, FinalizedBlock, Header, body_root
-from protocol.ids import Height, TileId, Version
+from protocol.ids import Digest, Height, TileId, Version
 from protocol.learning import SignedDelta
 from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
 from protocol.rejection import Rejected
@@ -56,6 +61,7 @@ class VerifyReport:
 
     first_block: int = 1  # blocks below it were pruned here, so that everything is derived from it on
     blocks: int = 0
+    histories: int = 0  # walked again, in parallel
     heads: int = 0
     roots_derived: int = 0  # by applying an update to the state before it
     roots_not_derivable: int = 0  # their update is not held here
@@ -156,16 +162,29 @@ class _Verification:
                 self._problem(f"block {height}: the one above it names another header, or it another body")
                 return
             child = block.header
+        newest_history = ground.load_state().find(HISTORY)  # of older ones the start is gone
         for height in range(oldest, tip + 1):
             self._progress(height - oldest, tip - oldest + 1, f"heads of block {height}")
             self._report.blocks += 1
-            for head in decode(Body, self._block(height).body, limit_bytes=BODY_BYTES_MAX).heads:
+            body = decode(Body, self._block(height).body, limit_bytes=BODY_BYTES_MAX)
+            if body.history and newest_history is not None and body.history[-1] == newest_history.end:
+                self._verify_history(height, newest_history.start, body.history)
+            for head in body.heads:
                 self._derive_head(head)
 
     def _derive_block(self, execution: Execution, block: FinalizedBlock) -> None:
         self._report.blocks += 1
+        ends = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).history
+        start = due_history(execution.state)
+        if ends and start is not None:  # where none is due, the block is refused below
+            self._verify_history(block.header.height, start, ends)
         for decided in execution.replay(block).decided:
             self._derive_head(decided.head)
+
+    def _verify_history(self, height: int, start: Digest, ends: Sequence[Digest]) -> None:
+        self._report.histories += 1
+        if not trio.run(HistoryWork().verify, start, ends, self._ground.genesis.chain.history_segment_ticks):
+            self._problem(f"block {height}: the history that it tells does not follow from the reveals before it")
 
     def _derive_head(self, head: Head) -> None:
         self._report.heads += 1

@@ -31,6 +31,7 @@ from protocol.ids import (
 )
 from protocol.limits import (
     HEADS_PER_BODY_MAX,
+    HISTORY_SEGMENTS,
     NULLIFICATIONS_INLINE_MAX,
     ROSTER_MEMBERS_MAX,
     TRANSACTION_BYTES_MAX,
@@ -135,7 +136,8 @@ OnionWord = OnionCommitment | OnionReveal
 class Body(Message, frozen=True):
     """What a block decides: heads, in ascending order of tile, at most one a tile; then transactions, as they were signed.
 
-    ``word`` is the proposer's for the beacon (consensus/beacon.py).
+    ``word`` is the proposer's for the beacon; ``history`` the ends of the segments of the epoch's history, in one block of each
+    epoch, and empty in the others (consensus/beacon.py).
 
     A head is the tile commit of its proposer: its signature says whose it is, its slot that it happens once, so it has no
     account's envelope around it and pays no fee.
@@ -146,6 +148,7 @@ class Body(Message, frozen=True):
         tuple[Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)], ...], Meta(max_length=TRANSACTIONS_PER_BODY_MAX)
     ] = ()
     word: OnionCommitment | OnionReveal | None = None
+    history: Annotated[tuple[DigestField, ...], Meta(max_length=HISTORY_SEGMENTS)] = ()
 
 
 def body_root(body: bytes) -> Digest:

@@ -17,6 +17,7 @@ from protocol.limits import (
     DATASET_SHARDS_MAX,
     DATASETS_PER_GENESIS_MAX,
     GENESIS_BYTES_MAX,
+    HISTORY_TICKS_PER_SEGMENT_MAX,
     NANO_PER_NOCK,
     ROSTER_MEMBERS_MAX,
     SUPPLY_NANO_MAX,
@@ -81,7 +82,10 @@ class ChainRule(Message, frozen=True):
     block_interval_ms_min: _Size  # from parent's time to the next block
     idle_interval_ms: _Size  # from parent's time to the next block when there is nothing to propose but an empty one
     tile_shards: _Size  # gossip topics over which heads are spread
-    epoch_heights: _Size  # blocks of an epoch: who votes changes only between two epochs (chain.md 2.7)
+    # Blocks of an epoch: who votes changes only between two (chain.md 2.7). One to close its reveals, one for its history.
+    epoch_heights: Annotated[int, Meta(ge=2, le=2**31 - 1)]
+    # Of each of the HISTORY_SEGMENTS: a quarter of a second of one core altogether, of which nothing is known in advance.
+    history_segment_ticks: Annotated[int, Meta(ge=1, le=HISTORY_TICKS_PER_SEGMENT_MAX)] = 65_536
 
 
 class LedgerRule(Message, frozen=True):

@@ -77,6 +77,7 @@ UNBONDINGS_PER_VALIDATOR_MAX = 16  # withdrawals under way at once (a guess): on
 MEMPOOL_BYTES_MAX = 4 * MIB  # eight full bodies; at most 28,000 senders to look through for a body: a tenth of a second
 MEMPOOL_PER_SENDER_MAX = 64  # one sender's share of a body stays below 2 %; also how far a nonce may run ahead
 
+HISTORY_SEGMENTS = 16  # of an epoch's history: as many cores check it at once; the ends take 544 bytes of one body
 HISTORY_TICKS_PER_SEGMENT_MAX = 2**22  # checked in about two seconds on one core
 HISTORY_EVENTS_PER_SEGMENT_MAX = 4_096  # 160 KiB a segment
 ONION_LAYERS_MAX = 65_536  # one reveal an epoch: years; a tenth of a second to make

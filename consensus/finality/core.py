@@ -907,10 +907,10 @@ class FinalityCore:
 
     def _wait_idle(self) -> None:
         """Empty blocks follow each other at the idle interval; a view that a silent leader cost was wait enough."""
-        if self._lead is _Lead.CLOSING:  # it was asked for whatever it has
-            self._lead = _Lead.DONE
-            return
+        closing = self._lead is _Lead.CLOSING
         self._lead = _Lead.IDLE
+        if closing:  # it was asked for whatever it has: only a nudge says that this is more now
+            return
         since_ms = self._entered_ms if self._lead_parent is None else min(self._entered_ms, self._lead_parent.time_ms)
         at_ms = since_ms + self._rule.idle_interval_ms
         if self._now_ms >= at_ms:

@@ -129,6 +129,10 @@ def block(height: int | None, first: int, data_dir: Path, as_json: bool) -> None
     out = console()
     for name, text in rows:
         out.print(f"[bold]{name:<10}[/bold] {text}")
+    if facts["history"]:
+        out.print(
+            f"[bold]{'history':<10}[/bold] {len(facts['history'])} segments, the last ends in {facts['history'][-1]}"
+        )
     if facts["heads"]:
         made = table("", ("tile", ">version", ">round", "proposer", ">deltas", ">tokens", "root"))
         for head in facts["heads"]:

@@ -98,7 +98,11 @@ def send(to: str, amount: str, **options: Any) -> None:
 @click.argument("amount")
 @sending_options
 def register(amount: str, **options: Any) -> None:
-    """Become a validator with AMOUNT (in NOCK) at stake, under the keys of this data directory."""
+    """Become a validator with AMOUNT (in NOCK) at stake, under the keys of this data directory.
+
+    It votes from the third epoch after that of its block on, at an epoch's end from the fourth: its key is fixed before the
+    draw that it takes part in.
+    """
     from node.money import nock_text
     from protocol.transactions import Register
 

@@ -7,15 +7,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from consensus.beacon import due_history
+from consensus.history import walk_segments
 from consensus.state import ACCOUNTS, TREASURY, VALIDATORS, State, Validator, genesis_state
 from consensus.transition import BlockContext, apply_block
 from protocol.codec import encode
 from protocol.digest import blob_digest
-from protocol.epochs import epoch_of
+from protocol.epochs import epoch_of, is_boundary
 from protocol.finality import NO_BLOCK, Vote, VoteKind, vote_text
 from protocol.genesis import LedgerRule
-from protocol.ids import AccountId, Epoch, Height, MemberIndex, PeerId, View
+from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId, View
 from protocol.keys import KeyPair
+from protocol.limits import HISTORY_SEGMENTS
 from protocol.roster import MemberCard
 from protocol.state_proof import SubChain
 from protocol.transactions import (
@@ -31,7 +34,7 @@ from protocol.transactions import (
     sign_transaction,
 )
 from tests.consensus.samples import CHAIN, ROSTER, RULES
-from tests.consensus.world import genesis_roots
+from tests.consensus.world import TICKS, genesis_roots
 
 KEYS = [KeyPair(bytes([3, index]) * 16) for index in range(6)]
 ACCOUNT_IDS = [AccountId(key.public) for key in KEYS]
@@ -81,6 +84,14 @@ def context(height: int = 1, **changes: Any) -> BlockContext:
     return BlockContext(**values | changes)
 
 
+def history_for(state: State, here: BlockContext) -> tuple[Digest, ...]:
+    """What the block after a state says of history: nothing, but at a boundary at which it is due."""
+    start = due_history(state)
+    if start is None or not is_boundary(here.height, here.epoch_heights):
+        return ()
+    return walk_segments(start, TICKS, HISTORY_SEGMENTS)
+
+
 def sign(sender: int, nonce: int, payload: Payload, fee_nano: int = 10_000) -> SignedTransaction:
     """A signed transaction that went over the wire."""
     return check_transaction(encode(sign_transaction(KEYS[sender], CHAIN, nonce, fee_nano, payload)), CHAIN)
@@ -93,7 +104,7 @@ def apply_all(state: State, *payloads: tuple[int, Payload], height: int = 1) -> 
     for sender, payload in payloads:
         transactions.append(sign(sender, nonces[sender], payload))
         nonces[sender] += 1
-    after, receipts = apply_block(state, (), transactions, context(height))
+    after, receipts = apply_block(state, (), transactions, context(height), None, history_for(state, context(height)))
     return after, tuple(receipt.refusal for receipt in receipts)
 
 

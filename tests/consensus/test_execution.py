@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from consensus.events import Blamed, HeadsVerified, VerifyHeads
-from consensus.execution import STATES_MAX, VALUES_PER_PROPOSER_MAX, Execution, Verdict
+from consensus.events import (
+    Blamed,
+    HeadsVerified,
+    HistoryVerified,
+    HistoryWalked,
+    VerifyHeads,
+    VerifyHistory,
+    WalkHistory,
+)
+from consensus.execution import STATES_MAX, VALUES_PER_PROPOSER_MAX, Execution, FinalBlock, Verdict
+from consensus.history import walk_segments
+from consensus.known_histories import ENDS_PER_START_MAX, STARTS_MAX, KnownHistories
 from consensus.state import all_rows, load_state
-from consensus.transition import BlockRules
+from consensus.transition import BlockRules, apply_block
 from protocol.codec import decode, encode
+from protocol.digest import blob_digest
+from protocol.epochs import epoch_of
 from protocol.finality import EMPTY_BODY, NO_BLOCK, Body, FinalizedBlock, Header
-from protocol.ids import Digest, Epoch, Height, MemberIndex
-from protocol.limits import BODY_BYTES_MAX
+from protocol.ids import Digest, Height, MemberIndex
+from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS
 from protocol.rejection import InvariantBroken, Reason
 from protocol.roster import Head, sign_head
 from protocol.transactions import SignedTransaction, Transfer
@@ -31,7 +45,7 @@ from tests.consensus.samples import (
     refer,
     tile_at,
 )
-from tests.consensus.world import BLOCK_RULES, TILES
+from tests.consensus.world import BLOCK_RULES, TICKS, TILES
 
 SENDER = member(3)
 
@@ -288,7 +302,7 @@ def test_the_pool_stays_small_whatever_members_send():
 
 # -- transactions -------------------------------------------------------------------------------------------------------
 
-LEDGER_RULES = BlockRules(CHAIN, RULE, 1_024, 1_000)
+LEDGER_RULES = BlockRules(CHAIN, RULE, 1_024, 1_000, TICKS)
 
 
 def make_ledger() -> Execution:
@@ -359,16 +373,158 @@ def test_a_block_of_another_epoch_or_by_nobody_is_refused():
         assert (verdict.accepted, verdict.refusal.reason) == (False, reason)
 
 
+def decide_next(execution: Execution) -> FinalBlock:
+    """Propose, with the history that is due walked, and finalize."""
+    for walk in execution.ask_history(execution.anchor):
+        execution.take_history(walked(walk))
+    height = execution.height + 1
+    _, header, body = propose(execution, height)
+    header = replace(header, epoch=epoch_of(height, execution.rules.epoch_heights))
+    return execution.finalize(FinalizedBlock(header, body, None))
+
+
 def test_a_new_epoch_forgets_the_heads_of_the_last():
     """At a boundary members and beacon change, and with them who may propose for a tile."""
-    execution = Execution(BlockRules(CHAIN, RULE, 1, 1_000), LEDGER, NO_BLOCK, Height(0))
+    execution = short_epochs()
     heads = [make_head(LEDGER, tile, attempt=attempt) for tile in TILES for attempt in range(4)]
     execution.add_heads(heads, SENDER)
-    for height in (1, 2):
-        _, header, body = propose(execution, height)
-        header = replace(header, epoch=Epoch(height - 1))
-        final = execution.finalize(FinalizedBlock(header, body, None))
-        assert final.opened == (execution.roster, execution.next_roster)
-        assert (execution.roster.epoch, execution.next_roster.epoch) == (height, height + 1)
+    for epoch in (1, 2):
+        assert decide_next(execution).opened is None
+        assert decide_next(execution).opened == (execution.roster, execution.next_roster)
+        assert (execution.roster.epoch, execution.next_roster.epoch) == (epoch, epoch + 1)
     assert execution.statistics().heads_pooled == 0
     assert execution.add_heads(heads, SENDER) == []  # too late, which is nobody's fault
+
+
+# -- history ------------------------------------------------------------------------------------------------------------
+
+
+def short_epochs(epoch_heights: int = 2) -> Execution:
+    """The block at the cut and that at the boundary: two make an epoch."""
+    return Execution(BlockRules(CHAIN, RULE, epoch_heights, 1_000, TICKS), LEDGER, NO_BLOCK, Height(0))
+
+
+def walked(effect: WalkHistory) -> HistoryWalked:
+    return HistoryWalked(effect.start, walk_segments(effect.start, effect.segment_ticks, HISTORY_SEGMENTS))
+
+
+def at_the_boundary() -> tuple[Execution, Execution, HistoryWalked]:
+    """Two nodes whose next block is a boundary, and the history that both need."""
+    execution, other = short_epochs(), short_epochs()
+    _, header, body = propose(execution)
+    for each in (execution, other):
+        each.finalize(FinalizedBlock(header, body, None))
+    (walk,) = execution.ask_history(execution.anchor)
+    return execution, other, walked(walk)
+
+
+def tell(execution: Execution, ends: tuple[Digest, ...]) -> tuple[Digest, Header, bytes]:
+    """A block at the boundary with a history of these ends, whatever they are."""
+    state, height = execution.state, execution.height + 1
+    context = execution.rules.context(state, execution.head_rules, Height(height), height, MemberIndex(0))
+    body = encode(Body((), (), None, ends))
+    root = apply_block(state, (), (), context, None, ends)[0].root()
+    header = replace(make_block([], height=height)[1], parent=execution.anchor, state_root=root)
+    return header.digest(), header, body
+
+
+def verdict_on(effect: VerifyHistory, right: bool) -> HistoryVerified:
+    return HistoryVerified(effect.start, effect.ends, right)
+
+
+def test_a_boundary_is_built_when_its_history_is_walked_and_not_before():
+    """The walk is asked for once; the body then tells all its ends."""
+    execution, _, answer = at_the_boundary()
+    assert execution.ask_history(execution.anchor) == []
+    assert execution.build(execution.anchor, Height(2), 2, MemberIndex(0)) is None
+    assert execution.take_history(answer) == []
+    built = execution.build(execution.anchor, Height(2), 2, MemberIndex(0), even_empty=False)
+    assert built is not None
+    assert decode(Body, built[0], limit_bytes=BODY_BYTES_MAX).history == answer.ends
+    assert execution.ask_history(execution.anchor) == []
+
+
+def test_between_cut_and_boundary_blocks_go_on_without_the_history_until_it_is_there():
+    """It is in the first body that is built when it is known, though there is nothing else, and in none after that."""
+    execution = short_epochs(18)  # the cut is two before the boundary
+    for _ in range(16):
+        decide_next(execution)
+    (walk,) = execution.ask_history(execution.anchor)
+    assert execution.build(execution.anchor, Height(17), 17, MemberIndex(0), even_empty=False) is None
+    _, _, body = propose(execution, 17)
+    assert decode(Body, body, limit_bytes=BODY_BYTES_MAX).history == ()
+    execution.take_history(walked(walk))
+    _, header, body = propose(execution, 17)
+    assert decode(Body, body, limit_bytes=BODY_BYTES_MAX).history == walked(walk).ends
+    execution.finalize(FinalizedBlock(header, body, None))
+    assert execution.ask_history(execution.anchor) == []
+    _, _, body = propose(execution, 18)
+    assert decode(Body, body, limit_bytes=BODY_BYTES_MAX).history == ()
+
+
+def test_a_vote_waits_until_the_history_of_the_body_is_verified():
+    """Whoever did not walk it verifies it, once, however many bodies tell it."""
+    proposer, other, answer = at_the_boundary()
+    proposer.take_history(answer)
+    block, header, body = propose(proposer, 2)
+    assert proposer.check(block, header, body, SENDER) == [Verdict(block, True, header.state_root)]
+    (effect,) = other.check(block, header, body, SENDER)
+    assert effect == VerifyHistory(answer.start, answer.ends, TICKS)
+    again = replace(header, time_ms=header.time_ms + 1)
+    assert other.check(again.digest(), again, body, SENDER) == []
+    verdicts = other.take_history(verdict_on(effect, right=True))
+    assert [(each.block, each.accepted) for each in verdicts] == [(block, True), (again.digest(), True)]
+    assert other.ask_history(other.anchor) == []  # nor does it have to walk
+
+
+@given(st.integers(0, HISTORY_SEGMENTS - 1), st.binary(min_size=32, max_size=32))
+def test_a_wrong_history_is_refused_and_costs_no_second_verification(index, end):
+    """Whichever end is another; and where the right history is known, wrong ones cost nothing at all."""
+    proposer, other, answer = at_the_boundary()
+    wrong = (*answer.ends[:index], Digest(end), *answer.ends[index + 1 :])
+    assume(wrong != answer.ends)
+    block, header, body = tell(proposer, wrong)
+    (effect,) = other.check(block, header, body, SENDER)
+    (refused,) = other.take_history(verdict_on(effect, right=False))
+    assert (refused.block, refused.accepted, refused.refusal.reason) == (block, False, Reason.BAD_PROOF)
+    again = replace(header, time_ms=header.time_ms + 1)
+    proposer.take_history(answer)
+    for knowing in (other, proposer):
+        (refused,) = knowing.check(again.digest(), again, body, SENDER)
+        assert (refused.accepted, refused.refusal.reason) == (False, Reason.BAD_PROOF)
+
+
+def test_a_final_history_is_not_verified_again():
+    """More than two thirds did; so blocks that were fetched cost no hash."""
+    proposer, other, answer = at_the_boundary()
+    proposer.take_history(answer)
+    _, header, body = propose(proposer, 2)
+    assert other.finalize(FinalizedBlock(header, body, None)).opened is not None
+
+
+def test_a_restart_between_cut_and_boundary_walks_or_verifies_anew():
+    """What was walked is memory; the state says what is due."""
+    before, _, answer = at_the_boundary()
+    before.take_history(answer)
+    block, header, body = propose(before, 2)
+    after = Execution(before.rules, before.state, before.anchor, before.height)
+    assert [walked(walk) for walk in after.ask_history(after.anchor)] == [answer]
+    (effect,) = after.check(block, header, body, SENDER)
+    assert isinstance(effect, VerifyHistory)
+    (verdict,) = after.take_history(answer)  # what it walked itself answers the other question too
+    assert (verdict.block, verdict.accepted) == (block, True)
+    assert after.take_history(verdict_on(effect, right=True)) == []
+
+
+def test_what_is_known_of_histories_is_bounded():
+    """Starts and told ends that are forgotten are asked for again."""
+    known = KnownHistories(TICKS)
+    starts = [blob_digest(bytes([index])) for index in range(STARTS_MAX + 1)]
+    assert all(known.ask_walk(start) for start in starts)
+    assert [bool(known.ask_walk(start)) for start in reversed(starts)] == [False] * STARTS_MAX + [True]
+    told = [(blob_digest(bytes([index, 1])),) for index in range(ENDS_PER_START_MAX + 1)]
+    assert all(known.ask_verification(starts[0], ends) for ends in told)
+    assert [bool(known.ask_verification(starts[0], ends)) for ends in reversed(told)][-2:] == [False, True]
+    known.take(HistoryWalked(starts[1], told[0]))
+    with pytest.raises(InvariantBroken):
+        known.take(HistoryWalked(starts[1], told[1]))

@@ -18,6 +18,8 @@ from consensus.history import (
     check_reveal,
     check_segment,
     mix_beacon,
+    segments_between,
+    walk_segments,
 )
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest
@@ -59,6 +61,20 @@ def test_what_was_written_checks(steps):
     segment = write(steps)
     check_segment(segment)
     assert decode(HistorySegment, encode(segment), limit_bytes=1 << 16) == segment
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.data())
+def test_what_was_walked_in_segments_is_one_walk_and_any_other_end_is_found(count, ticks, data):
+    """Each end is that of one long segment; change any, and the segments at both of its sides are wrong, and they alone."""
+    ends = walk_segments(START, ticks, count)
+    whole = write([ticks * count])
+    segments = segments_between(START, ends, ticks)
+    assert check_joined(START, segments) == whole.end == ends[-1]
+    assert not any(is_refused(segment) for segment in segments)
+    index = data.draw(st.integers(0, count - 1))
+    other = data.draw(digests.map(Digest).filter(lambda end: end != ends[index]))
+    tampered = segments_between(START, (*ends[:index], other, *ends[index + 1 :]), ticks)
+    assert [is_refused(segment) for segment in tampered] == [at in (index, index + 1) for at in range(count)]
 
 
 @given(st.lists(STEPS, min_size=1, max_size=5))

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from consensus.state import EVIDENCE, VALIDATORS, State
 from consensus.state_tree import StateTree
 from consensus.transition import BlockContext, Receipt, apply_block, build_block
-from protocol.finality import VoteKind
+from protocol.digest import blob_digest
+from protocol.finality import OnionCommitment, VoteKind
 from protocol.ids import AccountId
 from protocol.rejection import Rejected
 from protocol.state_proof import SubChain
@@ -33,10 +34,12 @@ from protocol.transactions import (
 from tests.consensus.ledger_samples import (
     ACCOUNT_IDS,
     CARDS,
+    EPOCH_HEIGHTS,
     GENESIS,
     check_money,
     context,
     dataset,
+    history_for,
     node_of,
     parameters,
     raw_entries,
@@ -92,16 +95,18 @@ class Ledger(RuleBasedStateMachine):
     def run(self, transactions: list[SignedTransaction], heights: int = 1) -> None:
         for _ in range(heights - 1):
             self.height += 1
-            self.state, _ = apply_block(self.state, (), [], context(self.height))
+            here = context(self.height)
+            self.state, _ = apply_block(self.state, (), [], here, None, history_for(self.state, here))
             self.blocks.append(([], context(self.height), ()))
         self.height += 1
         here = context(self.height)
-        built, included = build_block(self.state, (), transactions, here)
-        after, receipts = apply_block(self.state, (), included, here)
+        history = history_for(self.state, here)
+        built, included = build_block(self.state, (), transactions, here, None, history)
+        after, receipts = apply_block(self.state, (), included, here, None, history)
         assert after.root() == built.root()
         if len(included) < len(transactions):  # whole, it is wrong
             try:
-                apply_block(self.state, (), transactions, here)
+                apply_block(self.state, (), transactions, here, None, history)
             except Rejected:
                 pass
             else:
@@ -182,7 +187,7 @@ class Ledger(RuleBasedStateMachine):
             return
         replayed = GENESIS
         for transactions, here, receipts in self.blocks:
-            replayed, again = apply_block(replayed, (), transactions, here)
+            replayed, again = apply_block(replayed, (), transactions, here, None, history_for(replayed, here))
             assert again == receipts
         assert replayed.root() == self.state.root()
         assert replayed.supply == self.state.supply
@@ -208,7 +213,12 @@ def make_blocks() -> State:
         nonce = state.account(ACCOUNT_IDS[sender]).nonce
         state, (receipt,) = apply_block(state, (), [sign(sender, nonce, payload)], context(height))
         assert receipt.refusal is None
-    return apply_block(state, [make_head(HEADS)], [], context(len(steps) + 1))[0]
+    state, _ = apply_block(state, [make_head(HEADS)], [], context(len(steps) + 1))
+    for height in range(len(steps) + 2, EPOCH_HEIGHTS + 1):
+        here = context(height)
+        word = OnionCommitment(blob_digest(b"onion")) if height == EPOCH_HEIGHTS else None
+        state, _ = apply_block(state, (), [], here, word, history_for(state, here))
+    return state
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "4242"])

@@ -10,6 +10,11 @@ import pytest
 
 from consensus import events as e
 from consensus.finality import events as f
+from protocol.codec import decode
+from protocol.epochs import boundary_of, cut_of
+from protocol.finality import Body, FinalizedBlock
+from protocol.ids import Digest
+from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import InvariantBroken
 from protocol.roster import Slot
 from tests.consensus.mutants import MUTANTS
@@ -120,6 +125,8 @@ EFFECTS = (
     f.StoreBlocks,
     e.StoreFinalized,
     e.VerifyHeads,
+    e.VerifyHistory,
+    e.WalkHistory,
     e.Decide,
     e.RoundOpened,
     e.RoundClosed,
@@ -135,15 +142,16 @@ EFFECTS = (
 @pytest.mark.parametrize("kind", EFFECTS, ids=lambda kind: kind.__name__)
 def test_a_crash_before_any_effect_costs_nothing(kind, count):
     """A peer dies just before it performs an effect of each kind, restarts from its disk, and every tile goes on."""
-    if count == 1 and kind in (e.VerifyHeads, e.DeliverDeltas):
+    if count == 1 and kind in (e.VerifyHeads, e.VerifyHistory, e.DeliverDeltas):
         pytest.skip("a lone member asks nobody")
-    world = calm_world(count)
+    histories = kind in (e.VerifyHistory, e.WalkHistory)
+    world = calm_world(count, epoch_heights=5) if histories else calm_world(count)
     reach_round(world, 1)
     owner = primary(world, world.tiles[0])
     asks_owners = kind in (e.VerifyHeads, e.DeliverDeltas)
     victim = world.peers[owner.index - 1] if asks_owners else owner
     victim.crash_when = lambda effect: isinstance(effect, kind)
-    assert world.run_until(lambda: victim.engine is None, 4 * ROUND_MS)
+    assert world.run_until(lambda: victim.engine is None, (16 if histories else 4) * ROUND_MS)
     victim.crash_when = None
     world.run(world.now_ms + 700)
     victim.start()
@@ -332,6 +340,57 @@ def test_a_peer_that_restarts_in_mid_round_resends_and_does_not_learn_again():
     assert world.run_until(lambda: victim.disk.learner != journaled, 3 * ROUND_MS)
     assert len(victim.learned_rounds) == len(set(victim.learned_rounds))
     assert all(world.oracle.accounts[delta.digest].merged_in is not None for delta in journaled.outstanding)
+
+
+# -- epochs and their histories -----------------------------------------------------------------------------------------
+
+
+def height_of(world: World) -> int:
+    """The highest decided block."""
+    return max(len(peer.disk.ledger) for peer in world.peers)
+
+
+@pytest.mark.parametrize("epoch_heights", [2, 5, 20])
+def test_every_epoch_has_one_history_and_hardly_anybody_walks_it(epoch_heights):
+    """Whoever proposes first after the cut walks; the others verify what it tells, in one block between cut and boundary."""
+    world = calm_world(4, epoch_heights=epoch_heights)
+    assert world.run_until(lambda: height_of(world) > 6 * epoch_heights, 60 * ROUND_MS)
+    told = [block.header.height for block in max((p.disk.ledger for p in world.peers), key=len) if history_of(block)]
+    for epoch in range(6):
+        inside = range(cut_of(epoch, epoch_heights) + 1, boundary_of(epoch, epoch_heights) + 1)
+        assert sum(height in inside for height in told) == 1
+    assert sum(len(peer.verified_histories) for peer in world.peers) >= 6
+    world.oracle.check_payments()
+
+
+def history_of(block: FinalizedBlock) -> tuple[Digest, ...]:
+    return decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).history
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_epoch_ends_though_the_leader_of_its_boundary_is_dead(seed):
+    """Whoever leads the view after that walks the history itself, and waits for it."""
+    world = calm_world(4, seed, epoch_heights=5)
+    for epoch in range(1, 4):
+        before = cut_of(epoch, 5)
+        assert world.run_until(lambda before=before: height_of(world) >= before, 20 * ROUND_MS)
+        teller = max(world.alive, key=lambda peer: len(peer.disk.ledger))
+        victim = world.peers[teller.engine.finality.statistics().leader]
+        victim.crash(None)
+        assert world.run_until(lambda before=before: height_of(world) > before + 1, 4 * ROUND_MS)
+        victim.start()
+    check_calm(world, rounds=2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_wrong_history_is_refused_and_its_teller_blamed(seed):
+    """The views that a liar leads are lost; the others tell the truth."""
+    world = calm_world(4, seed, epoch_heights=5)
+    liar = world.peers[seed % 4]
+    liar.lies_about_history = True
+    assert world.run_until(lambda: height_of(world) > 12 * 5, 100 * ROUND_MS)
+    world.oracle.check_payments()
+    assert any(False in peer.verified_histories for peer in world.peers if peer is not liar)
 
 
 @pytest.mark.parametrize("seed", [3, 8])

@@ -17,8 +17,9 @@ import hashlib
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_rules
 from functools import partial
 from typing import Any, ClassVar
 
@@ -32,8 +33,9 @@ from consensus.finality import events as f
 from consensus.finality.chain import check_chain
 from consensus.finality.core import FinalityCore
 from consensus.finality.signer import JournalState, VoteSigner
+from consensus.history import HistorySegment, check_joined, check_segment, segments_between, walk_segments
 from consensus.rounds import RoundMachine
-from consensus.state import State, all_rows, genesis_state, load_state, tile_heads
+from consensus.state import HISTORY, State, all_rows, genesis_state, load_state, tile_heads
 from consensus.transition import BlockRules
 from protocol.codec import Message, decode, encode
 from protocol.digest import blob_digest, digest
@@ -41,7 +43,7 @@ from protocol.finality import NO_BLOCK, Body, Certificate, ChainId, FinalizedBlo
 from protocol.genesis import ChainRule, LearningRule, LedgerRule
 from protocol.ids import AccountId, Digest, Epoch, Height, PeerId, TileId, Version, View, VoteKey
 from protocol.keys import KeyPair
-from protocol.limits import BODY_BYTES_MAX
+from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Decided, Head, Member, Roster, Slot, sign_head
 from protocol.transactions import (
@@ -62,7 +64,8 @@ CHAIN_RULE = ChainRule(
 )
 TILES = (TileId("layer0.expert0/0"), TileId("trunk/0"), TileId("trunk/1"))
 WEIGHT_MAX = 1_000
-BLOCK_RULES = BlockRules(CHAIN, LedgerRule(), CHAIN_RULE.epoch_heights, WEIGHT_MAX)
+TICKS = 3  # of a segment of history
+BLOCK_RULES = BlockRules(CHAIN, LedgerRule(), CHAIN_RULE.epoch_heights, WEIGHT_MAX, TICKS)
 FIRST_VERSION = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b"configuration"), 1_024)
 ROSTER_PATIENCE_MS = 4_000
 EVENTS_MAX = 400_000  # a world that needs more is spinning
@@ -133,6 +136,17 @@ def next_root(parent: Digest, update: Digest) -> Digest:
     return digest("nock/weights/1", parent, update)
 
 
+def is_history(start: Digest, segments: Sequence[HistorySegment]) -> bool:
+    """Whether joined segments from ``start`` are each right."""
+    try:
+        check_joined(start, segments)
+        for segment in segments:
+            check_segment(segment)
+    except Rejected:
+        return False
+    return True
+
+
 def make_update(deltas: Iterable[Digest]) -> bytes:
     """What merging deltas gives, in this world."""
     return b"".join(sorted(deltas))
@@ -181,7 +195,7 @@ class Options:
             learn_ms=choice(((500, 3_000), (500, 12_000), (100, 400))),
             observers=choice((0, 0, 1)),
             rounds_max=choice((None, None, 6)),
-            epoch_heights=choice((1_024, 5, 20)),
+            epoch_heights=choice((1_024, 2, 5, 20)),
             transfers=choice((0, 10, 40)),
         )
 
@@ -436,6 +450,9 @@ class Peer:
         self.stays_dead = False
         self.learn_ms: tuple[int, int] | None = None  # its own speed
         self.merge_ms = (20, 500)
+        self.history_ms = (1, 600)
+        self.verified_histories: list[bool] = []  # whether each was right, over all lives
+        self.lies_about_history = False
         self.fails_to_merge: frozenset[TileId] = frozenset()
         self.learns = True
         self.running = False  # rounds were started in this life
@@ -478,7 +495,7 @@ class Peer:
         heads = tile_heads(state, world.tiles)
         onions = OnionKeeper(self.id, blob_digest(self.id))
         chain_rule = replace(CHAIN_RULE, epoch_heights=world.options.epoch_heights)
-        block_rules = BlockRules(CHAIN, LedgerRule(), chain_rule.epoch_heights, WEIGHT_MAX)
+        block_rules = replace_rules(BLOCK_RULES, epoch_heights=chain_rule.epoch_heights)
         execution = world.mutant.execution(block_rules, state, anchor.block, anchor.height, onions)
         signer = None
         if self.is_member:
@@ -694,6 +711,9 @@ class Peer:
         return False
 
     def _score(self, effect: f.Score) -> None:
+        liars = [peer.id for peer in self.world.peers if peer.lies_about_history]
+        if self.id in liars or (effect.peer in liars and effect.reason is Reason.BAD_PROOF):
+            return
         raise Broken(
             f"peer {self.index} blames honest peer {self.world.index_of[effect.peer]} for {effect.reason.name}"
         )
@@ -808,6 +828,23 @@ class Peer:
         root = next_root(request.parent_root, name)
         merged = e.Merged(request.slot, request.attempt, request.parent_root, root, name, len(update), request.deltas)
         self._say_after_write(e.MergesDone((merged,)))
+
+    # -- history ------------------------------------------------------------------------------------------------------
+
+    def _walk_history(self, effect: e.WalkHistory) -> None:
+        ends = walk_segments(effect.start, effect.segment_ticks, HISTORY_SEGMENTS)
+        if self.lies_about_history:
+            ends = (*ends[:-1], digest("nock/history/1", ends[-1]))
+        event = e.HistoryWalked(effect.start, ends)
+        self.later(self.world.random.randrange(*self.history_ms), partial(self.handle, event))
+
+    def _verify_history(self, effect: e.VerifyHistory) -> None:
+        right = is_history(effect.start, segments_between(effect.start, effect.ends, effect.segment_ticks))
+        if not (right or any(peer.lies_about_history for peer in self.world.peers)):
+            raise Broken(f"peer {self.index} is told a wrong history by an honest one")
+        self.verified_histories.append(right)
+        event = e.HistoryVerified(effect.start, effect.ends, right)
+        self.later(self.world.random.randrange(*self.history_ms), partial(self.handle, event))
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -945,6 +982,8 @@ class Peer:
         f.Halt: _halt,
         e.Blamed: _blamed,
         e.VerifyHeads: _verify_heads,
+        e.VerifyHistory: _verify_history,
+        e.WalkHistory: _walk_history,
         e.Decide: _decide,
         e.SetRoundTimer: _set_round_timer,
         e.RoundOpened: _round_opened,
@@ -1106,9 +1145,10 @@ class Oracle:
                 raise Broken(f"a payment in a block was refused: {self.paid[name]}")
         ledger = max((peer.disk.ledger for peer in self.world.peers), key=len)
         genesis = make_genesis(self.world.roster, self.world.tiles)
-        rules = BlockRules(CHAIN, LedgerRule(), self.world.options.epoch_heights, WEIGHT_MAX)
+        rules = replace_rules(BLOCK_RULES, epoch_heights=self.world.options.epoch_heights)
         again = Execution(rules, genesis, NO_BLOCK, Height(0))
         for block in ledger:
+            self._check_history(again.state, block)
             again.replay(block)
         for peer in self.world.peers:
             if len(peer.disk.ledger) == len(ledger) and load_state(peer.disk.rows.items()).root() != again.state.root():
@@ -1116,6 +1156,14 @@ class Oracle:
         if again.state.supply.minted_nano != genesis.supply.minted_nano:
             raise Broken("money was made")
         again.state.check_conserved()
+
+    def _check_history(self, before: State, block: FinalizedBlock) -> None:
+        """Whatever is final of history is right; that it is there, the rules of blocks say."""
+        ends = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).history
+        if ends:
+            start = before.get(HISTORY).start
+            if not is_history(start, segments_between(start, ends, TICKS)):
+                raise Broken(f"the history of epoch {block.header.epoch} is wrong")
 
     def check_disks(self) -> None:
         """No two disks, the dead ones' included, hold different roots for one version of a tile."""

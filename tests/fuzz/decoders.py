@@ -59,8 +59,19 @@ from p2p.requests import BLOB, DELTA, HELLO, PING, SYNC
 from p2p.topics import find_topic_rule, topic_text
 from p2p.transport import GossipReceived
 from protocol.codec import decode, encode
+from protocol.digest import blob_digest
 from protocol.envelope import Envelope, Sealed, open_envelope, seal
-from protocol.finality import Body, Certificate, ChainId, FinalizedBlock, Header, ValidatorMessage, Vote, VoteKind
+from protocol.finality import (
+    Body,
+    Certificate,
+    ChainId,
+    FinalizedBlock,
+    Header,
+    OnionReveal,
+    ValidatorMessage,
+    Vote,
+    VoteKind,
+)
 from protocol.genesis import Genesis, check_genesis, genesis_roster
 from protocol.ids import Height, PeerId, ShardId, TileId, View, parse_hex32, parse_peer, peer_text
 from protocol.learning import (
@@ -75,7 +86,7 @@ from protocol.learning import (
     SignedDelta,
 )
 from protocol.light_client import LightClientProof, decode_light_client_proof
-from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB, TRANSACTION_BYTES_MAX
+from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, HISTORY_SEGMENTS, KIB, TRANSACTION_BYTES_MAX
 from protocol.messages import KIND_OF, PAYLOADS, Kind, decode_payload
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, MemberCard, check_member_card
@@ -545,7 +556,13 @@ DECODERS: tuple[Decoder, ...] = (
         (Certificate, check_certificate),
     ),
     message("header", Header, 4 * KIB, LIGHT.header(3)),
-    message("body", Body, BODY_BYTES_MAX, Body((head(),), tuple(transaction_samples()[:2]))),
+    message(
+        "body",
+        Body,
+        BODY_BYTES_MAX,
+        Body((head(),), tuple(transaction_samples()[:2])),
+        Body((), (), OnionReveal(blob_digest(b"layer")), (blob_digest(b"end"),) * HISTORY_SEGMENTS),
+    ),
     message("block on disk", StoredBlock, FRAME_BYTES_MAX),
     message("tile on disk", TileEntry, ENTRY_BYTES_MAX),
     message("place of a transaction", TransactionRow, 128),

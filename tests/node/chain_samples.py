@@ -111,12 +111,12 @@ class SmallChain:
         for transaction in transactions:
             self.dropped.note(self.pool.add(transaction, self.state))
 
-    def seal(self, heads: Sequence[Head] = ()) -> Header:
-        """Finalize a block of what waits; ``heads`` stand in its body and change nothing."""
+    def seal(self, heads: Sequence[Head] = (), history: Sequence[Digest] = ()) -> Header:
+        """Finalize a block of what waits; ``heads`` and ``history`` stand in its body and change nothing."""
         height = Height((self.ledger.tip() or 0) + 1)
         at = context(height)
         self.state, included, receipts = run_block(self.state, self.pool.take(BODY_BYTES_MAX, self.state), at)
-        body = encode(Body(tuple(heads), tuple(encode(each.plain) for each in included)))
+        body = encode(Body(tuple(heads), tuple(encode(each.plain) for each in included), None, tuple(history)))
         header = Header(
             version=HEADER_VERSION,
             chain=CHAIN,

@@ -25,7 +25,7 @@ from storage.kv import KeyValue, MemoryKeyValue
 from storage.ledger import Ledger
 from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS, RULE, sign
 from tests.consensus.samples import CHAIN, make_block, make_head, tile_at
-from tests.consensus.world import TILES
+from tests.consensus.world import TICKS, TILES
 from tests.node.chain_samples import DOCUMENT
 
 EPOCH_HEIGHTS = 4  # that the ground believes; execution stays in one epoch, so that its roster does
@@ -67,7 +67,7 @@ class GroundedChain:
     def __init__(self, ground: MemoryGround) -> None:
         self.ground = ground
         anchor = ground.anchor()
-        rules = BlockRules(CHAIN, RULE, 2**20, 1_000)
+        rules = BlockRules(CHAIN, RULE, 2**20, 1_000, TICKS)
         self.execution = Execution(rules, ground.load_state(), anchor.block, anchor.height)
 
     @property

@@ -24,6 +24,7 @@ from node.chain_words import WORDS, payload_facts
 from protocol.codec import encode
 from protocol.digest import blob_digest
 from protocol.ids import AccountId, Digest, Epoch, peer_text
+from protocol.limits import HISTORY_SEGMENTS
 from protocol.rejection import Reason, Rejected
 from protocol.state_proof import SubChain, combine_roots
 from protocol.transactions import (
@@ -301,6 +302,16 @@ def test_validators_are_told_with_their_part_in_the_roster():
     assert chain.view.validator(node_of(5)) is None
     assert sorted(each["node"] for each in chain.view.members()) == sorted([mine["node"], other["node"]])
     assert chain.view.status()["validators_connected"] == 2
+
+
+def test_a_block_that_tells_a_history_shows_its_ends():
+    """The others have none."""
+    chain = SmallChain()
+    ends = [blob_digest(bytes([index])) for index in range(HISTORY_SEGMENTS)]
+    chain.seal()
+    chain.seal(history=ends)
+    assert as_json(chain.view.block(1))["history"] == []
+    assert as_json(chain.view.block(2))["history"] == [end.hex() for end in ends]
 
 
 def test_the_epoch_is_told_with_its_rosters():

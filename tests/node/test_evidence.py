@@ -20,8 +20,9 @@ from protocol.transactions import check_transaction
 from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS, KEYS, RULE, vote
 from tests.consensus.ledger_samples import VOTES as VOTE_KEYS
 from tests.consensus.samples import CHAIN, make_block
+from tests.consensus.world import TICKS
 
-ROSTER = choose_roster(GENESIS, Epoch(0), blob_digest(b"beacon"), GENESIS.get(ROSTERS, number(0)))
+ROSTER = choose_roster(GENESIS, Epoch(0), blob_digest(b"beacon"), GENESIS.get(ROSTERS, number(0)), Height(0))
 STATE = GENESIS.put(ROSTERS, ROSTER, number(0))
 
 
@@ -29,7 +30,7 @@ class Node:
     """What the service needs of one: a state that moves, a pool, and a door."""
 
     def __init__(self) -> None:
-        self.execution = Execution(BlockRules(CHAIN, RULE, 1_024, 1), STATE, NO_BLOCK, Height(0))
+        self.execution = Execution(BlockRules(CHAIN, RULE, 1_024, 1, TICKS), STATE, NO_BLOCK, Height(0))
         self.submitted: list[Digest] = []
         self.service = EvidenceService(
             KEYS[2], CHAIN, RULE, lambda: self.execution.state, self.execution.mempool, self.submit

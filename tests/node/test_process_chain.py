@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
+from node.verify import verify_tiles
 from protocol.codec import encode
 from protocol.finality import ChainId
 from protocol.ids import AccountId
+from protocol.limits import HISTORY_SEGMENTS
 from protocol.transactions import Transfer, sign_transaction, transaction_id
 from tests.node.processes import Network, NodeProcess, run_command, wait_for
 
@@ -69,8 +71,8 @@ def test_money_reaches_a_node_outside_the_roster_and_is_proved_by_it(tmp_path: P
 
 
 def test_a_stranger_stakes_and_votes_and_a_founder_leaves(tmp_path: Path) -> None:
-    """Two epochs after its registration a node votes that was none of the founders; one that left goes on as an observer."""
-    rules = {"chain.epoch_heights": 6, "chain.idle_interval_ms": 300}
+    """A node votes that was none of the founders, three epochs after it registered; one that left goes on as an observer."""
+    rules = {"chain.epoch_heights": 6, "chain.idle_interval_ms": 300, "chain.history_segment_ticks": 100}
     with Network(tmp_path, 3, 1, rules=rules) as network:
         network.start("--no-learn")
         founder, leaver, third, stranger = network.nodes
@@ -86,8 +88,8 @@ def test_a_stranger_stakes_and_votes_and_a_founder_leaves(tmp_path: Path) -> Non
         registered = ask(stranger, "tx", "register", "4000", "--yes")
         left = ask(leaver, "tx", "leave", "--yes")
         peer, gone = stranger.status("peer"), leaver.status("peer")
-        begins = (max(registered["height"], left["height"]) - 1) // 6 * 6 + 2 * 6
-        wait_for("the epoch after next", lambda: height() > begins + 1)
+        begins = max((registered["height"] - 1 + 1) // 6 + 3, (left["height"] - 1) // 6 + 2) * 6
+        wait_for("the epoch of both", lambda: height() > begins + 1)
         assert (roster(founder)[peer], roster(founder)[gone]) == (True, False)
         wait_for("a vote of the newcomer", lambda: (ask(stranger, "chain", "status")["votes"] or 0) > 0)
 
@@ -100,9 +102,26 @@ def test_a_stranger_stakes_and_votes_and_a_founder_leaves(tmp_path: Path) -> Non
         assert [node.problems() for node in network.nodes] == [[], [], [], []]
 
 
+def test_every_epoch_tells_a_history_that_others_verified_in_processes(tmp_path: Path) -> None:
+    """It is in one block after the cut, people see it, `tiles verify` walks it again, and a stop leaves no process."""
+    rules = {"chain.epoch_heights": 4, "chain.idle_interval_ms": 300, "chain.history_segment_ticks": 8_192}
+    with Network(tmp_path, 2, rules=rules) as network:
+        network.start("--no-learn")
+        node, _ = network.nodes
+        wait_for("three epochs", lambda: (node.status("height") or 0) > 13)
+        told = [len(ask(node, "chain", "block", str(height))["history"]) for height in range(1, 13)]
+        assert told == [0, 0, 0, HISTORY_SEGMENTS] * 3
+        shown = run_command("chain", "block", "4", "--data-dir", str(node.directory)).stdout
+        assert f"{HISTORY_SEGMENTS} segments, the last ends in" in shown
+        assert network.stop() == [0, 0]
+        for each in network.nodes:
+            report = verify_tiles(each.directory, lambda done, total, what: None)
+            assert (report.problems, report.histories >= 3) == ([], True)
+
+
 def test_a_lost_vote_journal_costs_two_epochs(tmp_path: Path) -> None:
     """A member whose journal is gone or damaged does not vote, begins a new one, and votes two epochs later, restarted."""
-    rules = {"chain.epoch_heights": 6, "chain.idle_interval_ms": 300}
+    rules = {"chain.epoch_heights": 6, "chain.idle_interval_ms": 300, "chain.history_segment_ticks": 100}
     with Network(tmp_path, 4, rules=rules) as network:
         network.start("--no-learn")
         first, *_, loser = network.nodes

@@ -9,6 +9,7 @@ import pytest
 
 from node.faults import POINTS
 from node.ground import LearnerRecord
+from protocol.limits import HISTORY_TICKS_PER_SEGMENT_MAX
 from tests.node.processes import GRACE_SECONDS, Network, NodeProcess, run_command, wait_for
 
 TOKENS = 4 * 4 * 32  # of one learner in one round: steps, sequences and context of the test network
@@ -55,6 +56,19 @@ def test_two_nodes_learn_stop_and_go_on_from_disk(tmp_path: Path) -> None:
         assert first.roots() == second.roots()
         assert {version for version, _ in first.roots().values()} == {3}
         assert first.problems() == second.problems() == []
+
+
+def test_a_node_that_stops_while_it_walks_a_history_leaves_no_process(tmp_path: Path) -> None:
+    """Its walk would take a dozen seconds more; nobody waits for it, and the next start begins it anew."""
+    rules = {"chain.epoch_heights": 2, "chain.history_segment_ticks": HISTORY_TICKS_PER_SEGMENT_MAX}
+    with Network(tmp_path, 1, rules=rules) as network:
+        (node,) = network.nodes
+        for _ in range(2):
+            network.start("--no-learn")
+            walkers = wait_for("the walk", node.workers)
+            assert network.stop() == [0]
+            wait_for("its end", lambda walkers=walkers: gone(walkers), GRACE_SECONDS)
+        assert node.problems() == []
 
 
 def test_a_killed_node_leaves_no_worker_and_resumes_with_its_residuals(tmp_path: Path) -> None:

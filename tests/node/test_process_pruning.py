@@ -43,7 +43,7 @@ def change_body(node: NodeProcess, height: int, body: bytes | None) -> None:
 
 def test_a_node_prunes_is_killed_and_goes_on(tmp_path: Path) -> None:
     """What is left is counted to the byte, its roots can be derived, and pruning goes on after the restart."""
-    rules = {"chain.epoch_heights": 4, "learning.round_seconds": 1}
+    rules = {"chain.epoch_heights": 4, "chain.history_segment_ticks": 100, "learning.round_seconds": 1}
     with Network(tmp_path, 1, 1, rules=rules, config={"storage.chain_bytes_max": ALLOWED_BYTES}) as network:
         node, newcomer = network.nodes
         node.start()

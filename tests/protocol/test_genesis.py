@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from protocol.codec import encode
 from protocol.genesis import Founder, Genesis, check_genesis, genesis_roster
 from protocol.ids import NetworkId
-from protocol.limits import NANO_PER_NOCK, SUPPLY_NANO_MAX, TILE_BYTES_MAX
+from protocol.limits import HISTORY_TICKS_PER_SEGMENT_MAX, NANO_PER_NOCK, SUPPLY_NANO_MAX, TILE_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import MemberCard
 from tests.protocol.samples import NODE_KEYS, genesis, manifest, member_cards
@@ -56,6 +56,11 @@ FAULTS: dict[str, dict[str, Any]] = {
     "a data set without shards": {"datasets": (replace(manifest(), shards=(), shard_bytes=()),)},
     "more shards than sizes": {"datasets": (replace(manifest(), shard_bytes=(1,)),)},
     "an empty shard": {"datasets": (replace(manifest(), shard_bytes=(1, 0)),)},
+    "epochs without room for a history": {"chain": replace(genesis().chain, epoch_heights=1)},
+    "a history of nothing": {"chain": replace(genesis().chain, history_segment_ticks=0)},
+    "a history that takes for ever": {
+        "chain": replace(genesis().chain, history_segment_ticks=HISTORY_TICKS_PER_SEGMENT_MAX + 1)
+    },
     "tiles too large": {"tile_bytes": TILE_BYTES_MAX + 4},
     "tiles too small": {"tile_bytes": 4_092},
     "tiles that cut a float": {"tile_bytes": 4_098},

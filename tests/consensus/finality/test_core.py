@@ -262,6 +262,20 @@ def test_after_a_silent_leader_nobody_waits_once_more():
     assert not of_kind(bench.tell(NothingToBuild(Epoch(0), View(1))), RequestBuild)
 
 
+def test_a_leader_whose_application_was_not_ready_even_then_asks_again_when_it_is():
+    """An epoch's last block waits for its history (consensus/execution.py): a nudge says that it is there, in the same view."""
+    bench = Bench(LEADERS[1], anchor=Anchor.genesis(GENESIS_ROOT, START_MS - RULE.idle_interval_ms))
+    bench.tell(NothingToBuild(Epoch(0), View(1)))
+    bench.tell(NothingToBuild(Epoch(0), View(1)))
+    for _ in range(2):  # a nudge for another reason changes nothing
+        assert of_kind(bench.tell(Nudge()), RequestBuild)
+        [closing] = of_kind(bench.tell(NothingToBuild(Epoch(0), View(1))), RequestBuild)
+        assert closing.even_empty
+        assert not of_kind(bench.tell(NothingToBuild(Epoch(0), View(1))), RequestBuild)
+    assert of_kind(bench.tell(Nudge()), RequestBuild)
+    assert of_kind(bench.tell(BodyBuilt(Epoch(0), View(1), EMPTY_BODY, GENESIS_ROOT)), RequestCheck)
+
+
 def test_a_finalization_shortens_the_view_that_it_finds():
     """Dead leaders before and after one good block: the second costs no more than the first."""
     member = next(index for index in range(4) if index not in (LEADERS[2], LEADERS[3]))
