@@ -24,7 +24,7 @@ from protocol.finality import EMPTY_BODY, NO_BLOCK, BodyMessage, FinalizedBlock,
 from protocol.ids import Epoch, Height, MemberIndex, View
 from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Roster
-from simnet.finality.checkers import Ancestry, Broken, Membership, Rule
+from simnet.finality.checkers import Ancestry, Membership
 from simnet.finality.disk import Disk
 from simnet.finality.genesis import RULE, WEIGHTS, ActorId, choose_byzantine, make_keys
 from simnet.finality.members import RIGHT, Machine
@@ -34,6 +34,7 @@ from simnet.finality.run import Plan, run_many, run_seed
 from simnet.finality.sets import Sets
 from simnet.finality.villains import VILLAINS
 from simnet.finality.villains.villain import Ground, Villain
+from simnet.finality.watch import Broken, Rule
 from simnet.finality.world import World
 from tests.consensus.finality.mutants import MUTANTS, find_break
 

@@ -18,10 +18,10 @@ from protocol.codec import decode, encode
 from protocol.finality import ValidatorMessage
 from protocol.ids import Epoch
 from protocol.limits import FRAME_BYTES_MAX
-from simnet.finality.checkers import Broken
 from simnet.finality.genesis import ActorId
 from simnet.finality.options import ALMOST_CALM, BOUNDARIES, CALM, Options
 from simnet.finality.run import Plan
+from simnet.finality.watch import Broken
 from simnet.finality.world import CHAOS_MS, World
 from tests.consensus.finality.mutants import GENERATORS, MUTANTS, find_break
 
