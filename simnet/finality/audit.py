@@ -77,17 +77,19 @@ class Replay(Watch):
         self._application = self._world.make_application(None)
 
     def opened(self, member: Member) -> None:
+        self._look_at(member, member.application.state)
+
+    def check(self) -> None:
+        """In the end: what each member holds, or, of one that stopped, its disk."""
+        for member in self._world.members:
+            self._look_at(member, member.application.state if member.core is not None else member.disk.read_state())
+
+    def _look_at(self, member: Member, state: State) -> None:
         ledger = member.disk.ledger
         self._run(member.me, ledger)
         root = ledger[-1].header.state_root if ledger else GENESIS_ROOT
-        if member.application.state.root() != root:
+        if state.root() != root:
             raise Broken(Rule.NOT_REPLAYED, f"the state of member {member.me} is not that of its height {len(ledger)}")
-
-    def check(self) -> None:
-        """In the end: every member that is there."""
-        for member in self._world.members:
-            if member.core is not None:
-                self.opened(member)
 
     def _run(self, me: ActorId, ledger: list[FinalizedBlock]) -> None:
         """Execute what of a ledger was not executed yet; all of it, if it is another chain."""

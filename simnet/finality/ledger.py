@@ -83,7 +83,7 @@ class Memo:
         self._states: dict[Digest, State] = {GENESIS_ROOT: GENESIS_STATE}
 
     def question(self, root: Digest, body: bytes, site: Site) -> Question:
-        """All that an outcome depends on."""
+        """All that an outcome depends on: the rest of a roster follows from the height."""
         node = site.roster.members[site.proposer].node
         return root, body, site.height, site.time_ms, node
 

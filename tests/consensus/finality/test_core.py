@@ -59,7 +59,6 @@ from protocol.rejection import InvariantBroken, Reason, Rejected
 from simnet.finality.genesis import (
     CHAIN,
     GENESIS_MS,
-    GENESIS_ROOT,
     RULE,
     genesis_anchor,
     make_keys,
@@ -75,6 +74,7 @@ STRANGER = peer_of(200)
 SCHEDULE = Schedule(ROSTER, RULE)
 LEADERS = {view: SCHEDULE.leader(View(view)) for view in range(1, 40)}
 BODY = b"a body"
+GENESIS_ROOT = digest(Domain.STATE, b"genesis")  # of the application of these tests, whose state is a hash
 START_MS = GENESIS_MS + 10_000
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 

@@ -52,27 +52,27 @@ def test_seven_members(seed):
 
 def test_faults_are_really_drawn():
     """Among the seeds there are journals lost, torn, damaged and shortened, villains, partitions, crashes between effects."""
-    worlds = [World(seed, 4) for seed in range(60)]
+    worlds = [World(seed, 4) for seed in range(100)]
     for world in worlds:
         world.run()
     drawn = [world.options for world in worlds]
     assert len({options.villain for options in drawn}) >= 5
     assert len({shape for options in drawn for shape in options.partitions}) >= 4
     assert any(options.pauses and options.clogs for options in drawn)
-    assert sum(world.network.messages_lost_by_queues for world in worlds) >= 5
+    assert sum(world.network.messages_lost_by_queues for world in worlds) >= 8
     assert any(len(set(world.roster.weights)) > 1 for world in worlds)
-    assert sum(world.sets.changes_through(world.epoch) for world in worlds) >= 40
-    assert sum(len(world.checkers.framing.re_proposals) for world in worlds) >= 5
+    assert sum(world.sets.changes_through(world.epoch) for world in worlds) >= 65
+    assert sum(len(world.checkers.framing.re_proposals) for world in worlds) >= 8
     assert any(member.skew_ms for world in worlds for member in world.members)
     assert any(member.left_behind for world in worlds for member in world.members)
     assert any(member.disk.journals_lost for world in worlds for member in world.members)
     disks = [member.disk for world in worlds for member in world.members]
-    assert sum(disk.writes_torn for disk in disks) >= 2
-    assert sum(disk.journals_damaged for disk in disks) >= 2
-    assert sum(disk.rows_damaged for disk in disks) >= 3
-    assert sum(disk.journals_replaced for disk in disks) >= 20
-    assert sum(disk.renames_lost for disk in disks) >= 2
-    assert sum(len(world.checkers.framing.accused_in) for world in worlds) >= 5
+    assert sum(disk.writes_torn for disk in disks) >= 3
+    assert sum(disk.journals_damaged for disk in disks) >= 3
+    assert sum(disk.rows_damaged for disk in disks) >= 5
+    assert sum(disk.journals_replaced for disk in disks) >= 33
+    assert sum(disk.renames_lost for disk in disks) >= 3
+    assert sum(len(world.checkers.framing.accused_in) for world in worlds) >= 8
 
 
 @pytest.mark.parametrize("first", range(0, 16, 8))
