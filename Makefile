@@ -49,7 +49,7 @@ check: $(INSTALLED) ## lint, format, types, imports and the rules of the house: 
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 0 tests/architecture
 
-mutants: $(INSTALLED) ## which generator of simnet/finality notices which wrong machine, at which seed: a minute or two
+mutants: $(INSTALLED) ## which generator of simnet/finality notices which wrong machine, at which seed: some minutes
 	$(BIN)/python -m tests.consensus.finality.mutants
 
 fuzz: $(INSTALLED) ## hostile bytes for every decoder: SECONDS=600 for longer, ARGS="transaction --seed 7" for one

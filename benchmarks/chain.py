@@ -53,10 +53,10 @@ from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS, KIB, LIGHT_CLIENT_
 from protocol.rejection import Reason
 from protocol.roster import Roster
 from protocol.transactions import MetaVersion, SemVer, SignedTransaction, Transfer, check_transaction, sign_transaction
-from simnet.finality.checkers import Watch
 from simnet.finality.genesis import RULE as RULE_OF_WORLD
 from simnet.finality.network import Network
 from simnet.finality.options import Options
+from simnet.finality.watch import Watch
 from simnet.finality.world import World
 from tests.consensus import light_chain
 

@@ -52,8 +52,8 @@ VALUES_PER_PROPOSER_MAX = 4  # honest proposers sign one value for a slot; more 
 STATES_MAX = 64  # unfinalized blocks whose state is kept: finality tracks no more views than this ahead
 # Somebody who is further than we are, or less far, says honest heads for which it is too early or too late here.
 _BLAMELESS = (Reason.SLOT_DECIDED, Reason.REPEATED, Reason.WRONG_EPOCH)
-_BODY_FRAME_BYTES = 64 + 34 * HISTORY_SEGMENTS  # of the lists of a body, the word for the beacon, and a history
-_ENTRY_FRAME_BYTES = 5  # of one transaction in its list, at most
+BODY_FRAME_BYTES = 64 + 34 * HISTORY_SEGMENTS  # of the lists of a body, the word for the beacon, and a history
+ENTRY_FRAME_BYTES = 5  # of one transaction in its list, at most
 
 
 @dataclass(slots=True)
@@ -329,7 +329,7 @@ class Execution:
             if head.round <= newest_round + 1 and (head.tile not in best or head.attempt < best[head.tile].attempt):
                 best[head.tile] = head
         heads: list[Head] = []
-        size = _BODY_FRAME_BYTES
+        size = BODY_FRAME_BYTES
         for tile in sorted(best):
             head_bytes = len(encode(best[tile]))
             if size + head_bytes > BODY_BYTES_MAX or len(heads) == HEADS_PER_BODY_MAX:
@@ -340,7 +340,7 @@ class Execution:
 
     def _choose_transactions(self, state: State, size: int) -> Iterator[SignedTransaction]:
         for transaction in self.mempool.take(BODY_BYTES_MAX - size, state):
-            size += transaction.size_bytes + _ENTRY_FRAME_BYTES
+            size += transaction.size_bytes + ENTRY_FRAME_BYTES
             if size <= BODY_BYTES_MAX:
                 yield transaction
 

@@ -23,7 +23,7 @@ class Domain:
     BINDING: Final = "nock/binding/1"  # three keys of one member
     BLOCK: Final = "nock/block/1"  # header -> block id
     BODY: Final = "nock/body/1"
-    STATE: Final = "nock/state/1"  # stands for a state where there is none: the simulated world of finality, samples
+    STATE: Final = "nock/state/1"  # stands for a state where there is none: villains of the simulated world, samples
     ROSTER: Final = "nock/roster/1"
     VOTE: Final = "nock/vote/1"
     BEACON: Final = "nock/beacon/1"

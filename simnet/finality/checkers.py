@@ -5,6 +5,8 @@ ancestry        one notarized block a view; every view stepped over was nullifie
 membership      headers name the planned rosters; certificates are theirs, by weight       unsafe
 no framing      an honest member says nothing contradictory, is never blamed or accused   framed
 durability      a final body is on honest disks of more than a third of the weight        not durable
+conservation    accounts, stakes and what was burned are all that there ever was          not conserved   (``audit``)
+replay          all blocks again give every header's state root, and every member's       not replayed    (``audit``)
 attribution     whoever forks the chain: pairs of votes convict more than a third         unattributed
 liveness        after the heal a core of more than two thirds finalizes, all of it        not live
 promises        heights each once, bodies whole, memory bounded                           broken
@@ -12,11 +14,11 @@ promises        heights each once, bodies whole, memory bounded                 
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from consensus.finality.events import Evidence
+from consensus.state import State
 from protocol.finality import (
     NO_BLOCK,
     Certificate,
@@ -30,7 +32,9 @@ from protocol.finality import (
 from protocol.ids import Digest, Epoch, MemberIndex, View
 from protocol.rejection import Reason
 from protocol.roster import Roster
+from simnet.finality.audit import Conservation, Replay
 from simnet.finality.genesis import CHAIN, ActorId, actor_of, quick_verify
+from simnet.finality.watch import Broken, Rule, Watch
 
 if TYPE_CHECKING:
     from simnet.finality.members import Member
@@ -40,51 +44,6 @@ FINALIZATIONS_MIN: Final = 10
 HEIGHTS_APART_MAX: Final = 8  # a villain may keep one member a repair or two behind
 BLOCKS_OPEN_MAX: Final = 70  # as many views as are open to votes, and some
 CERTIFICATES_OPEN_MAX: Final = 40
-
-
-class Rule(enum.Enum):
-    """What kind of rule was broken; the value is its column in the report."""
-
-    UNSAFE = "unsafe"
-    FRAMED = "framed"
-    NOT_LIVE = "not_live"
-    NOT_DURABLE = "not_durable"
-    UNATTRIBUTED = "unattributed"
-    BROKEN = "broken"
-
-
-class Broken(Exception):
-    """A checker saw a rule broken."""
-
-    def __init__(self, rule: Rule, sentence: str) -> None:
-        super().__init__(f"{rule.value}: {sentence}")
-        self.rule = rule
-        self.sentence = sentence
-
-
-class Watch:
-    """Sees everything and says nothing: what a member that nobody trusts is watched by."""
-
-    def heard(self, member: ActorId, message: object) -> None:
-        """A message reached a member."""
-
-    def sent(self, member: ActorId, message: object) -> None:
-        """A message left a member."""
-
-    def stored(self, member: ActorId, certificate: Certificate) -> None:
-        """A certificate was written."""
-
-    def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
-        """A block is about to enter a member's ledger."""
-
-    def accused(self, member: ActorId, evidence: Evidence) -> None:
-        """A member reports evidence."""
-
-    def blamed(self, member: ActorId, whom: ActorId, reason: Reason) -> None:
-        """A member says that another broke a rule."""
-
-    def halted(self, member: ActorId, sentence: str) -> None:
-        """A member saw proof that the chain is forked."""
 
 
 class Agreement(Watch):
@@ -369,6 +328,8 @@ class Checkers(Watch):
         self.agreement = Agreement(world)
         self.framing = NoFraming(world)
         self.attribution = Attribution(world) if world.over else None
+        self.conservation = Conservation()
+        self.replay = Replay(world)
         durable = [] if world.machine.forgets_journal else [Durability(world)]  # that mutant forgets its blocks too
         # With more than a third Byzantine a run is about attribution alone.
         sound = [] if world.over else [Membership(world), Ancestry(world)]
@@ -398,6 +359,12 @@ class Checkers(Watch):
     def finalized(self, member: ActorId, block: FinalizedBlock) -> None:
         for each in self._all:
             each.finalized(member, block)
+
+    def executed(self, member: ActorId, block: FinalizedBlock, state: State) -> None:
+        self.conservation.executed(member, block, state)
+
+    def opened(self, member: Member) -> None:
+        self.replay.opened(member)
 
     def accused(self, member: ActorId, evidence: Evidence) -> None:
         self.framing.accused(member, evidence)

@@ -72,8 +72,9 @@ def finality(
     """Run the finality machine in a world of virtual time: every fault drawn from a seed, every rule watched.
 
     The network loses, delays, repeats, reorders and partitions; members crash between any two effects; who votes changes
-    between epochs; villains hold real keys. Safety must hold always, and 25 s later, when everything works again, a core of
-    more than two thirds must go on.
+    between epochs; villains hold real keys; blocks move money in the real ledger. Safety must hold always, no money may appear
+    or vanish, all blocks again must give the same state, and 25 s later, when everything works again, a core of more than
+    two thirds must go on.
     """
     chosen = parse_seeds(seeds or (f"0..{SCRIPTS - 1}" if twins else "0..99"))
     if twins and (chosen[-1] >= SCRIPTS or (members, villain, byzantine) != ("4", None, "below")):

@@ -2,7 +2,7 @@
 
     Persist        whole, or the frame is cut short (TORN), or it never reached the disk
     StoreBlocks    any prefix of its blocks and certificates
-    Finalized      any prefix of its blocks; the others are fetched again
+    Commit         any prefix of its blocks, each with its rows of the state; the others are fetched again
     a new journal  the old file or the new one until the directory is synced: a lost rename undoes it
 
 Later a bit may flip in what was written well. The vote journal is the bytes that ``storage/journal.py`` writes and reads, so
@@ -22,13 +22,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from consensus.finality.epochs import epoch_of_child
-from consensus.finality.events import Anchor, Effect, Finalized, Persist, Restored, StoreBlocks, StoredBlock
+from consensus.finality.events import Anchor, Effect, Persist, Restored, StoreBlocks, StoredBlock
 from consensus.finality.signer import JournalState
+from consensus.state import State, load_state
 from protocol.epochs import is_boundary
 from protocol.finality import Certificate, FinalizedBlock, VoteKind
 from protocol.genesis import ChainRule
 from protocol.ids import Digest, Epoch, Height, View
-from simnet.finality.genesis import RULE, genesis_anchor
+from simnet.finality.genesis import GENESIS_ROWS, RULE, genesis_anchor
+from simnet.finality.ledger import Commit, Rows
 from storage import journal as storage_journal
 from storage.journal import MAGIC, frame, read_journal
 
@@ -49,6 +51,7 @@ class Disk:
     blocks: dict[Digest, StoredBlock] = field(default_factory=dict)
     certificates: dict[tuple[Epoch, View, VoteKind], Certificate] = field(default_factory=dict)
     ledger: list[FinalizedBlock] = field(default_factory=list)
+    rows: dict[bytes, bytes] = field(default_factory=lambda: dict(GENESIS_ROWS))  # of the state after it
     bodies_damaged: list[Digest] = field(default_factory=list)  # of this epoch: written, and thrown away
     writes_torn: int = 0
     journals_lost: int = 0
@@ -153,14 +156,30 @@ class Disk:
         for certificate in effect.certificates:
             self.certificates[certificate.epoch, certificate.view, certificate.kind] = certificate
 
-    def finalize(self, blocks: tuple[FinalizedBlock, ...]) -> None:
-        """Append to the ledger what is new in it, and drop what it overtook."""
-        self.ledger.extend(block for block in blocks if block.header.height == len(self.ledger) + 1)
-        view = blocks[-1].header.view
-        if is_boundary(blocks[-1].header.height, self.rule.epoch_heights):
+    def read_state(self) -> State:
+        """The state after the ledger's last block."""
+        return load_state(self.rows.items())
+
+    def finalize(self, commit: Commit) -> None:
+        """Append to the ledger what is new in it, with what it made of the state, and drop what it overtook."""
+        for block, rows in zip(commit.blocks, commit.rows, strict=True):
+            if block.header.height == len(self.ledger) + 1:
+                self.ledger.append(block)
+                self.write_rows(rows)
+        last = commit.blocks[-1].header
+        view = last.view
+        if is_boundary(last.height, self.rule.epoch_heights):
             self.blocks, self.certificates, self.bodies_damaged = {}, {}, []
         self.blocks = {name: stored for name, stored in self.blocks.items() if stored.proposal.header.view > view}
         self.certificates = {at: held for at, held in self.certificates.items() if at[1] > view}
+
+    def write_rows(self, rows: Rows) -> None:
+        """What a block changed of the state."""
+        for key, entry in rows:
+            if entry is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = entry
 
     def holds(self, block: Digest) -> bool:
         """Whether this body could be read back after a crash: open, or in the ledger's last blocks."""
@@ -188,7 +207,7 @@ class Disk:
         self.image, self._frames, self._last_frame_at = MAGIC, 0, 0
         self.blocks, self.certificates = {}, {}
 
-    def tear(self, effect: Effect, random_: random.Random) -> None:
+    def tear(self, effect: Effect | Commit, random_: random.Random) -> None:
         """The crash comes in the middle of this write."""
         match effect:
             case Persist(records):
@@ -199,8 +218,9 @@ class Disk:
                 self.writes_torn += 1
                 self.store(StoreBlocks(blocks[: random_.randrange(len(blocks) + 1)], ()))
                 self.store(StoreBlocks((), certificates[: random_.randrange(len(certificates) + 1)]))
-            case Finalized(blocks) if len(blocks) > 1:
+            case Commit(blocks, rows) if len(blocks) > 1:
                 self.writes_torn += 1
-                self.finalize(blocks[: random_.randrange(1, len(blocks))])
+                whole_blocks = random_.randrange(1, len(blocks))
+                self.finalize(Commit(blocks[:whole_blocks], rows[:whole_blocks]))
             case _:
                 pass

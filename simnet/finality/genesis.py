@@ -1,4 +1,4 @@
-"""What every run begins with: keys, roster, rule, and an application whose state is a hash.
+"""What every run begins with: keys, roster, rules, and the first state of the ledger.
 
 Signatures are hashes, a thousand times faster than Ed25519: villains of ours do not forge, and nothing here is secret.
 """
@@ -10,13 +10,18 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final, NewType
 
+from msgspec.structs import replace
+
 from consensus.finality.events import Anchor
-from protocol.digest import Domain, digest
-from protocol.finality import EMPTY_BODY, ChainId
-from protocol.genesis import ChainRule
-from protocol.ids import Digest, Epoch, PeerId, Signature, VoteKey
+from consensus.state import State, all_rows, genesis_state
+from protocol.codec import encode
+from protocol.digest import Domain, blob_digest, digest
+from protocol.finality import NO_BLOCK, ChainId
+from protocol.genesis import ChainRule, LedgerRule
+from protocol.ids import AccountId, Epoch, PeerId, Signature, VoteKey
 from protocol.keys import KeyPair
-from protocol.roster import Member, Roster
+from protocol.roster import Member, MemberCard, Roster
+from protocol.transactions import MetaVersion, SemVer
 
 ActorId = NewType("ActorId", int)  # whoever holds a key, by its number; its place in a roster is another number
 DELTA_MS: Final = 1_000
@@ -25,7 +30,18 @@ CHAIN: Final = ChainId(b"test", 0)
 RULE: Final = ChainRule(
     view_delta_ms=DELTA_MS, block_interval_ms_min=300, idle_interval_ms=600, tile_shards=1, epoch_heights=1_024
 )
-GENESIS_ROOT: Final = digest(Domain.STATE, b"genesis")
+# Stake is free again within a run, and evidence too old: money is seen in every place where it can be.
+LEDGER_RULE: Final = LedgerRule(
+    fee_nano_per_byte=1,
+    stake_nano_min=1_000,
+    unbonding_ms=4_000,
+    unbonding_heights=9,
+    evidence_ms=3_900,
+    evidence_heights=8,
+    correlation_ms=1_000,
+    parameter_work_bits=0,
+    dataset_work_bits=0,
+)
 
 
 class QuickKey(KeyPair):
@@ -46,7 +62,12 @@ def quick_verify(public: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def make_keys(count: int, kind: type[KeyPair] = QuickKey) -> list[KeyPair]:
-    return [kind(bytes([index + 1]) * 32) for index in range(count)]
+    """The vote keys of the first actors."""
+    return [kind(vote_seed(index)) for index in range(count)]
+
+
+def vote_seed(actor: int) -> bytes:
+    return bytes([actor + 1]) * 32
 
 
 def peer_of(actor: int) -> PeerId:
@@ -76,9 +97,45 @@ def genesis_anchor() -> Anchor:
     return Anchor.genesis(GENESIS_ROOT, GENESIS_MS)
 
 
-def execute(parent_root: Digest, body: bytes) -> Digest:
-    """The application: the state is the hash of every body that is not empty."""
-    return parent_root if body == EMPTY_BODY else digest(Domain.STATE, parent_root, body)
+# -- the ledger ---------------------------------------------------------------------------------------------------------
+
+PEOPLE: Final = 6  # accounts that pay each other
+FOUNDERS: Final = 4  # of them, the validators of the first state: the accounts of the first actors
+BALANCE_NANO: Final = 10**9
+STAKE_NANO: Final = 10**6
+ACCOUNT_KEYS: Final = tuple(QuickKey(bytes([0xA0 + person]) * 32) for person in range(PEOPLE))
+ARCHIVE: Final = QuickKey(b"\xaf" * 32)  # the account that fills large bodies
+FIRST_VERSION: Final = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b"configuration"), 1_024)
+
+
+def account_of(key: KeyPair) -> AccountId:
+    return AccountId(key.public)
+
+
+def _make_card(person: int) -> MemberCard:
+    """Real keys, real signatures. But a founder's node is its actor's, which has no key: genesis asks for no signatures."""
+    node, account = (KeyPair(bytes([first + person]) * 32) for first in (0xC0, 0xA0))
+    card = MemberCard.bind(node, KeyPair(vote_seed(person)), account)
+    return replace(card, node=peer_of(person)) if person < FOUNDERS else card
+
+
+CARDS: Final = tuple(_make_card(person) for person in range(PEOPLE))
+
+
+def _make_state() -> State:
+    """The state before the first block. Who votes is drawn by ``sets``, and asks no state: its rosters are the founders'."""
+    keys = make_keys(FOUNDERS)
+    balances = [(account_of(key), BALANCE_NANO) for key in (*ACCOUNT_KEYS, ARCHIVE)]
+    stakes = [(card, STAKE_NANO) for card in CARDS[:FOUNDERS]]
+    rosters = make_roster(keys, epoch=0), make_roster(keys, epoch=1)
+    return genesis_state(balances, stakes, (), FIRST_VERSION, GENESIS_MS, rosters)
+
+
+GENESIS_STATE: Final = _make_state()
+GENESIS_ROOT: Final = GENESIS_STATE.root()
+GENESIS_ROWS: Final = tuple((key, encode(entry)) for key, entry in all_rows(GENESIS_STATE) if entry is not None)
+
+# -- weights ------------------------------------------------------------------------------------------------------------
 
 
 # How weight is spread over n members; what a seed may draw.

@@ -39,14 +39,16 @@ from consensus.finality.events import (
 from consensus.finality.signer import REFUSALS, VoteSigner
 from protocol.codec import decode
 from protocol.epochs import is_boundary
-from protocol.finality import EMPTY_BODY, Certificate, FinalizedBlock, ValidatorMessage
-from protocol.ids import Digest, Height
+from protocol.finality import Certificate, FinalizedBlock, ValidatorMessage
+from protocol.ids import Height
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.rejection import Rejected
 from protocol.roster import Roster
-from simnet.finality.checkers import Broken, Rule, Watch
 from simnet.finality.disk import Disk
-from simnet.finality.genesis import CHAIN, ActorId, actor_of, execute, peer_of, quick_verify
+from simnet.finality.genesis import CHAIN, ActorId, actor_of, peer_of, quick_verify
+from simnet.finality.ledger import Application, Commit, Site
+from simnet.finality.payments import draw_transactions
+from simnet.finality.watch import Broken, Rule, Watch
 
 if TYPE_CHECKING:
     from simnet.finality.world import World
@@ -56,7 +58,6 @@ PAUSE_MS: Final = (200, 8_000)
 POLL_MS: Final = 1_000  # how often a node that is no member asks for blocks
 OPENING_MS: Final = 60  # how long the application may take to say who votes in the next epoch
 CUT_AT_RENAME: Final = 0.25  # how often the power fails between a rename and the sync of its directory
-BODY_BYTES_USUAL: Final = 40
 CHECK_DEFERRED: Final = 0.1  # while there are faults: how often the application lacks something
 
 
@@ -68,6 +69,7 @@ class Machine:
     signer: type[VoteSigner] = VoteSigner
     roster: type[Roster] = Roster
     disk: type[Disk] = Disk
+    application: type[Application] = Application
     forgets_journal: bool = False
 
 
@@ -87,7 +89,7 @@ class Member:
         self.core: FinalityCore | None = None
         self.height_at_heal = 0
         self.left_behind = False  # it does not come back
-        self.roots: dict[Digest, Digest] = {}  # states that the application has at hand
+        self.application = world.make_application(world.memo)
         self._life = 0
         self._paused_until_ms = 0
         self._active = 0  # events with effects so far
@@ -115,7 +117,7 @@ class Member:
         if records_max is not None and len(records) > records_max and not self._begin_journal_anew(signer.compacted()):
             return
         anchor, restored = disk.anchor(), disk.restored()
-        self.roots = {anchor.block: anchor.state_root}
+        self.application = world.make_application(world.memo, disk.read_state(), anchor.block)
         self.core = machine.core(
             peer_of(self.me),
             roster,
@@ -127,6 +129,7 @@ class Member:
             restored=restored,
             verify=quick_verify,
         )
+        self.watch.opened(self)
         self.receive(Started())
         world.later(POLL_MS, self._poll, self._life)
 
@@ -224,8 +227,9 @@ class Member:
         if position == len(effects):
             self._maybe_open_epoch(effects)
         else:
+            effect = effects[position]
             if world.random.random() < 0.5:
-                self.disk.tear(effects[position], world.random)
+                self.disk.tear(self._execute(effect.blocks) if isinstance(effect, Finalized) else effect, world.random)
             self.crash()
 
     def _where_it_dies(self, effects: list[Effect]) -> int:
@@ -237,7 +241,7 @@ class Member:
             records = [index for index, effect in enumerate(effects) if isinstance(effect, Persist)]
             if records and random_.random() < 0.5:
                 position = records[0]
-        if effects and self.me == 0 and world.cut_at is not None:
+        if effects and self.me == 0 and world.cut_at is not None and world.chaos:
             self._active += 1
             if self._active == world.cut_at[0]:
                 position = min(position, world.cut_at[1])
@@ -292,43 +296,55 @@ class Member:
             self.receive(event)
 
     def _build(self, request: RequestBuild) -> None:
-        random_ = self.world.random
+        world, random_ = self.world, self.world.random
         delay_ms = random_.randrange(1, 60)
-        has_something = random_.random() < self.world.options.fullness
-        if (has_something or request.even_empty) and request.parent in self.roots:
-            body = self._make_body() if has_something else EMPTY_BODY
-            root = execute(self.roots[request.parent], body)
+        has_something = random_.random() < world.options.fullness
+        parent = self.application.find_state(request.parent)
+        if (has_something or request.even_empty) and parent is not None:
+            site = Site(world.sets.roster(request.epoch), request.height, request.time_ms, request.proposer)
+            most = world.options.body_bytes_max
+            candidates = draw_transactions(random_, parent, most) if has_something else []
+            body, root = self.application.build(parent, site, candidates)
             self.later(delay_ms, BodyBuilt(request.epoch, request.view, body, root))
             return
         self.later(delay_ms, NothingToBuild(request.epoch, request.view))
         if random_.random() < 0.3:
             self.later(random_.randrange(100, 500), Nudge())
 
-    def _make_body(self) -> bytes:
-        random_, most = self.world.random, self.world.options.body_bytes_max
-        if most <= BODY_BYTES_USUAL or random_.random() < 0.65:
-            return random_.randbytes(random_.randrange(1, BODY_BYTES_USUAL))
-        return random_.randbytes(random_.choice((most, random_.randrange(1, most))))
-
     def _check(self, request: RequestCheck) -> None:
         header, random_ = request.header, self.world.random
         delay_ms = random_.randrange(1, 60)
-        if header.parent not in self.roots:
+        parent = self.application.find_state(header.parent)
+        if parent is None:
             raise Broken(Rule.BROKEN, f"member {self.me} was asked to execute a block whose parent it does not know")
         if self.world.chaos and random_.random() < CHECK_DEFERRED:
             self.later(delay_ms, BodyChecked(request.block, None))
             return
-        root = execute(self.roots[header.parent], request.body)
-        if root == header.state_root:
-            self.roots[request.block] = root
-        self.later(delay_ms, BodyChecked(request.block, True, root))
+        try:
+            root = self.application.check(parent, header, self.world.sets.roster(header.epoch), request.body)
+        except Rejected as refusal:
+            self.later(delay_ms, BodyChecked(request.block, False, None, refusal.reason))
+        else:
+            self.later(delay_ms, BodyChecked(request.block, True, root))
 
     def _finalize(self, blocks: tuple[FinalizedBlock, ...]) -> None:
         for block in blocks:
             self.watch.finalized(self.me, block)
-            self.roots[block.header.digest()] = block.header.state_root
-        self.disk.finalize(blocks)
+        self.disk.finalize(self._execute(blocks))
         self.world.take_note_of_epoch(self.me, self.disk.epoch)
+
+    def _execute(self, blocks: tuple[FinalizedBlock, ...]) -> Commit:
+        """What final blocks change of the state."""
+        rows = []
+        for block in blocks:
+            try:
+                outcome = self.application.finalize(block, self.world.sets.roster(block.header.epoch))
+            except Rejected as refusal:
+                sentence = f"height {block.header.height} is final and does not execute at member {self.me}: {refusal}"
+                raise Broken(Rule.NOT_REPLAYED, sentence) from None
+            self.watch.executed(self.me, block, outcome.after)
+            rows.append(outcome.rows())
+        return Commit(blocks, tuple(rows))
 
     def _poll(self, life: int) -> None:
         """A node outside the roster has nobody who sends it anything."""

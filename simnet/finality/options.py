@@ -9,6 +9,7 @@ from typing import Final
 from protocol.limits import BODY_BYTES_MAX
 from simnet.finality.genesis import RULE, WEIGHTS
 from simnet.finality.network import SHAPES, SWIZZLE
+from simnet.finality.payments import BODY_BYTES_USUAL
 from simnet.finality.villains import VILLAINS
 
 EPOCH_HEIGHTS: Final = (2, 3, 4, 6, 12)  # short, so that a run sees many boundaries
@@ -29,7 +30,7 @@ class Options:
     partitions: tuple[str, ...] = ()
     slow_links: float = 0.0  # links of a limited rate, each drawn by itself
     fullness: float = 0.5  # how often a leader has something to propose
-    body_bytes_max: int = 40  # some bodies are as large
+    body_bytes_max: int = BODY_BYTES_USUAL  # where it is more, some bodies are as large
     crashes: int = 0
     cut: float = 0.0  # a crash between two effects of one event, for each effect
     pauses: int = 0
@@ -58,7 +59,7 @@ class Options:
             partitions=tuple(random_.choice(shapes) for _ in range(random_.choice((0, 1, 3)))),
             slow_links=random_.choice((0.0, 0.0, 0.3, 1.0)),
             fullness=random_.choice((0.1, 0.5, 1.0)),
-            body_bytes_max=random_.choice((40, BODY_BYTES_MAX)),
+            body_bytes_max=random_.choice((BODY_BYTES_USUAL, BODY_BYTES_MAX)),
             crashes=random_.choice((0, 2, 5)),
             cut=random_.choice((0.0, 0.002, 0.01)),
             pauses=random_.choice((0, 0, 3)),

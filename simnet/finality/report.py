@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from simnet.finality.checkers import Rule
 from simnet.finality.run import Plan, Totals
+from simnet.finality.watch import Rule
 from simnet.text import count_text
 
 FAILURES_TOLD_MAX: Final = 10
@@ -25,6 +25,8 @@ HEADINGS: Final = {
     Rule.FRAMED: "framed",
     Rule.NOT_LIVE: "not live",
     Rule.NOT_DURABLE: "not durable",
+    Rule.NOT_CONSERVED: "not conserved",
+    Rule.NOT_REPLAYED: "not replayed",
     Rule.UNATTRIBUTED: "unattributed",
     Rule.BROKEN: "broken",
 }

@@ -10,9 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from simnet.finality.checkers import Broken, Rule
 from simnet.finality.members import RIGHT, Machine
 from simnet.finality.scripted import ScriptedWorld
+from simnet.finality.watch import Broken, Rule
 from simnet.finality.world import START_MS, World
 
 SEEDS_AT_ONCE = 4  # handed to a process together: a seed takes some 20 ms with four members

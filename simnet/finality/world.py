@@ -21,17 +21,32 @@ from typing import Any, ClassVar, Final
 from msgspec.structs import replace as replace_rule
 
 from consensus.finality.signer import EPOCHS_REFUSED
-from protocol.finality import FinalizedBlock
-from protocol.ids import Epoch, View
+from consensus.state import State
+from consensus.transition import BlockRules
+from protocol.finality import NO_BLOCK, FinalizedBlock
+from protocol.ids import Digest, Epoch, View
 from protocol.limits import VIEW_TIMEOUT_MS_MAX
 from protocol.roster import Roster
-from simnet.finality.checkers import FINALIZATIONS_MIN, Broken, Checkers, Rule, check_memory, find_stall
-from simnet.finality.genesis import DELTA_MS, GENESIS_MS, RULE, WEIGHTS, ActorId, choose_byzantine, make_keys
+from simnet.finality.checkers import FINALIZATIONS_MIN, Checkers, check_memory, find_stall
+from simnet.finality.genesis import (
+    CHAIN,
+    DELTA_MS,
+    GENESIS_MS,
+    GENESIS_STATE,
+    LEDGER_RULE,
+    RULE,
+    WEIGHTS,
+    ActorId,
+    choose_byzantine,
+    make_keys,
+)
+from simnet.finality.ledger import Application, Memo
 from simnet.finality.members import PAUSE_MS, RIGHT, Machine, Member
 from simnet.finality.network import Network
 from simnet.finality.options import Options
 from simnet.finality.sets import Sets, Weights
 from simnet.finality.villains import VILLAINS, Actor
+from simnet.finality.watch import Broken, Rule
 
 START_MS: Final = GENESIS_MS + 1_000
 CHAOS_MS: Final = 25_000
@@ -97,6 +112,10 @@ class World:
         self.settled = False
         self._passed: set[tuple[int, int]] = set()  # (epoch, view) left since the heal; asked only "is it in"
         self._silent_views = 0  # of them, whose leader could not lead
+        self.block_rules = BlockRules(
+            CHAIN, LEDGER_RULE, self.rule.epoch_heights, delta_weight_max=1, history_segment_ticks=1
+        )
+        self.memo = Memo()
         self.network = self._make_network()
         self.checkers = Checkers(self)
         self.members: list[Member] = []
@@ -160,6 +179,12 @@ class World:
     def get_member(self, me: ActorId) -> Member:
         return next(member for member in self.members if member.me == me)
 
+    def make_application(
+        self, memo: Memo | None, state: State = GENESIS_STATE, anchor: Digest = NO_BLOCK
+    ) -> Application:
+        """The application under test; ``anchor`` is the block after which ``state`` holds."""
+        return self.machine.application(self.block_rules, memo, state, anchor)
+
     # -- epochs -------------------------------------------------------------------------------------------------------
 
     @property
@@ -212,6 +237,7 @@ class World:
             call(*arguments)
         if self.forked:
             self.check_attribution()
+        self.checkers.replay.check()
         if not self.over:
             stall = find_stall(self.core, self.finalizations_min)
             if stall is not None:

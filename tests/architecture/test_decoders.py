@@ -29,6 +29,7 @@ NOT_A_DECODER = {
     "p2p.io.libp2p_host.open_libp2p_host": "a seed of ours",
     "p2p.io.memory_host.open_memory_host": "a seed of ours",
     "simnet.facts.read": "answers of nodes that simnet itself started",
+    "simnet.finality.ledger.check": "decodes a Body, which has a row",
     "storage.blobs.check_blob": "compares a digest",
     "storage.io.blob_store.find": "a name of ours",
     "storage.keys.split_tile_key": "a key of our own database",

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from consensus.beacon import due_history
 from consensus.history import walk_segments
-from consensus.state import ACCOUNTS, TREASURY, VALIDATORS, State, Validator, genesis_state
+from consensus.state import TREASURY, VALIDATORS, State, Validator, genesis_state
 from consensus.transition import BlockContext, apply_block
 from protocol.codec import encode
 from protocol.digest import blob_digest
@@ -20,7 +20,6 @@ from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId, 
 from protocol.keys import KeyPair
 from protocol.limits import HISTORY_SEGMENTS
 from protocol.roster import MemberCard
-from protocol.state_proof import SubChain
 from protocol.transactions import (
     DatasetRecord,
     MetaVersion,
@@ -33,6 +32,7 @@ from protocol.transactions import (
     find_work,
     sign_transaction,
 )
+from simnet.finality.audit import Held, count_money
 from tests.consensus.samples import CHAIN, ROSTER, RULES
 from tests.consensus.world import TICKS, genesis_roots
 
@@ -145,26 +145,11 @@ def dataset(sender: int, name: str = "text") -> DatasetRecord:
     return replace(record, work=work)
 
 
-def money(state: State) -> dict[str, int]:
-    """Where all money is, by looking at every account and validator: the oracle of the totals."""
-    entries = [value for key, value in state.trees[SubChain.C].items() if key[:1] == ACCOUNTS.prefix]
-    validators = list(state.validators())
-    return {
-        "balances": sum(account.balance_nano for account in entries),
-        "staked": sum(each.stake_nano for each in validators),
-        "unbonding": sum(entry.amount_nano for each in validators for entry in each.unbonding),
-    }
-
-
 def check_money(state: State) -> None:
     """The totals are what the entries hold, and nothing was made or lost."""
-    held = money(state)
-    assert held == {
-        "balances": state.supply.balances_nano,
-        "staked": state.supply.staked_nano,
-        "unbonding": state.supply.unbonding_nano,
-    }
-    assert sum(held.values()) + state.supply.burned_nano == GENESIS.supply.minted_nano
+    held, supply = count_money(state), state.supply
+    assert held == Held(supply.balances_nano, supply.staked_nano, supply.unbonding_nano)
+    assert sum(held) + supply.burned_nano == GENESIS.supply.minted_nano
 
 
 def treasury(state: State) -> int:

@@ -21,7 +21,8 @@ from simnet.finality.villains import SUMMARIES
 from tests.consensus.finality.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
-NEEDED = {"seeds", "unsafe", "framed", "not_live", "simulated_hours", "events", "digest"}
+RULES = ("unsafe", "framed", "not_live", "not_durable", "not_conserved", "not_replayed")
+NEEDED = {"seeds", *RULES, "simulated_hours", "events", "digest"}
 
 
 def say(*arguments: str, machine: Machine = RIGHT) -> int:
@@ -43,7 +44,7 @@ def test_facts_are_the_last_line_of_stdout(capsys):
     assert lines[0] == lines[1]
     assert set(facts) >= NEEDED
     assert facts["seeds"] == 4
-    assert facts["unsafe"] == facts["framed"] == facts["not_live"] == 0
+    assert [facts[rule] for rule in RULES] == [0] * len(RULES)
     assert facts["simulated_hours"] > 0
     assert facts["epochs"] > facts["set_changes"] > 0
     assert facts["re_proposals"] >= 0
@@ -56,7 +57,7 @@ def test_people_get_a_table_and_progress_on_stderr(capsys):
     said = capsys.readouterr()
     assert "4 of 4 seeds" in said.err
     assert "\x1b" not in said.err
-    for word in ("twins", "unsafe", "framed", "not live", "simulated", "digest"):
+    for word in ("twins", *(rule.replace("_", " ") for rule in RULES), "simulated", "digest"):
         assert word in said.out
     assert "…" not in said.out
     assert "seeds," not in said.out

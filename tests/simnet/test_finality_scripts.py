@@ -10,12 +10,12 @@ import pytest
 
 from protocol.finality import Proposal, Vote
 from protocol.ids import Epoch, View
-from simnet.finality.checkers import Broken, Rule
 from simnet.finality.genesis import ActorId
 from simnet.finality.members import RIGHT
 from simnet.finality.run import Plan, run_many, run_seed
 from simnet.finality.scripted import ScriptedWorld, beacons
 from simnet.finality.scripts import HONEST, PROGRAMS, SCRIPTS, TWINS, VIEWS, Round, scripts
+from simnet.finality.watch import Broken, Rule
 from tests.consensus.finality.mutants import MUTANTS
 
 SAMPLE = sorted(random.Random(3).sample(range(SCRIPTS), 60))

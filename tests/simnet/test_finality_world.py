@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replace_message
 
 from consensus.finality.core import FinalityCore
-from consensus.finality.events import Effect, Event, Finalized, Persist, StoreBlocks, StoredBlock
+from consensus.finality.events import Effect, Event, Persist, StoreBlocks, StoredBlock
 from consensus.finality.signer import EPOCHS_REFUSED, RECORD_BYTES_MAX, JournalState, VoteRecord
 from consensus.finality.tally import build_certificate, votes_of
 from protocol.codec import decode, encode
@@ -24,9 +24,10 @@ from protocol.finality import EMPTY_BODY, NO_BLOCK, BodyMessage, FinalizedBlock,
 from protocol.ids import Epoch, Height, MemberIndex, View
 from protocol.limits import BODY_BYTES_MAX
 from protocol.roster import Roster
-from simnet.finality.checkers import Ancestry, Broken, Membership, Rule
+from simnet.finality.checkers import Ancestry, Membership
 from simnet.finality.disk import Disk
 from simnet.finality.genesis import RULE, WEIGHTS, ActorId, choose_byzantine, make_keys
+from simnet.finality.ledger import Commit
 from simnet.finality.members import RIGHT, Machine
 from simnet.finality.network import QUEUE_BYTES_MAX, RATES_BYTES_PER_S, SHAPES, SWIZZLE, FromTwin, Queue, size_of
 from simnet.finality.options import ALMOST_CALM, CALM, Options
@@ -34,6 +35,7 @@ from simnet.finality.run import Plan, run_many, run_seed
 from simnet.finality.sets import Sets
 from simnet.finality.villains import VILLAINS
 from simnet.finality.villains.villain import Ground, Villain
+from simnet.finality.watch import Broken, Rule
 from simnet.finality.world import World
 from tests.consensus.finality.mutants import MUTANTS, find_break
 
@@ -100,7 +102,7 @@ def test_ten_members_and_thirty_one():
 
 def test_too_many_villains_fork_the_chain_and_are_convicted():
     """With more than a third Byzantine some chains fork, and each fork convicts more than a third and nobody honest."""
-    totals = run_many(Plan(4, "equivocator", over=True), range(140, 210), 1, lambda totals: None)
+    totals = run_many(Plan(4, "equivocator", over=True), range(210, 280), 1, lambda totals: None)
     assert totals.forked >= 2
     # The machines' own evidence convicts too, unless epochs of two heights have passed over it: they look one epoch back.
     assert totals.exposed >= totals.forked - 1
@@ -251,18 +253,21 @@ def test_slow_links_make_large_bodies_late_and_let_go_at_the_heal():
 
 
 def test_a_torn_write_is_a_part_of_it():
-    """A torn record is never in the journal, and of blocks there is a prefix."""
+    """A torn record is never in the journal, and of blocks there is a prefix, with the state after it."""
     world = World(0, 4, CALM).run()
     ledger = world.members[0].disk.ledger
+    application = world.make_application(None)
+    rows = [application.finalize(block, world.sets.roster(0)).rows() for block in ledger[:5]]
     for seed in range(20):
         disk = Disk()
         disk.tear(Persist((b"record",)), random.Random(seed))
-        disk.tear(Finalized(tuple(ledger[:5])), random.Random(seed))
+        disk.tear(Commit(tuple(ledger[:5]), tuple(rows)), random.Random(seed))
         disk.tear(StoreBlocks(), random.Random(seed))
         assert disk.state is JournalState.TORN
         assert disk.journal == []
         assert disk.ledger == ledger[: len(disk.ledger)]
         assert 1 <= len(disk.ledger) < 5
+        assert disk.read_state().root() == disk.ledger[-1].header.state_root
 
 
 def records(count: int) -> list[bytes]:
@@ -399,6 +404,11 @@ def test_a_paused_member_hears_nothing_until_it_wakes():
         (Rule.FRAMED, "accuses the cautious", "swarm", False),
         (Rule.NOT_LIVE, "R8 removed", "swarm", False),
         (Rule.NOT_DURABLE, "S5 removed", "crashes", False),
+        (Rule.NOT_CONSERVED, "money minted", "swarm", False),
+        (Rule.NOT_CONSERVED, "burned fees forgotten", "swarm", False),
+        (Rule.NOT_REPLAYED, "state counts executions", "swarm", False),
+        (Rule.NOT_REPLAYED, "state root not compared", "forger", False),
+        (Rule.NOT_REPLAYED, "rows written late", "crashes", False),
         (Rule.BROKEN, "finalizes twice", "swarm", False),
         (Rule.UNATTRIBUTED, "quorum 2f", "equivocator", True),
     ],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from simnet.finality.genesis import ActorId
 from simnet.finality.villains.changer import Changer
 from simnet.finality.villains.equivocator import Equivocator
+from simnet.finality.villains.forger import Forger
 from simnet.finality.villains.garbler import Garbler
 from simnet.finality.villains.lunatic import Lunatic
 from simnet.finality.villains.nullifier import Nullifier
@@ -49,6 +50,7 @@ VILLAINS: Final[dict[str, Kind]] = {
     "splitter": Splitter,
     "changer": Changer,
     "replayer": Replayer,
+    "forger": Forger,
 }
 
 SUMMARIES: Final[dict[str, str]] = {name: kind.SUMMARY for name, kind in VILLAINS.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
-from protocol.finality import Proposal, Vote, VoteKind
+from protocol.finality import BodyMessage, Proposal, Vote, VoteKind
 from protocol.ids import View
+from simnet.finality.genesis import ActorId
 from simnet.finality.villains.villain import Ground, Villain
 
 
@@ -15,6 +18,12 @@ class Changer(Villain):
     SUMMARY = (
         "changes an epoch's last block, builds on it, or proposes it again without right; finalizes for one member only"
     )
+
+    def hear(self, source: ActorId, message: Any) -> None:
+        """It keeps the bodies of others: an epoch's last block is never empty, and nobody votes for what it cannot read."""
+        if isinstance(message, BodyMessage):
+            self.keep_body(message.body)
+        super().hear(source, message)
 
     def on_vote(self, vote: Vote) -> None:
         if vote.kind is VoteKind.NULLIFY or vote.epoch != self.epoch:
@@ -36,6 +45,7 @@ class Changer(Villain):
         match random_.randrange(7):
             case 0:  # another header under the old one's certificate
                 header = replace(again.header, time_ms=again.header.time_ms + 1)
+                self._remember(header)
                 self.broadcast(replace(again, header=header, vote=self.vote(view, VoteKind.NOTARIZE, header.digest())))
             case 1:  # another block beside it
                 self.broadcast(another)

@@ -7,16 +7,18 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from protocol.digest import Domain, digest
 from protocol.finality import NO_BLOCK, ChainId, Header
 from protocol.ids import Digest, Epoch, Height, MemberIndex, View
 from protocol.limits import BODY_BYTES_MAX, CLOCK_SLACK_MS
 from simnet.finality.villains.villain import Villain
 
 ELSEWHERE: Final = Digest(b"\xee" * 32)
+NO_STATE: Final = digest(Domain.STATE, b"lunatic")
 FAR_MS: Final = 10 * CLOCK_SLACK_MS
 
 LIES: Final[dict[str, Callable[[Header], dict[str, Any]]]] = {
-    "state": lambda header: {"state_root": ELSEWHERE},
+    "state": lambda header: {"state_root": NO_STATE},
     "no state": lambda header: {"state_root": NO_BLOCK},
     "height": lambda header: {"height": Height(header.height + 1)},
     "height again": lambda header: {"height": Height(max(0, header.height - 1))},

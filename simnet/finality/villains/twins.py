@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol.finality import Certificate, FinalizedBlock, ValidatorMessage
 from protocol.ids import Height
-from simnet.finality.checkers import Watch
 from simnet.finality.genesis import ActorId
 from simnet.finality.members import Member
 from simnet.finality.network import FromTwin
+from simnet.finality.watch import Watch
 
 if TYPE_CHECKING:
     from simnet.finality.world import World

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
 from consensus.finality.tree import NO_EVIDENCE
+from consensus.state import State
 from protocol.finality import (
     EMPTY_BODY,
     HEADER_VERSION,
     NO_BLOCK,
+    BodyMessage,
     Certificate,
     FinalizedBlock,
     Header,
@@ -18,11 +21,16 @@ from protocol.finality import (
     ValidatorMessage,
     Vote,
     VoteKind,
+    Want,
     body_root,
     vote_text,
 )
 from protocol.ids import Digest, Epoch, Height, MemberIndex, View
+from protocol.rejection import Rejected
+from protocol.transactions import SignedTransaction
 from simnet.finality.genesis import CHAIN, GENESIS_ROOT, ActorId
+from simnet.finality.ledger import Site
+from simnet.finality.payments import draw_transactions
 
 if TYPE_CHECKING:
     from simnet.finality.world import World
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 VIEWS_REMEMBERED_MAX: Final = 200
 PARENTS_KNOWN_MAX: Final = 4
 HEADERS_REMEMBERED_MAX: Final = 400
+BODIES_REMEMBERED_MAX: Final = 16
 
 
 class Actor(Protocol):
@@ -65,6 +74,8 @@ class Villain:
         self.me = me
         self.certificates: dict[View, dict[VoteKind, Certificate]] = {}
         self.headers: dict[Digest, Header] = {}
+        self.bodies: dict[Digest, bytes] = {}  # of its own blocks, by their roots
+        self.application = world.make_application(world.memo)
         self.epoch = Epoch(0)
         self.place = MemberIndex(0)  # in the roster: the last one that it had
         self._led = View(0)
@@ -114,6 +125,8 @@ class Villain:
                 self.on_vote(message.vote)
             case Vote():
                 self.on_vote(message)
+            case Want(blocks):
+                self._show(source, blocks)
             case _:
                 pass
         if self.view > before:
@@ -156,6 +169,18 @@ class Villain:
         if len(self.headers) > HEADERS_REMEMBERED_MAX:
             del self.headers[next(iter(self.headers))]
 
+    def _show(self, to: ActorId, blocks: tuple[Digest, ...]) -> None:
+        """Bodies of its own that somebody asks for: what it proposed was meant to be seen."""
+        for block in blocks:
+            for body in self._bodies_of(block):
+                self.send(to, body)
+
+    def _bodies_of(self, block: Digest) -> list[BodyMessage]:
+        """The body of a block of its own that has one."""
+        header = self.headers.get(block)
+        body = self.bodies.get(header.body_root) if header else None
+        return [] if body is None else [BodyMessage(block, body)]
+
     # -- what it may say ----------------------------------------------------------------------------------------------
 
     @property
@@ -166,10 +191,16 @@ class Villain:
         return self.world.random.choice(self.others) if self.world.count > 1 else self.me
 
     def send(self, to: ActorId, message: ValidatorMessage | bytes) -> None:
-        self.world.network.send(self.me, to, message)
+        for each in self._with_body(message):
+            self.world.network.send(self.me, to, each)
 
     def broadcast(self, message: ValidatorMessage | bytes) -> None:
-        self.world.network.broadcast(self.me, message)
+        for each in self._with_body(message):
+            self.world.network.broadcast(self.me, each)
+
+    def _with_body(self, message: ValidatorMessage | bytes) -> list[ValidatorMessage | bytes]:
+        """With a proposal of a block of its own goes the body."""
+        return [message, *self._bodies_of(message.vote.block)] if isinstance(message, Proposal) else [message]
 
     def vote(self, view: View, kind: VoteKind, block: Digest = NO_BLOCK) -> Vote:
         text = vote_text(CHAIN, self.epoch, view, kind, block)
@@ -195,28 +226,66 @@ class Villain:
             found.append(Ground(None, None))
         return found
 
+    def find_parent(self, ground: Ground) -> Header | None:
+        """The header of what is built on; None: genesis."""
+        boundary = self.world.boundary(self.epoch)
+        return ground.header or (boundary.header if boundary else None)
+
+    def parent_root(self, ground: Ground) -> Digest:
+        """The state root of what is built on."""
+        parent = self.find_parent(ground)
+        return parent.state_root if parent else GENESIS_ROOT
+
     def make_header(self, view: View, ground: Ground, copy: int = 0) -> Header:
-        """An empty block on this ground that breaks no rule by itself; ``copy`` makes another one."""
-        boundary, sets, now_ms = self.world.boundary(self.epoch), self.world.sets, self.world.now_ms
-        above = ground.header or (boundary.header if boundary else None)
+        """A block on this ground that breaks no rule by itself, its body as an honest one; ``copy`` makes another one."""
+        world, sets, above = self.world, self.world.sets, self.find_parent(ground)
+        time_ms = max(world.now_ms, above.time_ms if above else 0) + 1 + copy
+        site = Site(sets.roster(self.epoch), Height(above.height + 1 if above else 1), time_ms, self.place)
+        body, state_root = self._make_body(self.parent_root(ground), site)
         return Header(
             version=HEADER_VERSION,
             chain=CHAIN,
             epoch=self.epoch,
             view=view,
-            height=Height(above.height + 1 if above else 1),
+            height=site.height,
             parent=above.digest() if above else NO_BLOCK,
             parent_view=ground.header.view if ground.header else View(0),
-            time_ms=max(now_ms, above.time_ms if above else 0) + 1 + copy,
+            time_ms=time_ms,
             proposer=self.place,
-            body_root=body_root(EMPTY_BODY),
-            body_bytes=len(EMPTY_BODY),
-            state_root=above.state_root if above else GENESIS_ROOT,
+            body_root=self.keep_body(body),
+            body_bytes=len(body),
+            state_root=state_root,
             roster=sets.roster(self.epoch).digest(),
             next_roster=sets.roster(self.epoch + 1).digest(),
             beacon=sets.roster(self.epoch).beacon,
             evidence_root=NO_EVIDENCE,
         )
+
+    def _make_body(self, parent_root: Digest, site: Site) -> tuple[bytes, Digest]:
+        """What an honest leader would build. A state that nobody has seen lately is one of its own making: then anything."""
+        world, parent = self.world, self.world.memo.find_state(parent_root)
+        if parent is None:
+            return EMPTY_BODY, parent_root
+        has_something = world.random.random() < world.options.fullness
+        most = world.options.body_bytes_max
+        candidates = draw_transactions(world.random, parent, most) if has_something else []
+        return self.build(parent, site, candidates)
+
+    def build(self, state: State, site: Site, candidates: Sequence[SignedTransaction]) -> tuple[bytes, Digest]:
+        """A body and the root after it; above a boundary, where this epoch may have no block, the empty one."""
+        try:
+            return self.application.build(state, site, candidates)
+        except Rejected:
+            return EMPTY_BODY, state.root()
+
+    def keep_body(self, body: bytes) -> Digest:
+        """Remember a body that goes along with its proposal; its root. Everybody knows the empty one."""
+        root = body_root(body)
+        if body != EMPTY_BODY:
+            self.bodies[root] = body
+        if len(self.bodies) > BODIES_REMEMBERED_MAX:
+            del self.bodies[next(iter(self.bodies))]
+        return root
 
     def propose_again(self, view: View, ground: Ground) -> Proposal | None:
         """The block of this ground as it is, in a later view: what is right for a boundary block only."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from msgspec.structs import replace as replace_message
 
@@ -19,15 +19,20 @@ from consensus.finality.events import Anchor, Evidence, EvidenceKind, Finalized,
 from consensus.finality.signer import ExecutedBlock, JournalState, SignedVote, VoteRecord, VoteSigner
 from consensus.finality.tally import CheckedCertificate, Tally
 from consensus.finality.tree import Ground, Parent, Tree
+from consensus.state import BEACON_MIX, BeaconMix, State
+from protocol.digest import Domain, digest, number
 from protocol.finality import Certificate, FinalizedBlock, Header, Proposal, ValidatorMessage, Vote, VoteKind, vote_text
 from protocol.ids import Digest, Epoch, PeerId, View
+from protocol.rejection import Rejected
 from protocol.roster import Roster
-from simnet.finality.checkers import Broken
+from protocol.transactions import SignedTransaction
 from simnet.finality.disk import Disk
+from simnet.finality.ledger import Application, Outcome, Rows, Site
 from simnet.finality.members import Machine
 from simnet.finality.options import ALMOST_CALM, BOUNDARIES, CALM, Options
 from simnet.finality.villains import VILLAINS
 from simnet.finality.villains.replayer import OTHER_FORK
+from simnet.finality.watch import Broken
 from simnet.finality.world import World
 
 SEEDS = 40  # of each generator
@@ -221,6 +226,66 @@ class DiskThatCutsDamageOff(Disk):
         return records, JournalState.CLEAN
 
 
+class SpoiltApplication(Application):
+    """Changes each state that a body leads to, whoever executes it."""
+
+    def _build(self, state: State, site: Site, candidates: Sequence[SignedTransaction]) -> tuple[bytes, State]:
+        body, after = super()._build(state, site, candidates)
+        return body, self._spoil(after, site)
+
+    def _apply(self, state: State, site: Site, body: bytes) -> State:
+        return self._spoil(super()._apply(state, site, body), site)
+
+    def _spoil(self, state: State, site: Site) -> State:
+        raise NotImplementedError
+
+
+class ApplicationThatMints(SpoiltApplication):
+    """Pays a proposer that has an account for its block, and takes that from nobody; the totals say what they should."""
+
+    def _spoil(self, state: State, site: Site) -> State:
+        return State(state.add_balance(self._context(state, site).proposer, 1).trees, state.supply)
+
+
+class ApplicationThatForgetsWhatBurned(SpoiltApplication):
+    """Keeps no account of burned fees, and takes them from what was ever minted, so that the totals agree."""
+
+    def _spoil(self, state: State, site: Site) -> State:
+        minted_nano = state.supply.minted_nano - state.supply.burned_nano
+        return State(state.trees, replace_message(state.supply, burned_nano=0, minted_nano=minted_nano)).sealed()
+
+
+class ApplicationThatCounts(SpoiltApplication):
+    """Lets the state depend on how many bodies this process has executed."""
+
+    executed = 0
+
+    def _spoil(self, state: State, site: Site) -> State:
+        self.executed += 1
+        return state.put(BEACON_MIX, BeaconMix(digest(Domain.BEACON, number(self.executed))))
+
+
+class ApplicationThatBelievesHeaders(Application):
+    """Executes a block and takes the header's word for its root."""
+
+    def _execute(self, parent: State, header: Header, roster: Roster, body: bytes) -> Outcome:
+        outcome = self._ask(parent, Site.of(header, roster), body)
+        if isinstance(outcome, Rejected):
+            raise Rejected(outcome.reason)
+        return replace(outcome, root=header.state_root)
+
+
+@dataclass
+class DiskThatWritesRowsLate(Disk):
+    """Writes what a block made of the state together with the next block."""
+
+    held: Rows = ()
+
+    def write_rows(self, rows: Rows) -> None:
+        super().write_rows(self.held)
+        self.held = rows
+
+
 MUTANTS = {
     "S2 removed": Machine(signer=SignerWithoutS2),
     "S3 removed": Machine(signer=SignerWithoutS3),
@@ -241,6 +306,11 @@ MUTANTS = {
     "next roster not checked": Machine(core=core_with(TreeWithoutNextRosterCheck)),
     "epoch of the floor forgotten": Machine(signer=SignerOfOneEpoch),
     "evidence from another fork": Machine(core=CoreOfAnyFork),
+    "money minted": Machine(application=ApplicationThatMints),
+    "burned fees forgotten": Machine(application=ApplicationThatForgetsWhatBurned),
+    "state counts executions": Machine(application=ApplicationThatCounts),
+    "state root not compared": Machine(application=ApplicationThatBelievesHeaders),
+    "rows written late": Machine(disk=DiskThatWritesRowsLate),
 }
 
 CRASHES = replace(CALM, loss=0.1, crashes=5, cut=0.01)
