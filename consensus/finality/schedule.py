@@ -1,7 +1,9 @@
 """Who leads a view and how long it may take: pure functions of view and roster (chain.md 2.5).
 
-    leader(view)  = the member at H(beacon | view) mod total weight, on the line of cumulative weights
+    leader(view)  = the member at (H(beacon | view) / 2^256) of the line of cumulative weights
     Delta(c)      = min(8 s, Delta_0 * 1.5^c), c = views that were left without being finalized
+
+A fraction and not a remainder, which one nano more of weight would draw anew in every view (docs/decisions/0016).
 
 No state: a node that joined a minute ago and one that never stopped agree. Safety does not depend on any of it.
 """
@@ -30,8 +32,8 @@ class Schedule:
 
     def leader(self, view: View) -> MemberIndex:
         """Who proposes in ``view``."""
-        point = int.from_bytes(digest(Domain.LEADER, self._roster.beacon, number(view)), "big") % self._line[-1]
-        return MemberIndex(bisect_right(self._line, point))
+        drawn = digest(Domain.LEADER, self._roster.beacon, number(view))
+        return MemberIndex(bisect_right(self._line, int.from_bytes(drawn, "big") * self._line[-1] >> 8 * len(drawn)))
 
     def delta_ms(self, stalled_views: int) -> int:
         """Delta after ``stalled_views`` views without finalization."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from consensus.state import SUPPLY, Account, State, Validator
 from protocol.finality import FinalizedBlock
+from protocol.ids import Digest
 from protocol.rejection import Rejected
 from simnet.finality.genesis import GENESIS_ROOT, GENESIS_STATE, ActorId
 from simnet.finality.watch import Broken, Rule, Watch
@@ -39,25 +40,28 @@ def count_money(state: State) -> Held:
 
 
 class Conservation(Watch):
-    """After each final block: what entries hold and what was burned is what genesis gave out, and nothing burned comes back."""
+    """After each final block: what entries hold and what was burned is what genesis gave out, and nothing burned comes back.
+
+    On each side of a fork, where there is one.
+    """
 
     def __init__(self) -> None:
         self.issued_nano = sum(count_money(GENESIS_STATE))
-        self.heights = 0  # so many were counted
-        self._burned_nano = 0
+        self._burned_nano: dict[Digest, int] = {}  # after which block
 
     def executed(self, member: ActorId, block: FinalizedBlock, state: State) -> None:
-        if block.header.height <= self.heights:
+        header, name = block.header, block.header.digest()
+        if name in self._burned_nano:
             return
-        self.heights = block.header.height
         held, burned_nano = count_money(state), state.get(SUPPLY).burned_nano
         if sum(held) + burned_nano != self.issued_nano:
-            sentence = f"at height {self.heights} there are {held} and {burned_nano} burned of {self.issued_nano} nano"
+            sentence = f"at height {header.height} there are {held} and {burned_nano} burned of {self.issued_nano} nano"
             raise Broken(Rule.NOT_CONSERVED, sentence)
-        if burned_nano < self._burned_nano:
-            sentence = f"at height {self.heights} {burned_nano} nano are burned, and were {self._burned_nano}"
+        before_nano = self._burned_nano.get(header.parent, 0)
+        if burned_nano < before_nano:
+            sentence = f"at height {header.height} {burned_nano} nano are burned, and were {before_nano}"
             raise Broken(Rule.NOT_CONSERVED, sentence)
-        self._burned_nano = burned_nano
+        self._burned_nano[name] = burned_nano
 
 
 class Replay(Watch):

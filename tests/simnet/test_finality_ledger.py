@@ -266,22 +266,25 @@ def spoilt_states() -> dict[str, State]:
 
 @pytest.mark.parametrize("name", spoilt_states())
 def test_conservation_counts_entries(name):
-    """Whatever the state's own totals say, money more or less is told, once for each height."""
+    """Whatever the state's own totals say, money more or less is told, once for each block."""
     conservation, block = Conservation(), final_block(calm_world())
     conservation.executed(ActorId(0), block, GENESIS_STATE)
-    conservation.executed(ActorId(1), block, spoilt_states()[name])  # this height was counted
+    conservation.executed(ActorId(1), block, spoilt_states()[name])  # this block was counted
     second = replace_message(block, header=replace_message(block.header, height=Height(2)))
     with pytest.raises(Broken, match="not_conserved: at height 2"):
         conservation.executed(ActorId(1), second, spoilt_states()[name])
 
 
 def test_what_burned_does_not_come_back():
-    """Not even where the sum is right: then it was paid to somebody."""
+    """Not even where the sum is right: then it was paid to somebody. The other side of a fork burns what it burns."""
     supply = replace_message(GENESIS_STATE.supply, burned_nano=5)
     burned = GENESIS_STATE.add_balance(ALICE, -5).put(SUPPLY, supply)
     conservation, block = Conservation(), final_block(calm_world())
     conservation.executed(ActorId(0), block, burned)
-    second = replace_message(block, header=replace_message(block.header, height=Height(2)))
+    beside = replace_message(block, header=replace_message(block.header, time_ms=block.header.time_ms + 1))
+    conservation.executed(ActorId(1), beside, GENESIS_STATE)
+    parent = block.header.digest()
+    second = replace_message(block, header=replace_message(block.header, height=Height(2), parent=parent))
     with pytest.raises(Broken, match="not_conserved: at height 2 0 nano are burned, and were 5"):
         conservation.executed(ActorId(0), second, GENESIS_STATE)
 

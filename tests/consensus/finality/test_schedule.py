@@ -14,13 +14,22 @@ KEYS = make_keys(4)
 
 
 def test_leader_is_the_formula():
-    """leader(v) = H(beacon | v) mod total weight, on the line of cumulative weights."""
+    """leader(v) = H(beacon | v) as a fraction of all weight, on the line of cumulative weights."""
     roster = make_roster(KEYS, weights=(1, 3, 0, 2))
     schedule = Schedule(roster, RULE)
     line = [0, 1, 1, 1, 3, 3]
     for view in range(1, 200):
         point = digest("nock/leader/1", roster.beacon, view.to_bytes(8, "big"))
-        assert schedule.leader(View(view)) == line[int.from_bytes(point, "big") % 6]
+        assert schedule.leader(View(view)) == line[6 * int.from_bytes(point, "big") // 2**256]
+
+
+def test_a_little_more_weight_changes_few_leaders():
+    """Whoever knows the beacon cannot draw another schedule by moving a little stake: only what was at an edge moves."""
+    weights = (10**13, 3 * 10**13, 2 * 10**13)
+    before, after = (
+        Schedule(make_roster(KEYS[:3], weights=each), RULE) for each in (weights, (10**13 + 1, *weights[1:]))
+    )
+    assert [before.leader(View(view)) for view in range(2_000)] == [after.leader(View(view)) for view in range(2_000)]
 
 
 def test_leaders_follow_the_weights():

@@ -102,7 +102,7 @@ def test_epochs_of_a_few_heights(heights):
 
 def test_calm_epochs_cost_no_view():
     """Without faults no boundary block is proposed again, no view is nullified, and everybody follows, members or not."""
-    world = World(1, 4, replace(CALM, epoch_heights=2, set_changes=True)).run()
+    world = World(3, 4, replace(CALM, epoch_heights=2, set_changes=True)).run()  # whoever joins has started by then
     assert world.epoch >= 15
     assert world.sets.changes_through(world.epoch) >= 8
     assert not world.checkers.framing.re_proposals
@@ -129,10 +129,10 @@ def test_members_that_lost_their_journal_vote_again_two_epochs_later():
 
 def test_stragglers_of_many_epochs_come_back():
     """A member that was away for more epochs than anybody remembers boundaries of is brought on by the sync protocol."""
-    world = World(5, 4, replace(CALM, epoch_heights=2), chaos_ms=50_000)
-    world.later(1_000, world.members[0].go_away, 48_000)
+    world = World(5, 4, replace(CALM, epoch_heights=2), chaos_ms=90_000)
+    world.later(1_000, world.members[0].go_away, 88_000)
     behind = []
-    world.later(48_900, lambda: behind.append(world.epoch - world.members[0].disk.epoch))
+    world.later(88_900, lambda: behind.append(world.epoch - world.members[0].disk.epoch))
     world.run()
     assert behind[0] > EPOCHS_REMEMBERED_MAX
 
