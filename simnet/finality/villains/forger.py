@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from consensus.state import State
 from protocol.codec import decode, encode
-from protocol.finality import Body, ChainId, OnionReveal, Vote, VoteKind
+from protocol.finality import Body, ChainId, OnionReveal, Vote
 from protocol.ids import Digest, Signature, View
 from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS
 from protocol.transactions import Transaction, Transfer, sign_transaction
@@ -29,9 +29,7 @@ class Forger(Villain):
     SUMMARY = "proposes blocks that spend money that is not there, print some in the state root, or name another body's"
 
     def on_vote(self, vote: Vote) -> None:
-        mine = self.find_new_vote(vote.view, vote.kind, vote.block) if vote.kind is not VoteKind.NULLIFY else None
-        if mine is not None:
-            self.broadcast(mine)
+        self.second(vote)
 
     def lead(self, view: View) -> None:
         grounds, random_ = self.grounds(view), self.world.random

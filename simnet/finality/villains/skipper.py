@@ -15,9 +15,7 @@ class Skipper(Villain):
     SUMMARY = "builds on older blocks, with nullifications that are missing, of other views, or of another kind"
 
     def on_vote(self, vote: Vote) -> None:
-        mine = self.find_new_vote(vote.view, vote.kind, vote.block) if vote.kind is not VoteKind.NULLIFY else None
-        if mine is not None:
-            self.broadcast(mine)
+        self.second(vote)
 
     def lead(self, view: View) -> None:
         grounds, random_ = self.grounds(view), self.world.random

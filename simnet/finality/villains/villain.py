@@ -213,6 +213,12 @@ class Villain:
         self._said.add((self.epoch, view, kind, block))
         return self.vote(view, kind, block)
 
+    def second(self, vote: Vote) -> None:
+        """Tell everybody that it votes the same, once; giving a view up is left to the others."""
+        mine = self.find_new_vote(vote.view, vote.kind, vote.block) if vote.kind is not VoteKind.NULLIFY else None
+        if mine is not None:
+            self.broadcast(mine)
+
     def grounds(self, view: View) -> list[Ground]:
         """What a block of ``view`` could be built on, the newest first; some of it without right."""
         found: list[Ground] = []
