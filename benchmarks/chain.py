@@ -7,6 +7,7 @@
     two cores     block after block: the signatures of the next one are verified elsewhere while this one is applied. Wall time
     blocks        check_chain over empty blocks, the last certificate's signatures being known. Floor: two hashes a block
     finality      four members over links of one constant delay: from a proposal to its block's finality, in delays
+    loopback      the same over real sockets of this machine, in delays of a message as measured there
     light client  1,000 epochs, all of them shown, and as the prover skips; members come and go. Floor: the proof's signatures
 
 Rates are of processor time, where nothing else is said.
@@ -33,6 +34,7 @@ sys.path.insert(
 )  # also as a plain program; our packages before our neighbours
 
 from benchmarks.common import Row, compare, median, report, say, standard_options, time_calls
+from benchmarks.common.loopback import finalize_over_loopback
 from consensus.finality import Evidence, check_chain
 from consensus.heads import HeadRules
 from consensus.history import walk_segments
@@ -70,6 +72,8 @@ BLOCKS_PIPELINED = 8
 HISTORY_SEGMENT_TICKS, QUICK_SEGMENT_TICKS = 65_536, 5_000  # the default of node/config.py
 BLOCKS, QUICK_BLOCKS = 1_000, 50
 FINALITY_SECONDS, QUICK_FINALITY_SECONDS = 600, 20  # of the virtual world
+LINK_SECONDS: Final = (0.0, 0.05)
+LOOPBACK_SECONDS, QUICK_LOOPBACK_SECONDS = 20.0, 2.0
 DELAY_MS: Final = 400  # members of the virtual world think for 1 to 60 ms: it should be little beside a delay
 EPOCHS, QUICK_EPOCHS = 1_000, 12
 SECONDS_EACH: Final = 3.0
@@ -84,6 +88,7 @@ def main(as_json: bool, quick: bool) -> None:
         *history_rows(quick),
         *block_rows(quick),
         *finality_rows(quick),
+        *loopback_rows(quick),
         *light_client_rows(quick, members=4, epochs_a_change=10),
         *light_client_rows(quick, members=100, epochs_a_change=1),
     ]
@@ -382,6 +387,21 @@ def finality_rows(quick: bool) -> list[Row]:
             compare(f"notarized, {count} members", "delays", median(watch.notarized_ms) / DELAY_MS, floor=2.0),
             compare(f"final, {count} members", "delays", median(watch.finalized_ms) / DELAY_MS, floor=3.0),
             compare(f"events of the machine, {count} members", "1/s", world.events / taken),
+        ]
+    return rows
+
+
+def loopback_rows(quick: bool) -> list[Row]:
+    """Four members on real sockets of this machine: as they are, and with links as between houses."""
+    rows = []
+    for link_seconds in LINK_SECONDS:
+        seconds = QUICK_LOOPBACK_SECONDS if quick else LOOPBACK_SECONDS
+        times = trio.run(finalize_over_loopback, 4, seconds, link_seconds, say)
+        delay, final = median(times.delays), median(times.finalized)
+        link = f"{1000 * link_seconds:.0f} ms a link" if link_seconds else "no delay of our own"
+        rows += [
+            Row(f"loopback, {link}: a message", "ms", 1000 * delay),
+            compare(f"loopback, {link}: final", "delays", final / delay, floor=3.0),
         ]
     return rows
 
