@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from consensus.beacon import next_beacon
 from consensus.state import ROSTERS, State, ValidatorStatus
 from protocol.digest import number
-from protocol.epochs import cut_of
+from protocol.epochs import boundary_of, cut_of, reveal_window_of
 from protocol.ids import Digest, Epoch, Height
 from protocol.limits import ROSTER_MEMBERS_MAX
 from protocol.roster import Member, Roster
@@ -38,6 +38,13 @@ def close_epoch(state: State, epoch: int, epoch_heights: int) -> State:
     chosen = choose_roster(state, Epoch(epoch + 2), beacon, following, cut_of(epoch - 1, epoch_heights))
     state = state.put(ROSTERS, chosen, number(epoch + 2))
     return state.delete(ROSTERS, number(epoch - 1)) if epoch > 0 else state
+
+
+def first_height_of(registered_height: int, epoch_heights: int) -> Height:
+    """The first block about which a validator of this registration can vote; founders, of height 0, about the first of all."""
+    if registered_height == 0:
+        return Height(1)
+    return Height(boundary_of(reveal_window_of(registered_height, epoch_heights) + 2, epoch_heights) + 1)
 
 
 def choose_roster(state: State, epoch: Epoch, beacon: Digest, before: Roster, registered_by: Height) -> Roster:

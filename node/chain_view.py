@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from consensus.epochs import first_height_of
 from consensus.finality import Statistics
 from consensus.mempool import Mempool
 from consensus.state import EPOCH_MARKS, TREASURY, VALIDATOR_INDEX, VALIDATORS, State, Validator
@@ -200,8 +201,9 @@ class ChainView:
 
     def validators(self) -> list[Facts]:
         """Of each: node, short, account, status, stake_nano, weight and weight_share in the roster (0 outside), in_roster,
-        in_next_roster or None where that is not known, connected, is_self, proposed (of the newest blocks of this epoch, at
-        most ``PROPOSERS_LOOKED_AT``), unbonding [{amount_nano, release_ms, release_height, milliseconds_left, blocks_left}]."""
+        in_next_roster or None where that is not known, votes_from_height (where its registration is too new to vote about the
+        next block: from which on it may; else None), connected, is_self, proposed (of the newest blocks of this epoch, at most
+        ``PROPOSERS_LOOKED_AT``), unbonding [{amount_nano, release_ms, release_height, milliseconds_left, blocks_left}]."""
         return list(self._validators(self.state()))
 
     def members(self) -> list[Facts]:
@@ -308,6 +310,7 @@ class ChainView:
             node = entry.card.node
             weight = weights.get(node, 0)
             text = peer_text(node)
+            first = first_height_of(entry.registered_height, self.genesis.chain.epoch_heights)
             yield {
                 "node": text,
                 "short": text[-6:],
@@ -318,6 +321,7 @@ class ChainView:
                 "weight_share": weight / total if total else 0.0,
                 "in_roster": node in weights,
                 "in_next_roster": None if following is None else node in following,
+                "votes_from_height": first if first > height + 1 else None,
                 "connected": node in here,
                 "is_self": node == self.me,
                 "proposed": proposed.get(node, 0),

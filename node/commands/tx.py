@@ -119,6 +119,8 @@ def register(amount: str, **options: Any) -> None:
         return Order(Register(keys.card(), stake_nano), stake_nano, stake_nano)
 
     _carry_out(Sending(**options), make)
+    if not (options["dry_run"] or options["as_json"]):
+        click.echo("See from which block on it votes with: nocknode validators", err=True)
 
 
 @tx.command()

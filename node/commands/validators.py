@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,10 +32,17 @@ def validators(data_dir: Path, as_json: bool) -> None:
             nock_text(validator["stake_nano"]),
             nock_text(sum(entry["amount_nano"] for entry in validator["unbonding"])),
             f"{100 * validator['weight_share']:.2f} %",
-            number_text(validator["in_roster"]),
+            _votes_text(validator),
             number_text(validator["in_next_roster"]),
             number_text(validator["connected"]),
             number_text(validator["proposed"]),
             validator["account"][:16],
         )
     console().print(made)
+
+
+def _votes_text(validator: Mapping[str, Any]) -> str:
+    """Whether it votes now; of who has just registered, from which block on it may."""
+    if validator["in_roster"] or validator["status"] != "active" or validator["votes_from_height"] is None:
+        return number_text(validator["in_roster"])
+    return f"from block {validator['votes_from_height']:,}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from consensus.epochs import choose_roster, roster_of
+from consensus.epochs import choose_roster, first_height_of, roster_of
 from consensus.execution import Execution
-from consensus.state import ROSTERS, State, ValidatorStatus
+from consensus.state import ROSTERS, VALIDATORS, State, ValidatorStatus
 from consensus.transition import BlockRules, apply_block
 from protocol.digest import blob_digest, number
 from protocol.epochs import boundary_of, cut_of, epoch_of
@@ -97,6 +98,18 @@ def test_an_identity_that_comes_back_waits_like_a_new_one():
     state = run_to(GENESIS, 2 * EPOCH_HEIGHTS, (3, [leaves]), (EPOCH_HEIGHTS + 1, [again]))
     assert validator(state, 1).registered_height == EPOCH_HEIGHTS + 1
     assert nodes_of(roster_of(state, 3)) == {node_of(0): STAKE}
+
+
+@given(st.integers(1, 6 * EPOCH_HEIGHTS), st.integers(0, 9))
+def test_a_registration_tells_its_first_block(registered, epoch):
+    """From that block on, and not before, the validator may be chosen."""
+    held = GENESIS.get(VALIDATORS, node_of(1))
+    state = GENESIS.put_validator(held, replace(held, registered_height=registered))
+    cut = cut_of(epoch - 1, EPOCH_HEIGHTS)  # by which whom the roster of the epoch after next draws is registered
+    chosen = choose_roster(state, Epoch(epoch + 2), BEACON, ROSTER, cut)
+    first = first_height_of(registered, EPOCH_HEIGHTS)
+    assert (node_of(1) in nodes_of(chosen)) is (boundary_of(epoch + 2, EPOCH_HEIGHTS) >= first)
+    assert first_height_of(0, EPOCH_HEIGHTS) == 1
 
 
 def test_who_leaves_votes_until_the_epoch_after_next():

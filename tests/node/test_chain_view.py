@@ -296,6 +296,8 @@ def test_validators_are_told_with_their_part_in_the_roster():
     assert (mine["is_self"], mine["connected"], mine["weight_share"]) == (True, True, 0.25)
     assert (other["is_self"], other["connected"], other["weight_share"]) == (False, True, 0.75)
     assert (new["in_roster"], new["weight"], new["connected"], new["proposed"]) == (False, 0, False, 0)
+    heights = DOCUMENT.chain.epoch_heights
+    assert (mine["votes_from_height"], new["votes_from_height"]) == (None, 3 * heights + 1)
     assert mine["proposed"] + other["proposed"] == 4
     assert sorted(each["in_next_roster"] for each in known.values()) == [False, False, True]
     assert new == as_json(chain.view.validator(node_of(2)))

@@ -109,6 +109,17 @@ def test_the_commands_tell_what_the_chain_tells(tmp_path):
     with_chain(tmp_path, conversation)
 
 
+def test_validators_names_the_block_from_which_a_new_one_votes(tmp_path):
+    """Three epochs after its registration; the command that registers points there."""
+
+    async def conversation(chain: SmallChain, ask: Ask) -> None:
+        assert "nocknode validators" in (await ask("tx", "register", "0.25", "--yes")).stderr
+        said = (await ask("validators")).stdout
+        assert f"from block {3 * chain.view.genesis.chain.epoch_heights + 1:,}" in said, said
+
+    with_chain(tmp_path, conversation, index=2)
+
+
 def test_of_a_pruned_block_the_commands_say_what_became_of_it(tmp_path):
     """It was pruned here, from which height on blocks are kept, and what to do; the status says the same."""
 
