@@ -19,9 +19,7 @@ from protocol.ids import Digest
 from protocol.rejection import check_invariant
 
 STARTS_MAX = 16  # as many competing blocks at a cut as there may be bad leaders in a row (chain.md 2.5: 1.7e-5 for ten)
-ENDS_PER_START_MAX = (
-    64  # failed or under way, of different leaders: one a view, and finality tracks no more views ahead
-)
+ENDS_PER_START_MAX = 64  # failed or under way: one leader's each, and finality tracks no more views ahead
 
 Ends = tuple[Digest, ...]
 

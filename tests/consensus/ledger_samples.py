@@ -33,8 +33,8 @@ from protocol.transactions import (
     sign_transaction,
 )
 from simnet.finality.audit import Held, count_money
+from tests.consensus.genesis import TICKS, genesis_roots
 from tests.consensus.samples import CHAIN, ROSTER, RULES
-from tests.consensus.world import TICKS, genesis_roots
 
 KEYS = [KeyPair(bytes([3, index]) * 16) for index in range(6)]
 ACCOUNT_IDS = [AccountId(key.public) for key in KEYS]

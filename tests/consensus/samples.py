@@ -17,7 +17,7 @@ from protocol.finality import NO_BLOCK, Body, Header, body_root
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, Signature, TileId, Version, View
 from protocol.keys import KeyPair
 from protocol.roster import DeltaRef, Head, sign_head
-from tests.consensus.world import (
+from tests.consensus.genesis import (
     BLOCK_RULES,
     CHAIN,
     TILES,

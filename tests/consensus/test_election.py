@@ -15,7 +15,7 @@ from consensus.election import election_order, log2_fixed, tile_shard
 from protocol.digest import digest
 from protocol.ids import Epoch, PeerId, TileId
 from protocol.roster import Roster
-from tests.consensus.world import make_keys, make_roster
+from tests.consensus.genesis import make_keys, make_roster
 
 BEACON = digest("nock/beacon/1", b"election")
 MANY = [

@@ -17,6 +17,7 @@ from protocol.finality import NO_BLOCK
 from protocol.ids import Epoch, Height
 from protocol.roster import Roster
 from protocol.transactions import Leave, Register, Stake
+from tests.consensus.genesis import TICKS
 from tests.consensus.ledger_samples import (
     CARDS,
     EPOCH_HEIGHTS,
@@ -30,7 +31,6 @@ from tests.consensus.ledger_samples import (
     validator,
 )
 from tests.consensus.samples import CHAIN, ROSTER
-from tests.consensus.world import TICKS
 
 BEACON = blob_digest(b"next")
 

@@ -30,6 +30,7 @@ from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS
 from protocol.rejection import InvariantBroken, Reason
 from protocol.roster import Head, sign_head
 from protocol.transactions import SignedTransaction, Transfer
+from tests.consensus.genesis import BLOCK_RULES, TICKS, TILES
 from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, RULE, sign
 from tests.consensus.ledger_samples import GENESIS as LEDGER
 from tests.consensus.samples import (
@@ -45,7 +46,6 @@ from tests.consensus.samples import (
     refer,
     tile_at,
 )
-from tests.consensus.world import BLOCK_RULES, TICKS, TILES
 
 SENDER = member(3)
 

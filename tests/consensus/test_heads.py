@@ -15,6 +15,7 @@ from protocol.ids import Signature, TileId
 from protocol.limits import DELTAS_PER_SLOT_MAX, TILE_BYTES_MAX, UNREGISTERED_DELTAS_PER_SLOT_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head
+from tests.consensus.genesis import TILES, WEIGHT_MAX
 from tests.consensus.samples import (
     GENESIS,
     RULES,
@@ -27,7 +28,6 @@ from tests.consensus.samples import (
     refer,
     tile_at,
 )
-from tests.consensus.world import TILES, WEIGHT_MAX
 from tests.strategies import values
 
 FIRST = make_head()

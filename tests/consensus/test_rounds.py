@@ -18,8 +18,9 @@ from protocol.finality import NO_BLOCK
 from protocol.ids import Epoch, Height, PeerId, Round, TileId, Version
 from protocol.rejection import Reason
 from protocol.roster import Decided, Head, Slot
+from simnet.finality.genesis import quick_verify
+from tests.consensus.genesis import BLOCK_RULES, CHAIN, CHAIN_RULE, ROUND_MS, TILES, learning_rule
 from tests.consensus.samples import GENESIS, ROSTER, RULES, STRANGERS, TILE, extend, make_head, member, refer, tile_at
-from tests.consensus.world import BLOCK_RULES, CHAIN, CHAIN_RULE, ROUND_MS, TILES, learning_rule, quick_verify
 
 ORDER = [member(index) for index in RULES.order(TILE)]  # the primary of TILE and its standbys
 OWNER, STANDBY = ORDER[0], ORDER[1]

@@ -65,6 +65,7 @@ from protocol.transactions import (
     Unstake,
     work_bits,
 )
+from tests.consensus.genesis import TILES as TILES_OF_SAMPLES
 from tests.consensus.ledger_samples import (
     ACCOUNT_IDS,
     BALANCE,
@@ -90,7 +91,6 @@ from tests.consensus.ledger_samples import (
 )
 from tests.consensus.samples import GENESIS as HEADS
 from tests.consensus.samples import TILE, make_head
-from tests.consensus.world import TILES as TILES_OF_SAMPLES
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 PAY = Transfer(ACCOUNT_IDS[1], 500)

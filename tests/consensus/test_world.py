@@ -17,8 +17,10 @@ from protocol.ids import Digest
 from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import InvariantBroken
 from protocol.roster import Slot
+from tests.consensus.genesis import ROUND_MS
 from tests.consensus.mutants import MUTANTS
-from tests.consensus.world import RIGHT, ROUND_MS, Broken, Mutant, Options, Peer, World
+from tests.consensus.oracle import Broken
+from tests.consensus.world import RIGHT, Mutant, Options, Peer, World
 
 SEEDS_OF_ONE = range(12)
 SEEDS_OF_FOUR = range(40)

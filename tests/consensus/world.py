@@ -6,9 +6,7 @@ were given to an owner, learner's record, blobs, tile files. A crash cuts the li
 write and its answer, at any place. The network loses, delays, repeats, reorders and partitions until ``heal_ms``; then
 all is well.
 
-Arithmetic is false but exact: an update is the sorted digests of its deltas, a tile's root is a digest of its parent's
-root and the update. So every root can be derived again by the :class:`Oracle`, which watches disks and messages and
-touches nothing.
+Arithmetic is false but exact (``genesis``), so that the ``oracle`` can derive every root again.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import hashlib
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_rules
 from functools import partial
@@ -33,128 +31,46 @@ from consensus.finality import events as f
 from consensus.finality.chain import check_chain
 from consensus.finality.core import FinalityCore
 from consensus.finality.signer import JournalState, VoteSigner
-from consensus.history import HistorySegment, check_joined, check_segment, segments_between, walk_segments
+from consensus.history import segments_between, walk_segments
 from consensus.rounds import RoundMachine
-from consensus.state import HISTORY, State, all_rows, genesis_state, load_state, tile_heads
-from consensus.transition import BlockRules
+from consensus.state import all_rows, load_state, tile_heads
 from protocol.codec import Message, decode, encode
 from protocol.digest import blob_digest, digest
-from protocol.finality import NO_BLOCK, Body, Certificate, ChainId, FinalizedBlock, VoteKind
-from protocol.genesis import ChainRule, LearningRule, LedgerRule
-from protocol.ids import AccountId, Digest, Epoch, Height, PeerId, TileId, Version, View, VoteKey
+from protocol.finality import Body, Certificate, FinalizedBlock, VoteKind
+from protocol.ids import AccountId, Digest, PeerId, TileId, Version, View
 from protocol.keys import KeyPair
 from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS
 from protocol.rejection import Reason, Rejected
-from protocol.roster import Decided, Head, Member, Roster, Slot, sign_head
+from protocol.roster import Decided, Head, sign_head
 from protocol.transactions import (
-    MetaVersion,
-    SemVer,
     SignedTransaction,
     Transfer,
     check_transaction,
     sign_transaction,
 )
-from simnet.finality.audit import count_money
-from simnet.finality.genesis import QuickKey, quick_verify
-
-ROUND_MS = 8_000
-GENESIS_MS = 1_000_000
-CHAIN = ChainId(b"test", 0)
-CHAIN_RULE = ChainRule(
-    view_delta_ms=500, block_interval_ms_min=100, idle_interval_ms=2_500, tile_shards=1, epoch_heights=1_024
+from simnet.finality.genesis import quick_verify
+from tests.consensus.genesis import (
+    BLOCK_RULES,
+    CHAIN,
+    CHAIN_RULE,
+    GENESIS_MS,
+    ROUND_MS,
+    TILES,
+    account_key,
+    genesis_roots,
+    is_history,
+    learning_rule,
+    make_genesis,
+    make_keys,
+    make_roster,
+    make_update,
+    next_root,
+    vote_key,
 )
-TILES = (TileId("layer0.expert0/0"), TileId("trunk/0"), TileId("trunk/1"))
-WEIGHT_MAX = 1_000
-TICKS = 3  # of a segment of history
-BLOCK_RULES = BlockRules(CHAIN, LedgerRule(), CHAIN_RULE.epoch_heights, WEIGHT_MAX, TICKS)
-FIRST_VERSION = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b"configuration"), 1_024)
+from tests.consensus.oracle import Broken, Oracle
+
 ROSTER_PATIENCE_MS = 4_000
 EVENTS_MAX = 400_000  # a world that needs more is spinning
-
-
-def make_genesis(roster: Roster, tiles: Iterable[TileId] = TILES) -> State:
-    """The state of a network without stakes, whose members have money to give away."""
-    people = [(AccountId(account_key(member.node).public), 10**9) for member in roster.members]
-    rosters = (roster, replace(roster, epoch=Epoch(1), beacon=digest("nock/beacon/1", roster.beacon)))
-    return genesis_state(people, [], genesis_roots(tiles).items(), FIRST_VERSION, GENESIS_MS, rosters)
-
-
-def learning_rule(round_ms: int = ROUND_MS) -> LearningRule:
-    """The only number that the rules look at is the length of a round."""
-    return LearningRule(
-        inner_steps=1,
-        batch_sequences=1,
-        learning_rate_micro=1,
-        learning_rate_floor_micro=0,
-        warmup_rounds=0,
-        decay_rounds=0,
-        beta1_micro=0,
-        beta2_micro=0,
-        averaged_batches=1,
-        weight_decay_micro=0,
-        gradient_clip_micro=1,
-        balance_loss_micro=0,
-        delta_pipeline="none",
-        update_pipeline="none",
-        residual_decay_micro=0,
-        residual_start_micro=0,
-        merge_rule="mean",
-        clip_multiple_micro=1,
-        outer_rule="plain",
-        outer_rate_micro=1,
-        outer_momentum_micro=0,
-        round_ms=round_ms,
-        validation_sequences=1,
-    )
-
-
-def make_keys(count: int) -> list[KeyPair]:
-    """Node keys in ascending order of their public halves, as a roster lists them."""
-    return sorted((KeyPair(bytes([index + 1]) * 32) for index in range(count)), key=lambda key: key.public)
-
-
-def make_roster(keys: list[KeyPair], beacon: Digest, weights: tuple[int, ...] = ()) -> Roster:
-    """Vote keys are quick ones."""
-    members = tuple(Member(PeerId(key.public), VoteKey(vote_key(key).public)) for key in keys)
-    return Roster(Epoch(0), members, weights or (1,) * len(keys), beacon)
-
-
-def account_key(node: bytes) -> KeyPair:
-    """A real one, for a peer's payments."""
-    return KeyPair(digest("nock/account/1", node))
-
-
-def vote_key(key: KeyPair) -> KeyPair:
-    return QuickKey(digest("nock/binding/1", key.public))
-
-
-def genesis_roots(tiles: Iterable[TileId] = TILES) -> dict[TileId, Digest]:
-    return {tile: digest("nock/weights/1", tile.encode()) for tile in tiles}
-
-
-def next_root(parent: Digest, update: Digest) -> Digest:
-    """What applying an update gives, in this world."""
-    return digest("nock/weights/1", parent, update)
-
-
-def is_history(start: Digest, segments: Sequence[HistorySegment]) -> bool:
-    """Whether joined segments from ``start`` are each right."""
-    try:
-        check_joined(start, segments)
-        for segment in segments:
-            check_segment(segment)
-    except Rejected:
-        return False
-    return True
-
-
-def make_update(deltas: Iterable[Digest]) -> bytes:
-    """What merging deltas gives, in this world."""
-    return b"".join(sorted(deltas))
-
-
-class Broken(Exception):
-    """The oracle saw a rule broken."""
 
 
 @dataclass(frozen=True)
@@ -1006,168 +922,3 @@ _QUIET = (f.Persist, f.StoreBlocks, f.Send, f.SetTimer, e.StoreFinalized)
 def _short(effect: Effect) -> str:
     """An effect in the log: finality's by name, the others whole."""
     return type(effect).__name__ if isinstance(effect, _QUIET) else repr(effect)
-
-
-@dataclass
-class _Account:
-    """One delta's life, as its learner's disk and the chain tell it."""
-
-    delta: e.Delta
-    merged_told: bool = False
-    lost_told: bool = False
-    merged_in: Slot | None = None
-
-
-class Oracle:
-    """Watches disks and what is said; knows the rules in its own words and asks no machine."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.chain: list[Digest] = []
-        self.roots: dict[Slot, Digest] = {Slot(t, Version(0)): root for t, root in genesis_roots(world.tiles).items()}
-        self.decided: dict[Slot, Head] = {}
-        self.values: dict[tuple[PeerId, Slot, int], Digest] = {}  # by epoch
-        self.accounts: dict[Digest, _Account] = {}
-        self.bases: set[tuple[PeerId, TileId, Version]] = set()  # asked only "is it in"
-        self.looks = 0
-        self.acknowledged: dict[Digest, int] = {}  # payments, and by whom
-        self.paid: dict[Digest, Reason | None] = {}
-
-    def on_learned(self, learner: Peer, request: e.StartLearning, deltas: Iterable[e.Delta]) -> None:
-        """The learner's row: what it settles must be so, and must not have been settled before."""
-        outstanding = {delta.digest for delta in learner.disk.learner.outstanding}
-        for name in request.merged:
-            account = self.accounts[name]
-            if account.merged_in is None or account.lost_told or account.merged_told:
-                raise Broken(f"peer {learner.index} is told that a delta was merged: {account}")
-            account.merged_told = True
-        for name in request.lost:
-            account = self.accounts[name]
-            if account.merged_in is not None or account.lost_told or account.merged_told:
-                raise Broken(f"peer {learner.index} takes back a delta: {account}")
-            account.lost_told = True
-        if not {*request.merged, *request.lost} <= outstanding:
-            raise Broken("a delta is settled that the learner does not know")
-        for delta in deltas:
-            if (delta.learner, delta.tile, delta.base) in self.bases:
-                raise Broken(f"peer {learner.index} makes a second delta on {delta.tile} version {delta.base}")
-            self.bases.add((delta.learner, delta.tile, delta.base))
-            self.accounts[delta.digest] = _Account(delta)
-
-    def _of(self, learner: PeerId) -> list[_Account]:
-        return [account for account in self.accounts.values() if account.delta.learner == learner]
-
-    def on_proposed(self, peer: Peer, head: Head) -> None:
-        """Published: derivable from its parent and its deltas, and the only value of its proposer in an epoch."""
-        if self.values.setdefault((peer.id, head.slot, head.epoch), head.digest()) != head.digest():
-            raise Broken(f"peer {peer.index} signs two values for {head.slot}")
-        update = make_update(reference.delta for reference in head.deltas)
-        parent = self.roots.get(Slot(head.tile, Version(head.version - 1)))
-        derived = blob_digest(update) == head.update and next_root(head.parent_root, head.update) == head.root
-        if not derived or parent != head.parent_root:
-            raise Broken(f"the root of {head.slot} does not follow from its parent and deltas")
-
-    def on_finalized(self, peer: Peer, block: FinalizedBlock) -> None:
-        height, name = int(block.header.height), block.header.digest()
-        if height != len(peer.disk.ledger) + 1:
-            raise Broken(f"peer {peer.index} has {len(peer.disk.ledger)} blocks and finalizes height {height}")
-        if height <= len(self.chain):
-            if self.chain[height - 1] != name:
-                raise Broken(f"two blocks are final at height {height}")
-            return
-        self.chain.append(name)
-        for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-            self._on_decided(head)
-
-    def _on_decided(self, head: Head) -> None:
-        if head.slot in self.decided:
-            raise Broken(f"{head.slot} is decided twice")
-        self.decided[head.slot] = head
-        self.on_root(head.slot, head.root)
-        if not head.deltas:
-            raise Broken(f"{head.slot} is decided without a delta")
-        for reference in head.deltas:
-            account = self.accounts[reference.delta]
-            if account.merged_in is not None or account.lost_told:
-                raise Broken(f"{head.slot} counts a delta again: {account}")
-            account.merged_in = head.slot
-        holders = [peer for peer in self.world.peers if peer.is_member and head.update in peer.disk.blobs]
-        if 3 * len(holders) <= self.world.count:
-            raise Broken(f"{head.slot} is decided and {len(holders)} members hold its update")
-
-    def on_root(self, slot: Slot, root: Digest) -> None:
-        if self.roots.setdefault(slot, root) != root:
-            raise Broken(f"{slot} has two roots")
-
-    def on_closed(self, peer: Peer, closed: e.RoundClosed) -> None:
-        """Whatever was not decided in a round is reported, and only that."""
-        late = {lagging.slot.tile for lagging in closed.lagging}
-        decided = {each.slot.tile for each in peer.disk.decided() if each.head.round >= closed.round}
-        if late & decided or late | decided != set(self.world.tiles):
-            raise Broken(f"peer {peer.index} closed round {closed.round}, says {late} lag; decided were {decided}")
-
-    def look(self, peer: Peer) -> None:
-        """After every few events: memory is bounded, and a machine that waits has a timer."""
-        assert peer.engine is not None
-        self.looks += 1
-        if self.looks % 4:
-            return
-        numbers, pool = peer.rounds.statistics(), peer.engine.execution.statistics()
-        tiles, peers = len(self.world.tiles), len(self.world.peers)
-        if numbers.outstanding_deltas > 3 * tiles or numbers.candidate_deltas > 3 * tiles * peers:
-            raise Broken(f"memory of rounds grows: {numbers}")
-        if pool.heads_pooled > 2 * tiles * self.world.count or pool.blocks_waiting > 64:
-            raise Broken(f"memory of execution grows: {pool}")
-        if peer.running and not numbers.done and numbers.undecided and "round" not in peer._deadlines:
-            raise Broken(f"peer {peer.index} waits in round {numbers.round} without a timer")
-
-    # -- at the end ---------------------------------------------------------------------------------------------------
-
-    def check_accounts(self, *, settled: bool = True) -> None:
-        """Every delta is merged, or back in its residual, or still open on its learner's disk: one of these."""
-        for peer in self.world.peers:
-            open_names = {delta.digest for delta in peer.disk.learner.outstanding}
-            heads = {each.slot.tile: each.head for each in peer.disk.decided()}
-            for account in self._of(peer.id):
-                told = account.merged_told + account.lost_told
-                is_open = account.delta.digest in open_names
-                if told + is_open != 1:
-                    raise Broken(f"peer {peer.index}: a delta is neither open nor settled once: {account}")
-                at = heads.get(account.delta.tile)
-                if is_open and settled and at is not None and account.delta.base < at.version - 4:
-                    raise Broken(f"peer {peer.index}: a delta is open for ever: {account}")
-
-    def check_payments(self) -> None:
-        """Whatever was acknowledged is in a block and did what it says; all blocks again give the same state, and no money."""
-        for name, by in self.acknowledged.items():
-            if name not in self.paid:
-                raise Broken(f"peer {by} acknowledged a payment that is in no block")
-            if self.paid[name] is not None:
-                raise Broken(f"a payment in a block was refused: {self.paid[name]}")
-        ledger = max((peer.disk.ledger for peer in self.world.peers), key=len)
-        genesis = make_genesis(self.world.roster, self.world.tiles)
-        rules = replace_rules(BLOCK_RULES, epoch_heights=self.world.options.epoch_heights)
-        again = Execution(rules, genesis, NO_BLOCK, Height(0))
-        for block in ledger:
-            self._check_history(again.state, block)
-            again.replay(block)
-        for peer in self.world.peers:
-            if len(peer.disk.ledger) == len(ledger) and load_state(peer.disk.rows.items()).root() != again.state.root():
-                raise Broken(f"the state of peer {peer.index} is not what its blocks give")
-        if sum(count_money(again.state)) + again.state.supply.burned_nano != genesis.supply.minted_nano:
-            raise Broken("money was made or lost")
-
-    def _check_history(self, before: State, block: FinalizedBlock) -> None:
-        """Whatever is final of history is right; that it is there, the rules of blocks say."""
-        ends = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).history
-        if ends:
-            start = before.get(HISTORY).start
-            if not is_history(start, segments_between(start, ends, TICKS)):
-                raise Broken(f"the history of epoch {block.header.epoch} is wrong")
-
-    def check_disks(self) -> None:
-        """No two disks, the dead ones' included, hold different roots for one version of a tile."""
-        for peer in self.world.peers:
-            for tile, held in peer.disk.tiles.items():
-                for version, root in held.items():
-                    self.on_root(Slot(tile, version), root)

@@ -24,8 +24,8 @@ from protocol.roster import Head, Member, Roster
 from protocol.transactions import SignedTransaction, check_transaction
 from storage.kv import MemoryKeyValue
 from storage.ledger import FinalizedBlock, Ledger, PruneRule
+from tests.consensus.genesis import CHAIN
 from tests.consensus.ledger_samples import CARDS, GENESIS, RULE, STAKE, context
-from tests.consensus.world import CHAIN
 from tests.protocol import samples as protocol_samples
 
 _VOTERS = sorted(((CARDS[0], STAKE), (CARDS[1], 3 * STAKE)), key=lambda voter: voter[0].node)

@@ -23,9 +23,9 @@ from storage.io.blob_store import BlobStore
 from storage.io.tile_store import TileStore
 from storage.kv import KeyValue, MemoryKeyValue
 from storage.ledger import Ledger
+from tests.consensus.genesis import TICKS, TILES
 from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS, RULE, sign
 from tests.consensus.samples import CHAIN, make_block, make_head, tile_at
-from tests.consensus.world import TICKS, TILES
 from tests.node.chain_samples import DOCUMENT
 
 EPOCH_HEIGHTS = 4  # that the ground believes; execution stays in one epoch, so that its roster does

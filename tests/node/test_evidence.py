@@ -17,10 +17,10 @@ from protocol.finality import NO_BLOCK, FinalizedBlock, VoteKind
 from protocol.ids import Digest, Epoch, Height, MemberIndex
 from protocol.rejection import Reason
 from protocol.transactions import check_transaction
+from tests.consensus.genesis import TICKS
 from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS, KEYS, RULE, vote
 from tests.consensus.ledger_samples import VOTES as VOTE_KEYS
 from tests.consensus.samples import CHAIN, make_block
-from tests.consensus.world import TICKS
 
 ROSTER = choose_roster(GENESIS, Epoch(0), blob_digest(b"beacon"), GENESIS.get(ROSTERS, number(0)), Height(0))
 STATE = GENESIS.put(ROSTERS, ROSTER, number(0))

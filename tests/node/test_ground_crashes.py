@@ -15,7 +15,7 @@ from storage.files import MemoryFiles
 from storage.keys import BLOCK_ROW, own_key
 from storage.kv import Batch, DatabaseCorrupt, KeyValue, MemoryKeyValue, scan_all
 from storage.ledger import count_bytes
-from tests.consensus.world import TILES
+from tests.consensus.genesis import TILES
 from tests.node.ground_samples import SETTINGS, GroundedChain, MemoryGround, make_ground
 
 SMALL = dataclasses.replace(SETTINGS, storage=dataclasses.replace(SETTINGS.storage, chain_bytes_max=6_000))

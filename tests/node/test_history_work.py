@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,9 +17,11 @@ from consensus.history import check_joined, segments_between, walk_segments
 from node import history_work, history_worker
 from node.history_work import HistoryWork, share_out, usable_cores
 from node.services.history import HistoryService
+from node.verify import _Verification
 from protocol.digest import blob_digest
 from protocol.ids import Digest
 from protocol.limits import HISTORY_SEGMENTS, HISTORY_TICKS_PER_SEGMENT_MAX
+from tests.node.ground_samples import make_ground
 
 START = blob_digest(b"start")
 TICKS = history_work.IN_THREAD_TICKS_MAX // HISTORY_SEGMENTS + 1  # the fewest that are worth a process
@@ -32,6 +35,21 @@ def with_other(index: int, end: Digest = WRONG) -> tuple[Digest, ...]:
 
 def children() -> list[psutil.Process]:
     return psutil.Process().children()
+
+
+def test_verifying_a_chain_tells_of_a_history_that_does_not_follow():
+    """Of which block; a right one is counted and not mentioned."""
+    ground = make_ground()
+    ground.work = SimpleNamespace(tile_map=None)  # type: ignore[assignment]  # no tile is looked at
+    verification = _Verification(ground, lambda done, total, what: None)
+    ticks = ground.genesis.chain.history_segment_ticks
+    ends = walk_segments(START, ticks, HISTORY_SEGMENTS)
+    verification._verify_history(3, START, ends)
+    verification._verify_history(7, START, (*ends[:-1], WRONG))
+    assert verification._report.histories == 2
+    assert verification._report.problems == [
+        "block 7: the history that it tells does not follow from the reveals before it"
+    ]
 
 
 def test_a_process_walks_what_this_one_walks():

@@ -16,7 +16,7 @@ from protocol.limits import UPDATES_KEPT_MIN
 from storage.budget import Kind
 from storage.keys import block_key
 from storage.kv import MemoryKeyValue
-from tests.consensus.world import TILES, make_update
+from tests.consensus.genesis import TILES, make_update
 from tests.node.ground_samples import SETTINGS, GroundedChain, MemoryGround, make_ground
 
 

@@ -14,8 +14,8 @@ from protocol.ids import Round
 from protocol.roster import Head
 from storage.kv import Batch
 from storage.ledger import PruneRule
+from tests.consensus.genesis import TILES
 from tests.consensus.samples import member
-from tests.consensus.world import TILES
 from tests.node.ground_samples import EPOCH_HEIGHTS, GroundedChain, make_ground
 
 
