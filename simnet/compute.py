@@ -121,7 +121,7 @@ class Valley:
             scale_N[part] = self._scales[segment.parameter]
             centre_N[part] = self._centres[segment.parameter]
             has_spread_N[part] -= self._centres[segment.parameter]
-        place_N = _generator(self._seed, b"curvature", tile.id.encode()).random(tile.values, np.float32)
+        place_N = generator_of(self._seed, b"curvature", tile.id.encode()).random(tile.values, np.float32)
         curvature_N = np.float32(CURVATURE_MIN) ** place_N
         offset_N = self._draw(tile.values, b"optimum", tile.id.encode()) * scale_N
         return _Slope(
@@ -135,7 +135,7 @@ class Valley:
         )
 
     def _draw(self, values: int, *parts: bytes) -> Float32:
-        return _generator(self._seed, *parts).standard_normal(values, np.float32)
+        return generator_of(self._seed, *parts).standard_normal(values, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,9 +168,9 @@ def _check(weights_N: Float32, slope: _Slope) -> Float32:
     return weights_N
 
 
-def _generator(*parts: bytes) -> Generator:
-    """A stream of its own for these parts."""
-    hasher = hashlib.sha256(b"simnet/valley")
+def generator_of(*parts: bytes) -> Generator:
+    """A stream of its own for these parts, whoever else draws what."""
+    hasher = hashlib.sha256(b"simnet/compute")
     for part in parts:
         hasher.update(number(len(part)) + part)
     return Generator(Philox(key=int.from_bytes(hasher.digest()[:16], "little")))
