@@ -43,9 +43,9 @@ from protocol.rejection import Reason, Rejected
 FLOOR_NATS: Final = 2.0  # what a model of some million parameters cannot learn of text
 HEIGHT_NATS: Final = 3.5  # from there to ln 258, an even guess over the vocabulary
 CURVATURE_MIN: Final = 0.01  # of the flattest direction, where the steepest has 1
-RATE: Final = 0.03  # of a local step; thirty of them go six tenths of the way in the steepest direction
-NOISE: Final = 0.17  # of one local step's gradient, which begins at about 1.4 in the steepest directions, in scales
-HETEROGENEITY: Final = 0.3  # how far a learner's own optimum lies from everybody's, in scales
+RATE: Final = 0.015  # of a local step; thirty of them go a third of the way in the steepest direction
+NOISE: Final = 1.0  # of one local step's gradient, in scales: the real model's deltas agree as little (docs/log.md)
+HETEROGENEITY: Final = 0.15  # how far a learner's own optimum lies from everybody's, in scales
 GAIN_SCALE: Final = 0.05  # of gains, which genesis does not draw: all of them begin at one
 
 

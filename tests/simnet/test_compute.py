@@ -82,7 +82,7 @@ def test_wrong_labels_lead_to_the_opposite_side() -> None:
     middle = np.zeros(tile.values, np.float32)
     right = valley.change(tile.id, middle, LEARNERS[0], 0, 30)
     wrong = valley.change(tile.id, middle, LEARNERS[0], 0, 30, flipped=True)
-    assert right @ wrong < -0.5 * np.linalg.norm(right) * np.linalg.norm(wrong)
+    assert right @ wrong < -0.2 * np.linalg.norm(right) * np.linalg.norm(wrong)
     weights = {tile.id: middle - right}
     assert valley.loss(weights) < valley.loss({tile.id: middle}) < valley.loss({tile.id: middle - wrong})
 
