@@ -195,6 +195,21 @@ def test_a_child_that_does_not_end_a_cancelled_call_is_killed():
     run_with_worker(test, grace_seconds=0.1)
 
 
+def test_a_cancelled_call_that_waits_behind_a_long_one_costs_nobody_the_child():
+    """It has not begun and cannot for as long as the other runs; it ends all the same, well within the grace."""
+
+    async def test(worker, log):
+        async with worker.stream(learn(0)) as steps:
+            await anext(steps)
+            async with worker.stream(learn(1)):
+                assert worker.statistics().open_calls == 2
+            while worker.statistics().open_calls == 2:
+                assert isinstance(await anext(steps), Progress)
+        assert worker.statistics().starts == 1
+
+    run_with_worker(test)
+
+
 def test_leaving_a_stream_cancels_its_job():
     """The endless round ends when nobody listens."""
 
