@@ -110,7 +110,7 @@ ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
 BLOCKS_RECALLED = 16_384  # looked through for them, where rounds are long or over: half a second (a guess)
 REPEAT_SECONDS = 30.0  # how often our own transactions are said again to whoever came since
 TRANSACTIONS_PER_MESSAGE = 16  # of two KiB at most
-SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed
+SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed, once one is so late
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,10 +460,12 @@ class Node:
     # -- catching up ----------------------------------------------------------------------------------------------------
 
     async def _poll_blocks(self) -> None:
-        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask from time to time."""
+        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask when there was none for too long."""
+        patience_ms = self.ground.genesis.chain.idle_interval_ms + int(1000 * SYNC_POLL_SECONDS)
         while True:
             await trio.sleep(SYNC_POLL_SECONDS)
-            if self.me is None:
+            late = self.verified_ms is None or self.clock.monotonic_ms() - self.verified_ms > patience_ms
+            if late and self.me is None:
                 await self._sync()
 
     async def _sync(self) -> None:
@@ -706,6 +708,7 @@ async def _main(ground: Ground, machine: Machine) -> None:
         bootstrap=settings.network.bootstrap,
         generator=random.Random(secrets.randbits(64)),
         clock_milliseconds=clock.now_ms,
+        connections_wanted=settings.network.connections,
     ) as transport:
         from node.api.server import serve_api
 
