@@ -93,13 +93,17 @@ class Derivation:
     def _delta(self, head: Head, reference: DeltaRef, values: int) -> DecodedDelta:
         """One delta that the head lists, when it is what the head says that it is."""
         name = f"delta {reference.delta[:4].hex()} of {short(reference.learner)}"
-        signed = decode(SignedDelta, self._blob(reference.delta, name), limit_bytes=FRAME_BYTES_MAX)
-        if (signed.tile, signed.base, signed.learner) != (head.tile, reference.base, reference.learner):
-            raise Underivable(f"{name} is one of {short(signed.learner)} for {signed.tile}@{signed.base}")
-        if reference.weight != min(signed.tokens, self._weight_max):
-            raise Underivable(f"{name} has weight {reference.weight} with {signed.tokens} tokens")
-        check_delta_signature(signed)
-        return decode_delta(signed.payload, values)
+        blob = self._blob(reference.delta, name)
+        try:
+            signed = decode(SignedDelta, blob, limit_bytes=FRAME_BYTES_MAX)
+            if (signed.tile, signed.base, signed.learner) != (head.tile, reference.base, reference.learner):
+                raise Underivable(f"{name} is one of {short(signed.learner)} for {signed.tile}@{signed.base}")
+            if reference.weight != min(signed.tokens, self._weight_max):
+                raise Underivable(f"{name} has weight {reference.weight} with {signed.tokens} tokens")
+            check_delta_signature(signed)
+            return decode_delta(signed.payload, values)
+        except Rejected as refusal:
+            raise Underivable(f"{name}: {refusal}") from refusal
 
     def _blob(self, name: Digest, what: str) -> bytes:
         blob = self._find_blob(name)

@@ -26,17 +26,19 @@ class TilesOwned(Checker):
         slowest = max(each.learn_seconds for each in facts.scenario.hardware)
         self._limit = ROUNDS_MAX * max(facts.round_seconds, slowest)
         self._possible_since: float | None = None
+        self._was_told = False
 
     def arrived(self, peer: Peer, now: float) -> None:
-        if self._possible_since is None and self.facts.began_at == now:
+        if not self._was_told and self._possible_since is None:
             self._possible_since = now
 
     def quorum(self, possible: bool, now: float) -> None:
-        if possible:
-            self._possible_since = now if self._possible_since is None else self._possible_since
-            return
-        self._look_at_all(now)
-        self._possible_since = None
+        self._was_told = True
+        if not possible:
+            self._look_at_all(now)
+            self._possible_since = None
+        elif self._possible_since is None:
+            self._possible_since = now
 
     def decided(self, decided: DecidedHead, now: float) -> None:
         self._look(decided.head.tile, now, f"until {decided}")
