@@ -86,6 +86,10 @@ FAULTS: Final[Mapping[str, type]] = {
     "genesis_liars": GenesisLiars,
     "eclipse": Eclipse,
 }
+# What simnet/villains/ has; said here so that reading a file imports none of them.
+VILLAIN_KINDS: Final = (
+    *("scaled", "sign_flipped", "noise", "stale", "lazy", "free_rider", "label_flip", "colluding", "subtle"),
+)
 NOT_IN_A_FILE: Final = ("name", "_routes")  # of Scenario: the file's own name, and a cache
 
 
@@ -146,7 +150,7 @@ READERS: Final[Mapping[str, Reader]] = {
     "offset_seconds": number(-SECONDS_MAX, SECONDS_MAX),
     "attackers": _COUNT,
     "region": _NAME,
-    "kind": _NAME,
+    "kind": choice(*VILLAIN_KINDS),  # a fault's is read by itself
     # what is learned, and what must hold
     "round_seconds": number(1, SECONDS_MAX),
     "inner_steps": whole(1, 100_000),
@@ -271,7 +275,7 @@ def _fields_of(document: Document, place: str, value: Any, kind: type) -> dict[s
 def _make(kind: type, values: Mapping[str, Any], where: str) -> Any:
     missing = [name for name in _needed(kind) if name not in values]
     if missing:
-        raise Rejected(Reason.BAD_CONFIG, f"{where}: {missing[0]} is missing, and has no default")
+        raise Rejected(Reason.BAD_CONFIG, f"{where}: {missing[0]} is missing; say it, because it has no default")
     return kind(**values)
 
 

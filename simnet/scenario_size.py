@@ -30,7 +30,7 @@ ATTACKERS_MIN: Final = 4  # fewer cannot be all that a victim is connected to
 CI_PEERS: Final = 14  # 30 % of them are four, one for each of the four kinds in poison.toml
 CI_ROUND_SECONDS: Final = 60.0  # a leader's timeouts and two silent standbys fit into it
 CI_ROUNDS_MAX: Final = 8
-CI_TILES_MAX: Final = 6  # fewer than peers, so that some own none
+CI_TILES_MAX: Final = 8  # five of the trunk and three experts
 
 
 def resize(scenario: Scenario, peers: int) -> Scenario:
@@ -59,7 +59,7 @@ def resize(scenario: Scenario, peers: int) -> Scenario:
 
 
 def ci_sized(scenario: Scenario) -> Scenario:
-    """At most 14 peers, 8 rounds of a minute and 6 tiles; every fault still happens, to somebody, at its part of the run."""
+    """At most 14 peers, 8 rounds of a minute and 8 tiles; every fault still happens, to somebody, at its part of the run."""
     small = resize(scenario, min(scenario.peers, CI_PEERS))
     rounds = min(scenario.rounds, CI_ROUNDS_MAX)
     round_seconds = min(scenario.learning.round_seconds, CI_ROUND_SECONDS)

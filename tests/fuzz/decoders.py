@@ -103,7 +103,7 @@ from protocol.transactions import (
     check_transaction,
     sign_transaction,
 )
-from simnet.finality.cli import parse_seeds
+from simnet.seeds import parse_seeds
 from simnet.finality.genesis import quick_verify
 from simnet.options import parse_kill, parse_restart
 from storage import journal
