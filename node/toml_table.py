@@ -90,9 +90,7 @@ def parse_document(text: str, source: str) -> Document:
     return Document(source, document, _line_of_places(text))
 
 
-def read_entries(
-    entries: Mapping[str, Any], schema: Sequence[Key], where: Callable[[str], str]
-) -> dict[str, Any]:
+def read_entries(entries: Mapping[str, Any], schema: Sequence[Key], where: Callable[[str], str]) -> dict[str, Any]:
     """The checked value of every entry, by place; those that ``schema`` does not know raise ``Rejected(BAD_CONFIG)``."""
     by_place = {key.place: key for key in schema}
     values: dict[str, Any] = {}

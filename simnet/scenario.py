@@ -264,7 +264,10 @@ def _wrong_times(scenario: Scenario) -> Iterator[tuple[bool, str]]:
         is_in_time = arrivals.from_seconds <= arrivals.until_seconds <= scenario.seconds
         yield not is_in_time, "arrivals are from a time until a later one, before the end"
     for villains in scenario.villains:
-        yield villains.from_round >= scenario.rounds, f"{villains.kind} begins after the last round, {scenario.rounds - 1}"
+        yield (
+            villains.from_round >= scenario.rounds,
+            f"{villains.kind} begins after the last round, {scenario.rounds - 1}",
+        )
     if scenario.churn is not None:
         shortest, longest = scenario.churn.away_seconds
         yield shortest > longest, "away_seconds of churn are the shortest and the longest time"
@@ -277,6 +280,10 @@ def _wrong_times(scenario: Scenario) -> Iterator[tuple[bool, str]]:
         if isinstance(fault, KillOwners):
             yield fault.from_round >= fault.until_round, "owners are killed from a round until a later one"
         if isinstance(fault, KillBootstraps):
+            yield (
+                any(arrivals.until_seconds >= fault.at_seconds for arrivals in scenario.arrivals),
+                "whoever arrives when the bootstraps are dead finds nobody",
+            )
             yield (
                 scenario.bootstraps * 3 >= scenario.validators,
                 f"without its {scenario.bootstraps} bootstraps the roster of {scenario.validators} has no quorum for ever",

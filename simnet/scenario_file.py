@@ -90,6 +90,10 @@ FAULTS: Final[Mapping[str, type]] = {
 VILLAIN_KINDS: Final = (
     *("scaled", "sign_flipped", "noise", "stale", "lazy", "free_rider", "label_flip", "colluding", "subtle"),
 )
+INVARIANTS: Final = (  # and what simnet/checkers/ has
+    *("chain_agrees", "roots_derivable", "counted_once", "tiles_owned", "all_applied", "queues_bounded"),
+    *("nothing_left_behind", "no_failure", "joiners_contribute", "loss_falls", "loss_bounded"),
+)
 NOT_IN_A_FILE: Final = ("name", "_routes")  # of Scenario: the file's own name, and a cache
 
 
@@ -159,7 +163,7 @@ READERS: Final[Mapping[str, Reader]] = {
     "merge_rule": _NAME,
     "compute": choice("analytic", "model"),
     "aggregation": flag,
-    "invariants": listed(_NAME),
+    "invariants": listed(choice(*INVARIANTS)),
     "loss_cost_max": number(0, 1000),
     "contributes_within_rounds": whole(1, ROUNDS_MAX),
     "loss_share_max": number(0, 1000),
@@ -193,7 +197,9 @@ def parse_scenario(text: str, name: str, source: str, read_base: Callable[[str],
     if (base := own.pop("base", None)) is not None:
         parts = _read_part(parse_document(read_base(base), f"{source}: base {base}"))
         if "base" in parts:
-            raise Rejected(Reason.BAD_CONFIG, f"{source}: {base} has a base itself; say what it says here, or name its base")
+            raise Rejected(
+                Reason.BAD_CONFIG, f"{source}: {base} has a base itself; say what it says here, or name its base"
+            )
     for key, value in own.items():
         parts[key] = {**parts.get(key, {}), **value} if key in TABLES else value
     for key, kind in TABLES.items():
@@ -220,7 +226,9 @@ def _read_shipped(name: str) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-        raise Rejected(Reason.BAD_CONFIG, f"there is no scenario {name!r}; {hint} A file of yours is named with its .toml")
+        raise Rejected(
+            Reason.BAD_CONFIG, f"there is no scenario {name!r}; {hint} (a file of yours is named with its .toml)"
+        )
     return read_toml(SHIPPED / f"{name}.toml")
 
 
@@ -240,9 +248,13 @@ def _read_part(document: Document) -> dict[str, Any]:
 
 def _list_of(document: Document, name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        raise Rejected(Reason.BAD_CONFIG, f"{document.where(name)}: {name} is a list of tables; write [[{name}]] above each")
+        raise Rejected(
+            Reason.BAD_CONFIG, f"{document.where(name)}: {name} is a list of tables; write [[{name}]] above each"
+        )
     if len(value) > ENTRIES_MAX:
-        raise Rejected(Reason.BAD_CONFIG, f"{document.where(name)}: {len(value)} {name}; at most {ENTRIES_MAX} are read")
+        raise Rejected(
+            Reason.BAD_CONFIG, f"{document.where(name)}: {len(value)} {name}; at most {ENTRIES_MAX} are read"
+        )
     made = []
     for index, entry in enumerate(value):
         place = f"{name}[{index}]"
@@ -265,7 +277,9 @@ def _kind_of(document: Document, place: str, entry: dict[str, Any]) -> tuple[typ
 def _fields_of(document: Document, place: str, value: Any, kind: type) -> dict[str, Any]:
     """The checked fields that a table says; ``place`` is where it stands: ``learning``, ``faults[0]``."""
     if not isinstance(value, dict):
-        raise Rejected(Reason.BAD_CONFIG, f"{document.where(place)}: {place} is a table; write [{place}] above its keys")
+        raise Rejected(
+            Reason.BAD_CONFIG, f"{document.where(place)}: {place} is a table; write [{place}] above its keys"
+        )
     section = place.partition("[")[0]
     entries = {f"{section}.{name}": entry for name, entry in value.items()}
     read = read_entries(entries, _keys(kind, section), lambda told: document.where(place + told[len(section) :]))
@@ -303,7 +317,11 @@ def _top_keys() -> tuple[Key, ...]:
     plain = [Key(name, READERS[name], None, "simnet/scenario.py") for name in names if name not in tables]
     # Those that are tables are read elsewhere; here they are words that a slip of the finger may have meant.
     meant = [Key(name, flag, None, "a table") for name in names if name in tables]
-    return (Key("base", text(r"[^\x00-\x1f\x7f]{1,200}", "the name of a scenario"), None, "what is not said"), *plain, *meant)
+    return (
+        Key("base", text(r"[^\x00-\x1f\x7f]{1,200}", "the name of a scenario"), None, "what is not said"),
+        *plain,
+        *meant,
+    )
 
 
 def reader_of(kind: type, field: str) -> Reader:

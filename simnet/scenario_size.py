@@ -6,6 +6,7 @@ crowd (who arrives, how many attack) keeps its share. Nothing that happens stops
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -123,7 +124,7 @@ def _shared_out(arrivals: tuple[Arrivals, ...], peers: int) -> tuple[Arrivals, .
     bounds = [0]
     for each in arrivals:
         bounds.append(bounds[-1] + each.peers)
-    counts = [peers * end // late - peers * begin // late for begin, end in zip(bounds, bounds[1:], strict=False)]
+    counts = [peers * end // late - peers * begin // late for begin, end in itertools.pairwise(bounds)]
     return tuple(replace(each, peers=count) for each, count in zip(arrivals, counts, strict=True) if count)
 
 
@@ -143,9 +144,7 @@ def _of_crowd(fault: Fault, part: float, peers: int) -> Fault:
 def _at_pace(fault: Fault, pace: _Pace) -> Fault:
     match fault:
         case CutRegion() | SlowRegion() | FillDisks():
-            return replace(
-                fault, at_seconds=fault.at_seconds * pace.run, for_seconds=fault.for_seconds * pace.run
-            )
+            return replace(fault, at_seconds=fault.at_seconds * pace.run, for_seconds=fault.for_seconds * pace.run)
         case Crash():
             return replace(
                 fault,
