@@ -26,6 +26,7 @@ from compute.jobs import (
     Shutdown,
     Token,
 )
+from compute.model.tiling import TileMap
 from compute.trainer import Device, run_to_end
 from protocol.ids import PeerId, TileId, Version
 from protocol.rejection import Reason, Rejected
@@ -35,7 +36,7 @@ from simnet.villains.sign_flipped import SignFlipped
 from simnet.virtual.disk import Pool, VirtualDisk
 from simnet.virtual.learner import AnalyticDevice, Landscape, ModelDevice, made_report
 from simnet.virtual.worker import TOKEN_SECONDS, NamedFiles, VirtualWorker
-from tests.node.worker_samples import LEARNER, bench_in_memory, bench_on_disk, three_rounds
+from tests.node.worker_samples import LEARNER, bench_in_memory, bench_on_disk, found, three_rounds
 
 LEARN_SECONDS = 100.0
 EVALUATE_SECONDS = 7.0
@@ -249,7 +250,7 @@ def test_a_worker_that_is_told_to_shut_down_is_replaced_too() -> None:
 
 
 def test_refusals_and_failures_of_the_disk_are_told_as_a_process_tells_them() -> None:
-    """A corrupt tile is Rejected; a full disk is the worker's own error, with its traceback in the log; both children live."""
+    """A corrupt tile is Rejected; a full disk is an error that says so, and nobody's bug; the child lives."""
 
     async def test(machine: Machine) -> None:
         bad = (replace(machine.bench.tiles[0], path="peer-008/elsewhere"), *machine.bench.tiles[1:])
@@ -263,9 +264,28 @@ def test_refusals_and_failures_of_the_disk_are_told_as_a_process_tells_them() ->
         machine.disk.is_full = False
         assert isinstance(await machine.worker.call(machine.bench.first), LearnDone)
         assert machine.worker.statistics().starts == 1
-        assert any("OSError" in line for line in machine.log)
+        assert not machine.log
 
     run(test)
+
+
+def test_a_bug_of_a_device_is_told_in_the_log() -> None:
+    """With where it happened, as a process prints it; the child lives on."""
+
+    class Broken(AnalyticDevice):
+        def trainer(self, *_: Any) -> Any:
+            raise ZeroDivisionError("a bug")
+
+    async def test(machine: Machine) -> None:
+        with pytest.raises(JobError, match="ZeroDivisionError: a bug"):
+            await machine.worker.call(machine.bench.first)
+        assert isinstance(await machine.worker.call(machine.bench.evaluation), EvaluateDone)
+        assert machine.log[0].startswith("Traceback")
+        assert any("a bug" in line for line in machine.log)
+
+    genesis = found()[0]
+    valley = Valley(TileMap.from_shape(genesis.model, genesis.tile_bytes), bytes(32))
+    run(test, Machine(device=Broken(Landscape(valley, Conspiracy(0)), REPORT)))
 
 
 def test_a_made_worker_says_what_a_process_says(tmp_path: Any) -> None:
