@@ -68,7 +68,10 @@ MAP_WIDTH: Final = len(LAND[0]) * CELL
 MAP_HEIGHT: Final = len(LAND) * CELL
 
 
-def place(at: tuple[float, float]) -> tuple[float, float]:
+Point = tuple[float, float]
+
+
+def place(at: tuple[float, float]) -> Point:
     """Longitude and latitude in degrees as x and y of the drawing; what is not on it (or no number) is at its edge."""
     longitude, latitude = (degrees if math.isfinite(degrees) else 0.0 for degrees in at)
     x = ((longitude - WEST_DEGREES) % 360.0) / CELL_DEGREES[0] * CELL
@@ -85,8 +88,37 @@ def land() -> Markup:
     return tag("path", class_="land", d="".join(commands))
 
 
-def arc(one: tuple[float, float], other: tuple[float, float]) -> str:
-    """The commands of a curve between two places of the drawing, bent towards the north as the shorter way often is."""
-    (x1, y1), (x2, y2) = one, other
-    bend = 0.22 * math.hypot(x2 - x1, y2 - y1)
-    return f"M{x1:.1f} {y1:.1f}Q{(x1 + x2) / 2:.1f} {(y1 + y2) / 2 - bend:.1f} {x2:.1f} {y2:.1f}"
+def arcs(one: Point, other: Point) -> list[tuple[Point, Point]]:
+    """The ways between two places of the drawing: one, or if the other way round the world is shorter, its halves.
+
+    Each half leaves the drawing at one edge and comes back at the other.
+    """
+    east = other[0] - one[0]
+    if abs(east) <= MAP_WIDTH / 2:
+        return [(one, other)]
+    around = -math.copysign(MAP_WIDTH, east)
+    return [(one, (other[0] + around, other[1])), ((one[0] - around, one[1]), other)]
+
+
+def arc_commands(one: Point, other: Point) -> str:
+    """Of the whole way, bent towards the north as the shortest way often is."""
+    ways = [(begins, _knee(begins, ends), ends) for begins, ends in arcs(one, other)]
+    return "".join(f"M{a[0]:.1f} {a[1]:.1f}Q{b[0]:.1f} {b[1]:.1f} {c[0]:.1f} {c[1]:.1f}" for a, b, c in ways)
+
+
+def along_arc(one: Point, other: Point, count: int = 24) -> list[Point]:
+    """Points of that way, evenly by the parameter of each curve."""
+    points = []
+    for begins, ends in arcs(one, other):
+        (x1, y1), (x2, y2), (x3, y3) = begins, _knee(begins, ends), ends
+        for t in (index / count for index in range(count + 1)):
+            x = (1 - t) ** 2 * x1 + 2 * t * (1 - t) * x2 + t * t * x3
+            y = (1 - t) ** 2 * y1 + 2 * t * (1 - t) * y2 + t * t * y3
+            points.append((x, y))
+    return points
+
+
+def _knee(one: Point, other: Point) -> Point:
+    """The control point of a quadratic Bézier curve."""
+    bend = 0.22 * math.hypot(other[0] - one[0], other[1] - one[1])
+    return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2 - bend

@@ -52,7 +52,7 @@ def even_steps(low: float, high: float, count: int) -> list[float]:
         return [low]
     rough = span / max(1, count)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next((power * factor for factor in (1, 2, 5) if power * factor >= rough * 0.999), power * 10)
+    step = next((power * factor for factor in (1, 2, 5) if power * factor >= rough * 0.75), power * 10)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
 
@@ -183,7 +183,11 @@ def step_path(times: Times, axis: Axis, height: float, spans: Sequence[Span], cl
     commands = [_level(times, axis, height, span) for span in spans]
     if not commands:
         return Markup("")
-    return tag("path", class_=f"line {class_}", d=f"M{_x(times, spans[0].begins)} {_y(axis, height, spans[0].value)}" + "".join(commands))
+    return tag(
+        "path",
+        class_=f"line {class_}",
+        d=f"M{_x(times, spans[0].begins)} {_y(axis, height, spans[0].value)}" + "".join(commands),
+    )
 
 
 def area_path(times: Times, axis: Axis, height: float, spans: Sequence[Span], class_: str) -> Markup:
@@ -191,7 +195,11 @@ def area_path(times: Times, axis: Axis, height: float, spans: Sequence[Span], cl
     if not spans:
         return Markup("")
     commands = [_level(times, axis, height, span) for span in spans]
-    return tag("path", class_=f"area {class_}", d=f"M{_x(times, spans[0].begins)} {number(height)}{''.join(commands)}V{number(height)}Z")
+    return tag(
+        "path",
+        class_=f"area {class_}",
+        d=f"M{_x(times, spans[0].begins)} {number(height)}{''.join(commands)}V{number(height)}Z",
+    )
 
 
 def stacked_areas(times: Times, axis: Axis, height: float, layers: Sequence[tuple[str, Sequence[Span]]]) -> Markup:
@@ -217,12 +225,16 @@ def _x(times: Times, seconds: float) -> str:
 
 
 def _y(axis: Axis, height: float, value: float) -> str:
-    return f"{(1 - axis.share(value)) * height:.1f}".removesuffix(".0")
+    """Beyond the plot, too: what leaves it is cut off there, not bent along its edge."""
+    share = min(3.0, max(-2.0, (value - axis.low) / (axis.high - axis.low)))
+    return f"{(1 - share) * height:.1f}".removesuffix(".0")
 
 
 # -- whole pictures -----------------------------------------------------------------------------------------------------
 
 PLOT_FOOT: Final = 20  # pixels under a plot, for the clock
+EDGE: Final = 2  # pixels around a plot's paths, so that a line at the top is not half a line
+COLUMNS: Final = 60  # of time, each of which a pointer can be held over: a minute of an hour
 
 
 def picture(name: str, title: str, description: str, height: float, *children: str, class_: str = "plot") -> Markup:
@@ -252,8 +264,12 @@ def plot(
     label: Callable[[float], str],
     steps: Sequence[float] | None = None,
     over: Markup = Markup(""),
+    told: Callable[[float, float], str] | None = None,
 ) -> Markup:
-    """Paths with their axes; ``over``: what is not stretched with them, dots for example."""
+    """Paths with their axes.
+
+    ``over``: what is not stretched with them, dots for example. ``told``: what a pointer is told of a column of time.
+    """
     rows = []
     for value in steps if steps is not None else even_steps(axis.low, axis.high, 3):
         y = (1 - axis.share(value)) * height
@@ -266,10 +282,43 @@ def plot(
         height + PLOT_FOOT,
         happenings_through(times, height),
         *rows,
-        tag("svg", paths, viewBox=f"0 0 {number(WIDTH)} {height}", preserveAspectRatio="none", width="100%", height=height),
+        tag("svg", paths, viewBox=f"0 {-EDGE} {number(WIDTH)} {height + 2 * EDGE}", preserveAspectRatio="none",
+            y=-EDGE, width="100%", height=height + 2 * EDGE),
         over,
         time_labels(times, height + PLOT_FOOT - 5),
+        columns(times, height, told),
     )  # fmt: skip
+
+
+def columns(
+    times: Times, height: float, told: Callable[[float, float], str] | None = None, *, y: float = 12, class_: str = "columns"
+) -> Markup:  # fmt: skip
+    """Columns of time over a whole plot; the style sheet lights the same one in all plots when a pointer is over one.
+
+    That is a hair line through everything that moves with the pointer, and the values where it is, without a script.
+    """
+    drawn = []
+    for index in range(COLUMNS):
+        begins, ends = (times.seconds * edge / COLUMNS for edge in (index, index + 1))
+        words = told(begins, ends) if told is not None else ""
+        is_late = index >= COLUMNS / 2
+        drawn.append(
+            tag("g",
+                tag("rect", x=f"{number(100 * index / COLUMNS)}%", width=f"{number(100 / COLUMNS)}%", height=height),
+                tag("text", words, x=f"{number(100 * (index if is_late else index + 1) / COLUMNS)}%", dx=-5 if is_late else 5,
+                    y=y, text_anchor="end" if is_late else None) if words else "",
+                class_=f"k{index}")
+        )  # fmt: skip
+    return tag("g", *drawn, class_=class_, aria_hidden="true")
+
+
+def between(spans: Sequence[Span], begins: float, ends: float) -> list[Span]:
+    """The parts of spans that lie in a column of time."""
+    return [
+        Span(max(begins, span.begins), min(ends, span.ends), span.value)
+        for span in spans
+        if span.begins < ends and span.ends > begins
+    ]
 
 
 def dots(times: Times, axis: Axis, height: float, points: Sequence[tuple[float, float]], class_: str) -> Markup:
@@ -296,8 +345,13 @@ class Piece:
 def strip(
     times: Times, rows: Sequence[tuple[str, Sequence[Piece]]], *, name: str, title: str, description: str, row_pixels: int = 14
 ) -> Markup:  # fmt: skip
-    """A row of coloured pieces for each label, on the time axis."""
+    """A row of coloured pieces for each label, on the time axis. Bands are under them, so that colours stay what they are."""
     height = len(rows) * row_pixels
+    edges = [
+        tag("line", class_="edge", x1=times.percent(at), x2=times.percent(at), y1=0, y2=height)
+        for band in times.bands
+        for at in band
+    ]
     drawn = []
     for index, (label, pieces) in enumerate(rows):
         top = index * row_pixels
@@ -314,7 +368,9 @@ def strip(
         title,
         description,
         height + PLOT_FOOT,
-        *drawn,
         happenings_through(times, height),
+        *drawn,
+        *edges,
         time_labels(times, height + PLOT_FOOT - 5),
+        columns(times, height, class_="columns still"),  # a pointer over a piece is told of that piece
     )

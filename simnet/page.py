@@ -31,6 +31,8 @@ from simnet.charts import (
     Times,
     area_path,
     axis_of,
+    between,
+    columns,
     dots,
     highest_of,
     line_path,
@@ -44,7 +46,7 @@ from simnet.charts import (
     thinned,
     time_labels,
 )
-from simnet.markup import Markup, clip, escape, join, tag
+from simnet.markup import Markup, clip, join, tag
 from simnet.outcome import Happening, Invariant, Outcome, OwnerMove, RegionOutcome, RoundOutcome, Sample
 from simnet.page_style import COLOURS, style
 from simnet.scenario import (
@@ -78,6 +80,7 @@ SPANS_MAX: Final = 8  # of the scenario's faults
 
 LEVELS: Final = {1: "engines alone", 2: "whole nodes in virtual time", 3: "real processes"}
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+KINDS_TOLD: Final = 2  # of the kinds of traffic, where a pointer is: more would not fit beside it on a narrow page
 REST: Final = "everything else"
 
 
@@ -166,22 +169,35 @@ def _more(count: int, word: str, words: str) -> list[Markup]:
 
 def _numbers(outcome: Outcome) -> Markup:
     lags = _lags(outcome.samples)
+    checks = sum(each.checks for each in outcome.invariants.values())
+    broken = sum(bool(each.breaches) for each in outcome.invariants.values())
+    idle = sum(not each.checks for each in outcome.invariants.values())
     deltas = sum(each.deltas for each in outcome.rounds)
     cells = [
-        ("Peers", f"{outcome.peers:,}", f"of them {count_text(outcome.validators, 'validator')} at the beginning"),
+        ("Peers", f"{outcome.peers:,}", f"{count_text(outcome.validators, 'validator')} at the beginning"),
         ("Virtual time", duration_text(outcome.virtual_seconds), count_text(len(outcome.rounds), "round")),
         ("Loss", _from_to(outcome.rounds), _loss_change(outcome.rounds)),
         (
+            "Rules",
+            f"{broken} broken" if broken else "none broken",
+            f"{count_text(len(outcome.invariants), 'rule')}, checked {_short_count(checks)} times"
+            + (f", {idle} never" if idle else ""),
+        ),
+        (
             "WAN, a round",
             size_text(outcome.wan_bytes_per_round),
-            f"{size_text(outcome.wan_bytes_per_step)} a local step, of {outcome.inner_steps}",
+            f"{size_text(outcome.wan_bytes_per_step)} for each of {count_text(outcome.inner_steps, 'local step')}",
         ),
         (
             "Finality lag",
             _seconds_text(median(lags)) if lags else "–",
-            f"in the middle; at worst {_seconds_text(max(lags))}" if lags else "nothing became final",
+            f"in the middle; {_seconds_text(max(lags))} at worst" if lags else "nothing became final",
         ),
-        ("Deltas counted", f"{deltas:,}", f"{sum(each.takeovers for each in outcome.rounds):,} heads by a standby"),
+        (
+            "Deltas counted",
+            f"{deltas:,}",
+            f"{count_text(sum(each.takeovers for each in outcome.rounds), 'head')} by a standby",
+        ),
         ("Events", _short_count(outcome.events), "in the whole run"),
     ]
     return tag(
@@ -212,7 +228,7 @@ def _world(outcome: Outcome, scenario: Scenario | None) -> Markup:
         return Markup("")
     inside = sum(each.sent_to.get(each.name, 0) for each in regions)
     crossed = sum(sum(each.sent_to.values()) for each in regions) - inside
-    share = f", {crossed / (inside + crossed):.0%} of everything sent" if inside + crossed else ""
+    share = f", {_percent(crossed / (inside + crossed))} of everything sent" if inside + crossed else ""
     return tag(
         "section",
         tag("h2", f"{count_text(len(regions), 'region')}, {size_text(crossed)} between them"),
@@ -229,18 +245,19 @@ def _hit_regions(scenario: Scenario | None) -> frozenset[str]:
 
 def _map(regions: Sequence[RegionOutcome], hit: frozenset[str]) -> Markup:
     places = {each.name: atlas.place(each.at) for each in regions}
-    between: Counter[tuple[str, str]] = Counter()
+    crossed: Counter[tuple[str, str]] = Counter()
     for each in regions:
         for other, count in each.sent_to.items():
             if other in places and other != each.name:
-                between[min(each.name, other), max(each.name, other)] += count
-    most = max(between.values(), default=0)
+                crossed[min(each.name, other), max(each.name, other)] += count
+    most = max(crossed.values(), default=0)
+    drawn = [(pair, count) for pair, count in reversed(crossed.most_common(ARCS_MAX)) if count > 0]
     arcs = [
         tag("path", tag("title", f"{clip(one, NAME_MAX)} and {clip(other, NAME_MAX)}: {size_text(count)}"), class_="arc",
-            d=atlas.arc(places[one], places[other]), stroke_width=max(0.8, 11 * count / most))
-        for (one, other), count in reversed(between.most_common(ARCS_MAX))
-        if count
+            d=atlas.arc_commands(places[one], places[other]), stroke_width=max(0.8, 11 * count / most))
+        for (one, other), count in drawn
     ]  # fmt: skip
+    curves = [atlas.along_arc(places[one], places[other]) for (one, other), _ in drawn]
     peers_max = max(each.peers for each in regions)
     circles = [
         tag("circle", class_="region hit" if each.name in hit else "region", cx=places[each.name][0],
@@ -257,7 +274,10 @@ def _map(regions: Sequence[RegionOutcome], hit: frozenset[str]) -> Markup:
         tag("title", "Map of the regions", id="map-title"),
         tag("desc", "The table after it has the same numbers.", id="map-desc"),
         drawing,
-        *_place_names(regions[:REGIONS_MAX], places, peers_max),
+        *(
+            tag("g", *_place_names(regions[:REGIONS_MAX], places, peers_max, curves, units), class_=class_)
+            for class_, units in LABELS.items()
+        ),
         class_="world",
         role="img",
         aria_labelledby="map-title map-desc",
@@ -270,24 +290,30 @@ def _radius(region: RegionOutcome, peers_max: int) -> float:
     return 5.0 + 15.0 * math.sqrt(region.peers / peers_max) if peers_max else 5.0
 
 
-LABEL_SCALE: Final = 1.35  # units of the drawing in a pixel, on a page between the narrowest and the widest
+# Names are placed twice, and the style sheet shows one of them: units of the drawing in a pixel of a page.
+LABELS: Final = {"wide": 1.15, "narrow": 2.5}
 
 
 def _place_names(
-    regions: Sequence[RegionOutcome], places: dict[str, tuple[float, float]], peers_max: int
+    regions: Sequence[RegionOutcome],
+    places: dict[str, tuple[float, float]],
+    peers_max: int,
+    curves: Sequence[Sequence[tuple[float, float]]],
+    units: float,
 ) -> list[Markup]:
-    """Each name beside its circle, on the side where it covers least of the names and circles that are there already."""
+    """Each name beside its circle, on the side where it covers least of what is there already."""
     taken = [
         (x - radius, y - radius, x + radius, y + radius)
         for each in regions
         for (x, y), radius in [(places[each.name], _radius(each, peers_max))]
     ]
+    taken += [(x - 4, y - 4, x + 4, y + 4) for curve in curves for x, y in curve]
     names = []
     for each in regions:
         x, y = places[each.name]
-        away = _radius(each, peers_max) + 5
+        away = _radius(each, peers_max) + 4 * units
         name, peers = clip(each.name, 24), f" {each.peers:,}"
-        wide, tall = 7.4 * len(name + peers) * LABEL_SCALE, 15 * LABEL_SCALE
+        wide, tall = 7.2 * len(name + peers if units < 2 else name) * units, 14 * units
         sides = (
             (x + away, y, "start"),
             (x - away, y, "end"),
@@ -295,7 +321,9 @@ def _place_names(
             (x, y + away + tall / 2, "middle"),
         )
         boxes = [(_box(at_x, at_y, anchor, wide, tall), at_x, at_y, anchor) for at_x, at_y, anchor in sides]
-        box, at_x, at_y, anchor = min(boxes, key=lambda side: sum(_covered(side[0], other) for other in taken) + _off(side[0]))
+        box, at_x, at_y, anchor = min(
+            boxes, key=lambda side: sum(_covered(side[0], other) for other in taken) + _off(side[0])
+        )
         taken.append(box)
         names.append(
             tag("text", name, tag("tspan", peers), class_="place", x=f"{100 * at_x / atlas.MAP_WIDTH:.2f}%",
@@ -379,7 +407,7 @@ def spans_of(scenario: Scenario) -> list[FaultSpan]:
     ]
     spans += [
         FaultSpan(each.from_round * scenario.learning.round_seconds, scenario.seconds,
-                  f"{each.share:.0%} of the learners poison: {each.kind}")
+                  f"{_percent(each.share)} of the learners poison: {each.kind}")
         for each in scenario.villains
     ]  # fmt: skip
     known = [span for span in spans if span is not None]
@@ -391,16 +419,18 @@ def _span_of(fault: Fault, scenario: Scenario) -> FaultSpan | None:
         case CutRegion(region, at, seconds):
             return FaultSpan(at, at + seconds, f"{region} is cut off")
         case SlowRegion(region, at, seconds, factor, share):
-            return FaultSpan(at, at + seconds, f"{region} is slow: {factor:g}× the latency, {share:.0%} of the rate")
+            return FaultSpan(
+                at, at + seconds, f"{region} is slow: {factor:g}× the latency, {_percent(share)} of the rate"
+            )
         case KillBootstraps(at):
             return FaultSpan(at, scenario.seconds, "the bootstrap peers are dead")
         case KillOwners(first, last, _):
             pace = scenario.learning.round_seconds
             return FaultSpan(first * pace, last * pace, "an owner dies in every round")
         case Crash(share, at, seconds, back):
-            return FaultSpan(at, at + seconds + back, f"{share:.0%} of the peers crash and come back")
+            return FaultSpan(at, at + seconds + back, f"{_percent(share)} of the peers crash and come back")
         case FillDisks(share, at, seconds):
-            return FaultSpan(at, at + seconds, f"the disks of {share:.0%} of the peers are full")
+            return FaultSpan(at, at + seconds, f"the disks of {_percent(share)} of the peers are full")
         case Eclipse(attackers, at):
             return FaultSpan(at, scenario.seconds, f"{count_text(attackers, 'attacker')} eclipse one peer")
         case SkewClocks() | GenesisLiars():
@@ -411,7 +441,11 @@ def _span_of(fault: Fault, scenario: Scenario) -> FaultSpan | None:
 
 def times_of(outcome: Outcome, faults: Sequence[FaultSpan]) -> Times:
     """The time axis, as long as anything that is drawn on it."""
-    ends = [outcome.virtual_seconds, *(each.seconds for each in outcome.samples), *(each.seconds for each in outcome.rounds)]
+    ends = [
+        outcome.virtual_seconds,
+        *(each.seconds for each in outcome.samples),
+        *(each.seconds for each in outcome.rounds),
+    ]
     seconds = max((end for end in ends if math.isfinite(end)), default=0.0)
     moments = sorted({each.seconds for each in outcome.happenings})
     # A fault that lasts to the end from near the beginning would colour everything: its bar says it.
@@ -510,6 +544,7 @@ def _happened(happenings: Sequence[Happening], times: Times, faults: Sequence[Fa
         "happened", "What happened, and when", "; ".join(f"{duration_text(span.begins)} to {duration_text(span.ends)}: {span.says}"
         for span in shown) or "Moments; the list after it has them in words.", height + 20,
         *drawn, time_labels(times, height + 15),
+        columns(times, height, lambda begins, ends: duration_text(begins), y=height + 15),
     )  # fmt: skip
     return tag("figure", tag("figcaption", tag("h3", "What happened")), drawing, listed)
 
@@ -547,8 +582,8 @@ def _loss(rounds: Sequence[RoundOutcome], times: Times) -> Markup:
         return Markup("")
     low, high = min(known), max(known)
     # A mean that poison drives away would flatten everything else: it leaves through the roof.
-    roof = high + max(high - low, 0.1 * abs(high), 1e-9)
-    axis = axis_of([*known, *(min(value, roof) for value in _finite(plain))], from_zero=False, count=4)
+    roof = high + max(0.6 * (high - low), 0.1 * abs(high), 1e-9)
+    axis = axis_of([*known, *(min(value, roof) for value in _finite(plain))], from_zero=False, count=6)
     paths = join(
         line_path(times, axis, 220, plain, "c6 dashed"),
         line_path(times, axis, 220, honest, "c3 dotted"),
@@ -571,9 +606,20 @@ def _loss(rounds: Sequence[RoundOutcome], times: Times) -> Markup:
         description=f"From {_from_to(rounds)} in {count_text(len(rounds), 'round')}. The table of rounds has every value.",
         label=lambda value: f"{value:.4g}",
         over=dots(times, axis, 220, ours, "c1") if len(ours) <= 60 else Markup(""),
+        told=lambda begins, ends: _loss_at(rounds, ends),
     )
     legend = _legend(*entries) if len(entries) > 1 else Markup("")
     return _figure("Loss", _loss_says(rounds), drawing, legend)
+
+
+def _loss_at(rounds: Sequence[RoundOutcome], seconds: float) -> str:
+    """Of the last round that was closed then."""
+    last = next((each for each in reversed(rounds) if each.seconds <= seconds), None)
+    if last is None:
+        return ""
+    others = (("plain", last.loss_plain), ("without villains", last.loss_honest))
+    told = [f"round {last.round}: {_loss_text(last.loss)}"]
+    return ", ".join(told + [f"{name} {_loss_text(value)}" for name, value in others if value is not None])
 
 
 def _loss_says(rounds: Sequence[RoundOutcome]) -> str:
@@ -586,7 +632,9 @@ def _loss_says(rounds: Sequence[RoundOutcome]) -> str:
     if math.isfinite(honest) and honest > 0:
         says.append(f"The villains cost {_signed_percent(last.loss / honest - 1)}.")
     if math.isfinite(plain) and last.loss > 0:
-        says.append(f"Plain averaging of the same deltas would have ended at {_loss_text(plain)} ({_signed_percent(plain / last.loss - 1)}).")
+        says.append(
+            f"Plain averaging of the same deltas would have ended at {_loss_text(plain)} ({_signed_percent(plain / last.loss - 1)})."
+        )
     elif any(each.loss_plain is not None for each in rounds) and not math.isfinite(plain):
         says.append("Plain averaging of the same deltas would not have ended at any number.")
     return " ".join(says)
@@ -603,8 +651,14 @@ def _crossing(samples: Sequence[Sample], times: Times) -> Markup:
     drawing = plot(
         times, axis, 150, stacked_areas(times, axis, 150, [("c1", wan), ("c5", local)]), name="crossing",
         title="Traffic between regions and inside them", description=says, label=_rate_text,
+        told=lambda begins, ends: _told([("WAN", wan), ("local", local)], begins, ends, mean_of, _rate_text),
     )  # fmt: skip
-    return _figure("Traffic, WAN and local", says, drawing, _legend(("between regions", _square("c1")), ("inside a region", _square("c5"))))
+    return _figure(
+        "Traffic, WAN and local",
+        says,
+        drawing,
+        _legend(("between regions", _square("c1")), ("inside a region", _square("c5"))),
+    )
 
 
 def _kinds(samples: Sequence[Sample], times: Times) -> Markup:
@@ -628,10 +682,14 @@ def _kinds(samples: Sequence[Sample], times: Times) -> Markup:
         (f"c{index}", _rates_of(samples, counts)) for index, (_, counts) in enumerate(series, 1)
     ]  # fmt: skip
     axis = axis_of([sum(spans) for spans in zip(*([span.value for span in layer] for _, layer in layers), strict=True)])
-    says = f"{size_text(everything)} of payload; most of it {clip(ranked[0], NAME_MAX)}, {totals[ranked[0]] / everything:.0%}."
+    says = f"{size_text(everything)} of payload; most of it {clip(ranked[0], NAME_MAX)}, {_percent(totals[ranked[0]] / everything)}."
     drawing = plot(
         times, axis, 170, stacked_areas(times, axis, 170, layers), name="kinds", title="Payload by kind of message",
         description=says, label=_rate_text,
+        told=lambda begins, ends: _told(
+            [(clip(name, 16), spans) for (name, _), (_, spans) in zip(series[:KINDS_TOLD], layers, strict=False)],
+            begins, ends, mean_of, _rate_text,
+        ),
     )  # fmt: skip
     entries = [
         (f"{clip(name, NAME_MAX)}, {size_text(totals[name])}", _square(f"c{index}"))
@@ -674,6 +732,7 @@ def _finality(samples: Sequence[Sample], times: Times) -> Markup:
     )
     drawing = plot(
         times, axis, 140, paths, name="finality", title="Finality lag", label=_seconds_text,
+        told=lambda begins, ends: _told([("", spans)], begins, ends, highest_of, _seconds_text),
         description=f"From a block's time to its being final at two thirds of the running peers. {says}",
     )  # fmt: skip
     return _figure("Finality lag", says, drawing)
@@ -689,11 +748,15 @@ def _counts(
 ) -> Markup:
     if not samples:
         return Markup("")
-    spans = thinned(_gauge(samples, count), median_of)
+    seen = _gauge(samples, count)
+    spans = thinned(seen, median_of)
     axis = axis_of([span.value for span in spans])
     words = says(min(map(count, samples)), max(map(count, samples)))
     paths = join(area_path(times, axis, 90, spans, "c3 pale"), step_path(times, axis, 90, spans, "c3"))
-    drawing = plot(times, axis, 90, paths, name=name, title=heading, description=words, label=_short_count)
+    drawing = plot(
+        times, axis, 90, paths, name=name, title=heading, description=words, label=_short_count,
+        told=lambda begins, ends: _told([("", seen)], begins, ends, median_of, _short_count),
+    )  # fmt: skip
     return _figure(heading, words, drawing)
 
 
@@ -709,7 +772,10 @@ def _queues(samples: Sequence[Sample], times: Times) -> Markup:
         else "Nobody's ever held one at the moments that were looked at."
     )
     paths = join(area_path(times, axis, 90, spans, "c4 pale"), step_path(times, axis, 90, spans, "c4"))
-    drawing = plot(times, axis, 90, paths, name="queues", title="Longest inbound queue of anybody", description=says, label=_short_count)
+    drawing = plot(
+        times, axis, 90, paths, name="queues", title="Longest inbound queue of anybody", description=says, label=_short_count,
+        told=lambda begins, ends: _told([("", spans)], begins, ends, highest_of, _short_count),
+    )  # fmt: skip
     return _figure("Longest inbound queue", says, drawing)
 
 
@@ -773,7 +839,9 @@ def _tile_label(tile: str) -> str:
 
 def _natural(text: str) -> tuple[tuple[int, str], ...]:
     """So that ``layer2`` is before ``layer10``."""
-    return tuple((int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in re.split(r"(\d{1,9})", text))
+    return tuple(
+        (int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in re.split(r"(\d{1,9})", text)
+    )
 
 
 # -- rules and rounds ---------------------------------------------------------------------------------------------------
@@ -802,7 +870,9 @@ def _rules(outcome: Outcome) -> Markup:
 
 
 def _rule(name: str, each: Invariant) -> Markup:
-    verdict, class_ = ("✗ broken", "bad") if each.breaches else ("✓ held", "good") if each.checks else ("not checked", "warn")
+    verdict, class_ = (
+        ("✗ broken", "bad") if each.breaches else ("✓ held", "good") if each.checks else ("not checked", "warn")
+    )
     seen = [tag("li", clip(text, SAYS_MAX)) for text in each.breaches[:BREACHES_MAX]]
     if len(each.breaches) > len(seen):
         seen.append(tag("li", f"and {len(each.breaches) - len(seen):,} more", class_="soft"))
@@ -822,15 +892,15 @@ def _rounds(outcome: Outcome) -> Markup:
         return Markup("")
     has_plain = any(each.loss_plain is not None for each in rounds)
     has_honest = any(each.loss_honest is not None for each in rounds)
-    columns: list[tuple[str, Callable[[RoundOutcome], str]]] = [
+    fields: list[tuple[str, Callable[[RoundOutcome], str]]] = [
         ("closed", lambda each: duration_text(each.seconds)),
         ("loss", lambda each: _loss_text(each.loss)),
     ]
     if has_plain:
-        columns.append(("plain averaging", lambda each: _loss_text(_or_nan(each.loss_plain))))
+        fields.append(("plain averaging", lambda each: _loss_text(_or_nan(each.loss_plain))))
     if has_honest:
-        columns.append(("without villains", lambda each: _loss_text(_or_nan(each.loss_honest))))
-    columns += [
+        fields.append(("without villains", lambda each: _loss_text(_or_nan(each.loss_honest))))
+    fields += [
         ("learners", lambda each: f"{each.learners:,}"),
         ("deltas", lambda each: f"{each.deltas:,}"),
         ("tiles advanced", lambda each: f"{each.tiles_advanced:,}"),
@@ -839,9 +909,17 @@ def _rounds(outcome: Outcome) -> Markup:
         ("local", lambda each: size_text(each.local_bytes)),
     ]
     shown = rounds if len(rounds) <= ROUNDS_MAX else [*rounds[: ROUNDS_MAX // 2], *rounds[-ROUNDS_MAX // 2 :]]
-    head = tag("tr", tag("th", "round", scope="col", class_="n"), *(tag("th", name, scope="col", class_="n") for name, _ in columns))
+    head = tag(
+        "tr",
+        tag("th", "round", scope="col", class_="n"),
+        *(tag("th", name, scope="col", class_="n") for name, _ in fields),
+    )
     rows = (
-        tag("tr", tag("th", f"{each.round:,}", scope="row", class_="n"), *(tag("td", text(each), class_="n") for _, text in columns))
+        tag(
+            "tr",
+            tag("th", f"{each.round:,}", scope="row", class_="n"),
+            *(tag("td", text(each), class_="n") for _, text in fields),
+        )
         for each in shown
     )
     caption = "The first and the last of them." if len(shown) < len(rounds) else "Every round that was decided."
@@ -889,10 +967,24 @@ def _rates_of(samples: Sequence[Sample], counts: Sequence[int]) -> list[Span]:
     return thinned(spans, mean_of)
 
 
+def _told(
+    series: Sequence[tuple[str, Sequence[Span]]],
+    begins: float,
+    ends: float,
+    fold: Callable[[list[Span]], float],
+    text: Callable[[float], str],
+) -> str:
+    """What the series were in a column of time, in words."""
+    parts = [(name, between(spans, begins, ends)) for name, spans in series]
+    return ", ".join(f"{name} {text(fold(spans))}".strip() for name, spans in parts if spans)
+
+
 def _lags(samples: Iterable[Sample]) -> list[float]:
     """Of the samples after the first final block."""
     return [
-        sample.finality_lag_seconds for sample in samples if sample.height > 0 and math.isfinite(sample.finality_lag_seconds)
+        sample.finality_lag_seconds
+        for sample in samples
+        if sample.height > 0 and math.isfinite(sample.finality_lag_seconds)
     ]
 
 
@@ -928,6 +1020,10 @@ def _short_count(count: float) -> str:
         if count >= size:
             return f"{count / min(size, 1e3 if unit == 'k' else size):.3g} {unit}"
     return f"{count:,.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if math.isfinite(share) else "–"
 
 
 def _signed_percent(share: float) -> str:

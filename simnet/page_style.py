@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from simnet.charts import COLUMNS
+
 DAY: Final = {
     "page": "#ffffff",
     "wash": "#f5f6f8",
@@ -64,13 +66,16 @@ def _variables(colours: dict[str, str]) -> str:
 _RULES: Final = """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%}
-body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums}
+body{margin:0;background:var(--page);color:var(--ink);
+  font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums}
 main{max-width:1080px;margin:0 auto;padding:36px 24px 56px}
 h1,h2,h3,p,figure,dl,dd,ol,pre{margin:0;padding:0}
 h1{font-size:34px;line-height:1.15;letter-spacing:-.02em;font-weight:650}
-h2{font-size:20px;line-height:1.3;letter-spacing:-.01em;font-weight:650;margin-top:52px;padding-top:18px;border-top:2px solid var(--ink)}
+h2{font-size:20px;line-height:1.3;letter-spacing:-.01em;font-weight:650;margin-top:52px;padding-top:18px;
+  border-top:2px solid var(--ink)}
 h3{font-size:14px;line-height:1.4;font-weight:650}
-code,pre{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono","DejaVu Sans Mono",monospace;font-size:13px}
+code,pre{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono","DejaVu Sans Mono",monospace;
+  font-size:13px}
 .soft{color:var(--soft)}
 .small{font-size:13px}
 .kicker{color:var(--soft);font-size:13px;margin-bottom:6px}
@@ -80,16 +85,19 @@ code,pre{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono","De
 .bad{color:var(--bad)}
 .warn{color:var(--warn)}
 .sentence{font-size:18px;line-height:1.5;margin-top:14px;max-width:46em;overflow-wrap:anywhere}
-.broken{margin-top:22px;padding:14px 18px;background:var(--bad-wash);border-left:4px solid var(--bad);overflow-wrap:anywhere}
+.broken{margin-top:22px;padding:14px 18px;background:var(--bad-wash);border-left:4px solid var(--bad);
+  overflow-wrap:anywhere}
 .broken li{margin-top:10px}
 .broken ul,.broken ol{margin:0;padding:0;list-style:none}
 .repeat{margin-top:22px;color:var(--soft);font-size:13px}
-.repeat pre{margin-top:4px;padding:10px 14px;background:var(--wash);color:var(--ink);border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere;-webkit-user-select:all;user-select:all}
-.numbers{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:26px 24px;margin-top:34px}
+.repeat pre{margin-top:4px;padding:10px 14px;background:var(--wash);color:var(--ink);border-radius:6px;
+  white-space:pre-wrap;overflow-wrap:anywhere;-webkit-user-select:all;user-select:all}
+.numbers{display:grid;grid-template-columns:repeat(4,1fr);gap:26px 24px;margin-top:34px}
 .numbers div{border-top:1px solid var(--rule);padding-top:10px;display:flex;flex-direction:column}
 .numbers dt{color:var(--soft);font-size:13px}
 .numbers dd{font-size:25px;line-height:1.25;font-weight:600;letter-spacing:-.01em;white-space:nowrap}
-.numbers dd.more{font-size:13px;line-height:1.45;font-weight:400;letter-spacing:0;color:var(--soft);white-space:normal}
+.numbers dd.more{font-size:13px;line-height:1.45;font-weight:400;letter-spacing:0;color:var(--soft);
+  white-space:normal}
 .lead{margin-top:6px;max-width:52em;color:var(--soft)}
 figure{margin-top:30px;break-inside:avoid}
 figcaption p{color:var(--soft);font-size:13px}
@@ -106,7 +114,9 @@ text.tick{font-size:11.5px;fill:var(--soft)}
 text.row{font-size:10.5px}
 text.what{font-size:12.5px}
 text.number{font-size:11px;font-weight:650;fill:var(--page)}
-text.place{font-size:13px;font-weight:650;paint-order:stroke;stroke:var(--page);stroke-width:3.5px;stroke-linejoin:round}
+text.place{font-size:13px;font-weight:650;paint-order:stroke;stroke:var(--page);stroke-width:5px;
+  stroke-linejoin:round}
+.narrow text.place{display:none}
 text.place tspan{font-weight:400;fill:var(--soft)}
 .grid{stroke:var(--rule);stroke-width:1;shape-rendering:crispEdges}
 .band{fill:var(--band);fill-opacity:.13}
@@ -122,8 +132,12 @@ text.place tspan{font-weight:400;fill:var(--soft)}
 .line.thin{stroke-width:1.25}
 .line.dashed{stroke-dasharray:7 4}
 .line.dotted{stroke-dasharray:1.5 4.5}
-.area{stroke:var(--page);stroke-width:.6;vector-effect:non-scaling-stroke}
-.area.pale{fill-opacity:.22;stroke:none}
+.area.pale{fill-opacity:.22}
+.edge{stroke:var(--ink);stroke-width:1;stroke-dasharray:2 3}
+.columns rect{fill:var(--ink);fill-opacity:var(--lit,0);pointer-events:all}
+.columns.still rect{pointer-events:none}
+.columns text{font-size:12px;font-weight:600;visibility:var(--told,hidden);pointer-events:none;paint-order:stroke;
+  stroke:var(--page);stroke-width:4px;stroke-linejoin:round}
 .piece{stroke:none}
 .scroll{overflow-x:auto;margin-top:14px}
 table{border-collapse:collapse;font-size:13.5px;line-height:1.4}
@@ -131,7 +145,7 @@ table.wide{width:100%}
 caption{text-align:left;color:var(--soft);font-size:13px;padding-bottom:6px}
 th,td{padding:6px 14px 6px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
 thead th{color:var(--soft);font-weight:400;border-bottom-color:var(--soft);vertical-align:bottom}
-tbody th{font-weight:600}
+tbody th{font-weight:600;white-space:nowrap}
 th.n,td.n{text-align:right;white-space:nowrap}
 td.cell{padding:6px 10px}
 td.says,.seen{overflow-wrap:anywhere}
@@ -142,18 +156,21 @@ td.says,.seen{overflow-wrap:anywhere}
 .happened b{color:var(--band)}
 details{margin-top:18px}
 summary{cursor:pointer;color:var(--soft);font-size:13px}
-footer{margin-top:52px;padding-top:14px;border-top:1px solid var(--rule);color:var(--soft);font-size:13px;overflow-wrap:anywhere}
+footer{margin-top:52px;padding-top:14px;border-top:1px solid var(--rule);color:var(--soft);font-size:13px;
+  overflow-wrap:anywhere}
 @media (max-width:640px){
 main{padding:24px 16px 40px}
 h1{font-size:28px}
 .sentence{font-size:16px}
 .numbers{grid-template-columns:1fr 1fr;gap:20px 18px}
-.numbers dd{font-size:20px}
+.numbers dd{font-size:18px}
 .times figure>svg.plot{width:calc(100% - 62px);margin-left:60px}
 .happened{columns:1}
-text.odd,text.row,text.place tspan{display:none}
+text.odd,.wide text.place,text.place tspan{display:none}
+.narrow text.place{display:inline}
+text.place{font-size:11px}
+text.row{font-size:9.5px}
 text.tick{font-size:11px}
-.strip svg.plot.plot{width:100%;margin-left:0}
 }
 @media print{
 body{font-size:11pt}
@@ -168,9 +185,11 @@ def style() -> str:
     """The whole style sheet."""
     names = [name for name in DAY if re.fullmatch(r"c\d|other-\d", name)]
     classes = "".join(f".{name}{{--c:var(--{name})}}" for name in names)
+    # A pointer over a column of time in one plot: that column in all plots.
+    columns = "".join(f".times:has(.k{index}:hover) .k{index}{{--lit:.13;--told:visible}}" for index in range(COLUMNS))
     uses = ".line{stroke:var(--c)}.area,.piece,.dot,.swatch{fill:var(--c)}"
     return (
         f":root{{color-scheme:light dark;{_variables(DAY)}}}"
         f"@media screen and (prefers-color-scheme:dark){{:root{{{_variables(NIGHT)}}}}}"
-        f"{_RULES}{classes}{uses}"
+        f"{_RULES}{classes}{uses}{columns}"
     )

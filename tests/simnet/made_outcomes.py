@@ -1,6 +1,6 @@
 """Outcomes as a run could have left them, made from a seed: to test the page with, and to look at it.
 
-    python -m tests.simnet.made_outcomes FOLDER        writes the page of each into the folder
+python -m tests.simnet.made_outcomes FOLDER        writes the page of each into the folder
 """
 
 from __future__ import annotations
@@ -67,18 +67,23 @@ def scenario(name: str = "region-cut", seconds: float = 3600.0) -> Scenario:
     )
 
 
-def region_cut(seed: int = 7, seconds: float = 3600.0, step: float = 10.0) -> Outcome:
-    """It held."""
+def region_cut(
+    seed: int = 7, seconds: float = 3600.0, step: float = 10.0, cut: float = 1320.0, back: float = 1920.0
+) -> Outcome:
+    """It held: from `cut` to `back` a region is away."""
     draw = Random(seed)
-    cut, back = 1320.0, 1920.0
     names = ["".join(draw.choice(PEER_SIGNS) for _ in range(6)) for _ in range(24)]
     samples, height = [], 0
     for index in range(1, int(seconds / step) + 1):
         now = index * step
         in_cut, after = cut < now <= back, 0 < now - back <= 240
-        pulse = math.exp(-(((now % 600) - 400) / 80) ** 2)
+        pulse = math.exp(-((((now % 600) - 400) / 80) ** 2))
         total = 2e5 + 6e6 * pulse * (0.7 if in_cut else 1.6 if after else 1) * draw.uniform(0.85, 1.15)
-        lag = draw.uniform(0.7, 1.6) + (draw.uniform(1, 4) if in_cut else 0) + (9 * math.exp(-(now - cut) / 60) if now > cut else 0)
+        lag = (
+            draw.uniform(0.7, 1.6)
+            + (draw.uniform(1, 4) if in_cut else 0)
+            + (9 * math.exp(-(now - cut) / 60) if now > cut else 0)
+        )
         height += 2 if lag < 5 else 1
         samples.append(
             Sample(
@@ -107,7 +112,10 @@ def region_cut(seed: int = 7, seconds: float = 3600.0, step: float = 10.0) -> Ou
         )
         for number in range(int(seconds // 600))
     ]
-    moves, owner = [], {f"layer{layer}.expert{expert}/0": draw.choice(names[:9]) for layer in range(3) for expert in range(4)}
+    moves, owner = (
+        [],
+        {f"layer{layer}.expert{expert}/0": draw.choice(names[:9]) for layer in range(3) for expert in range(4)},
+    )
     for now in sorted([cut + draw.uniform(5, 90) for _ in range(4)] + [draw.uniform(0, seconds) for _ in range(14)]):
         tile = draw.choice(sorted(owner))
         after_ = draw.choice(names)
@@ -164,7 +172,7 @@ def poison_scenario() -> Scenario:
 def poison(seed: int = 11) -> Outcome:
     """Rules broke, plain averaging ran away, and there are more happenings than numbers."""
     draw = Random(seed)
-    outcome = region_cut(seed, 14_400.0, 5.0)
+    outcome = region_cut(seed, 14_400.0, 5.0, 9000.0, 9900.0)
     outcome.scenario = "poison"
     outcome.says = "Three learners in ten turn the sign of what they learned; owners die; the merge must hardly notice."
     outcome.repeat = f"nocknode simnet run poison --seed {seed} --peers 200 --html poison.html"
@@ -176,15 +184,25 @@ def poison(seed: int = 11) -> Outcome:
         )
         for each in outcome.rounds
     ]  # fmt: skip
-    outcome.happenings = [Happening(600.0 * number + 300.0, f"the owner of layer{number % 3}.expert{number % 4}/0 is killed") for number in range(6, 12)]
-    outcome.happenings += [Happening(600.0 * number + 390.0, f"peer {number} is back with what is on its disk") for number in range(6, 12)]
+    outcome.happenings = [
+        Happening(600.0 * number + 300.0, f"the owner of layer{number % 3}.expert{number % 4}/0 is killed")
+        for number in range(6, 12)
+    ]
+    outcome.happenings += [
+        Happening(600.0 * number + 390.0, f"peer {number} is back with what is on its disk") for number in range(6, 12)
+    ]
     outcome.happenings += [Happening(9000.0, "asia-east is cut off"), Happening(9900.0, "asia-east is back")]
     outcome.invariants["poison costs little"] = Invariant(
         "Poison costs at most 2 % of the loss that there would be without villains.",
         24,
-        [f"round {number}, {600 * number / 3600:.2f} h: loss {2.2 + draw.random() / 50:.4f} is 3.1 % above 2.1514" for number in range(5, 24)],
+        [
+            f"round {number}, {600 * number / 3600:.2f} h: loss {2.2 + draw.random() / 50:.4f} is 3.1 % above 2.1514"
+            for number in range(5, 24)
+        ],
     )
-    outcome.invariants["owned"].breaches.append("1:22:10: layer2.expert1/0 has had no owner for 3 rounds; the last was 7hQmZk")
+    outcome.invariants["owned"].breaches.append(
+        "1:22:10: layer2.expert1/0 has had no owner for 3 rounds; the last was 7hQmZk"
+    )
     outcome.invariants["eclipse"] = Invariant("A victim keeps a connection to somebody honest.")
     return outcome
 
