@@ -263,7 +263,7 @@ def plot(
     description: str,
     label: Callable[[float], str],
     steps: Sequence[float] | None = None,
-    over: Markup = Markup(""),
+    over: str = "",
     told: Callable[[float, float], str] | None = None,
 ) -> Markup:
     """Paths with their axes.
