@@ -21,7 +21,7 @@ from simnet.markup import Markup, join, number, tag
 from simnet.text import duration_text
 
 WIDTH: Final = 1000.0  # of a plot in the units of its own paths
-POINTS_MAX: Final = 240  # of one line: about one for every four pixels of a wide page
+POINTS_MAX: Final = 200  # of one line: about one for every five pixels of a wide page
 TEXT_PIXELS: Final = 4  # from a line to the middle of the letters beside it
 
 TIME_STEPS: Final = (
@@ -297,19 +297,17 @@ def columns(
 
     That is a hair line through everything that moves with the pointer, and the values where it is, without a script.
     """
-    drawn = []
+    halves: tuple[list[Markup], list[Markup]] = ([], [])
+    wide = f"{number(100 / COLUMNS)}%"
     for index in range(COLUMNS):
         begins, ends = (times.seconds * edge / COLUMNS for edge in (index, index + 1))
         words = told(begins, ends) if told is not None else ""
-        is_late = index >= COLUMNS / 2
-        drawn.append(
-            tag("g",
-                tag("rect", x=f"{number(100 * index / COLUMNS)}%", width=f"{number(100 / COLUMNS)}%", height=height),
-                tag("text", words, x=f"{number(100 * (index if is_late else index + 1) / COLUMNS)}%", dx=-5 if is_late else 5,
-                    y=y, text_anchor="end" if is_late else None) if words else "",
-                class_=f"k{index}")
-        )  # fmt: skip
-    return tag("g", *drawn, class_=class_, aria_hidden="true")
+        is_late = index >= COLUMNS // 2  # then the words stand on the other side
+        rect = tag("rect", x=f"{number(100 * index / COLUMNS)}%", width=wide, height=height)
+        text = tag("text", words, x=f"{number(100 * (index if is_late else index + 1) / COLUMNS)}%") if words else ""
+        halves[is_late].append(tag("g", rect, text, class_=f"k{index}"))
+    early, late = (tag("g", *half, class_=name) for half, name in zip(halves, ("early", "late"), strict=True))
+    return tag("g", early, late, class_=class_, aria_hidden="true", style=f"--y:{number(y)}px")
 
 
 def between(spans: Sequence[Span], begins: float, ends: float) -> list[Span]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Final
 
 from p2p.topics import find_topic_rule
 from simnet.charts import (
-    POINTS_MAX,
     Span,
     Times,
     area_path,
@@ -30,7 +29,7 @@ from simnet.charts import (
     thinned,
     time_labels,
 )
-from simnet.markup import Markup, clip, join, tag
+from simnet.markup import Markup, clip, join, number, tag
 from simnet.outcome import Happening, Outcome, RoundOutcome, Sample
 from simnet.page.faults import SPANS_MAX, FaultSpan
 from simnet.page.figures import figure, legend_of, square, stroke
@@ -38,7 +37,7 @@ from simnet.page.owners import draw_owners
 from simnet.page.style import COLOURS
 from simnet.page.words import (
     NAME_MAX,
-    SAYS_MAX,
+    SEEN_MAX,
     finite,
     from_to,
     lags_of,
@@ -53,7 +52,8 @@ from simnet.page.words import (
 from simnet.text import count_text, duration_text, size_text
 
 NUMBERED_MAX: Final = 9  # happenings with a number on the time axis; of more only the moments are marked
-HAPPENINGS_MAX: Final = 120  # listed
+HAPPENINGS_MAX: Final = 60  # listed
+TICKS_MAX: Final = 100  # moments on the time axis that are told apart
 KINDS_TOLD: Final = 2  # of the kinds of traffic, where a pointer is: more would not fit beside it on a narrow page
 REST: Final = "everything else"
 
@@ -111,7 +111,7 @@ def _happened(happenings: Sequence[Happening], times: Times, faults: Sequence[Fa
         height += rows * MARKS
     items = [
         tag("li", tag("time", duration_text(each.seconds)), tag("b", f"{index} ") if len(ordered) <= NUMBERED_MAX else "",
-            clip(each.says, SAYS_MAX))
+            clip(each.says, SEEN_MAX))
         for index, each in enumerate(ordered[:HAPPENINGS_MAX], 1)
     ]  # fmt: skip
     left_out = len(ordered) - len(items)
@@ -148,8 +148,10 @@ def _numbered(happenings: Sequence[Happening], times: Times, top: int) -> tuple[
 
 def _ticked(happenings: Sequence[Happening], times: Times, top: int) -> tuple[list[Markup], int]:
     """One dot for each moment that can be told from the one before."""
-    places = sorted({round(times.share(each.seconds) * POINTS_MAX) for each in happenings})
-    drawn = [tag("circle", class_="mark", cx=f"{100 * place / POINTS_MAX:.1f}%", cy=top + 11, r=3) for place in places]
+    places = sorted({round(times.share(each.seconds) * TICKS_MAX) for each in happenings})
+    drawn = [
+        tag("circle", class_="mark", cx=f"{number(100 * place / TICKS_MAX)}%", cy=top + 11, r=3) for place in places
+    ]
     return drawn, 1
 
 
@@ -211,7 +213,8 @@ def _loss_says(rounds: Sequence[RoundOutcome]) -> str:
     says = [f"{from_to(rounds)} in {count_text(len(rounds), 'round')}."]
     honest, plain = or_nan(last.loss_honest), or_nan(last.loss_plain)
     if math.isfinite(honest) and honest > 0:
-        says.append(f"The villains cost {signed_percent(last.loss / honest - 1)}.")
+        cost = last.loss / honest - 1
+        says.append(f"The villains cost {signed_percent(cost) if cost > 0 else 'nothing'}.")
     if math.isfinite(plain) and last.loss > 0:
         says.append(
             f"Plain averaging of the same deltas would have ended at {loss_text(plain)}"
@@ -245,7 +248,8 @@ def _crossing(samples: Sequence[Sample], times: Times) -> Markup:
 
 def _kinds(samples: Sequence[Sample], times: Times) -> Markup:
     """The largest kinds on each other, the rest as one."""
-    by_sample = [_kinds_of(sample) for sample in samples]
+    names = {text: kind_name(text) for text in dict.fromkeys(text for sample in samples for text in sample.by_kind)}
+    by_sample = [_kinds_of(sample, names) for sample in samples]
     totals: Counter[str] = Counter()
     for kinds in by_sample:
         totals.update(kinds)
@@ -281,10 +285,11 @@ def _kinds(samples: Sequence[Sample], times: Times) -> Markup:
     return figure("Traffic by kind", says, drawing, legend_of(*entries))
 
 
-def _kinds_of(sample: Sample) -> Counter[str]:
+def _kinds_of(sample: Sample, names: Mapping[str, str]) -> Counter[str]:
+    """A topic of many shards is one kind."""
     kinds: Counter[str] = Counter()
     for text, count in sample.by_kind.items():
-        kinds[kind_name(text)] += count
+        kinds[names[text]] += count
     return kinds
 
 
@@ -304,9 +309,10 @@ def _finality(samples: Sequence[Sample], times: Times) -> Markup:
         return Markup("")
     worst, middle = thinned(spans, highest_of), thinned(spans, median_of)
     axis = axis_of([span.value for span in worst])
-    at = next(sample.seconds for sample in samples if sample.height > 0 and sample.finality_lag_seconds == max(lags))
+    highest = max(lags)
+    at = next(sample.seconds for sample in samples if sample.height > 0 and sample.finality_lag_seconds == highest)
     says = (
-        f"Half of the time within {seconds_text(median(lags))}; at worst {seconds_text(max(lags))}, at {duration_text(at)}. "
+        f"Half of the time within {seconds_text(median(lags))}; at worst {seconds_text(highest)}, at {duration_text(at)}. "
         f"{max(sample.height for sample in samples):,} blocks final."
     )
     paths = join(

@@ -17,7 +17,7 @@ from simnet.page.words import NAME_MAX
 from simnet.text import count_text, duration_text
 
 TILES_MAX: Final = 32  # rows of the strip of owners
-PIECES_MAX: Final = 900  # of that strip
+PIECES_MAX: Final = 400  # of that strip
 
 
 def draw_owners(moves: Sequence[OwnerMove], times: Times) -> Markup:

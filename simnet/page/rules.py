@@ -7,11 +7,11 @@ from typing import Final
 
 from simnet.markup import Markup, clip, tag
 from simnet.outcome import Invariant, Outcome, RoundOutcome
-from simnet.page.words import NAME_MAX, SAYS_MAX, loss_text, or_nan
+from simnet.page.words import NAME_MAX, SAYS_MAX, SEEN_MAX, loss_text, or_nan
 from simnet.text import count_text, duration_text, size_text
 
-BREACHES_MAX: Final = 12  # of one invariant
-ROUNDS_MAX: Final = 120  # rows
+BREACHES_MAX: Final = 8  # of one invariant
+ROUNDS_MAX: Final = 60  # rows
 
 
 def draw_rules(outcome: Outcome) -> Markup:
@@ -40,7 +40,7 @@ def _rule(name: str, each: Invariant) -> Markup:
     verdict, class_ = (
         ("✗ broken", "bad") if each.breaches else ("✓ held", "good") if each.checks else ("not checked", "warn")
     )
-    seen = [tag("li", clip(text, SAYS_MAX)) for text in each.breaches[:BREACHES_MAX]]
+    seen = [tag("li", clip(text, SEEN_MAX)) for text in each.breaches[:BREACHES_MAX]]
     if len(each.breaches) > len(seen):
         seen.append(tag("li", f"and {len(each.breaches) - len(seen):,} more", class_="soft"))
     return tag(

@@ -1,8 +1,9 @@
 """How the page of a run looks: by day, by night, on paper, on a narrow screen. Letters are the reader's own.
 
-Every colour is a variable, with a value for day and one for night, so that ``tests/simnet/test_page.py`` can measure contrasts.
-Colours of lines and areas are those of Okabe and Ito (Color Universal Design, 2008), darkened for a white page until a line
-has the contrast of 3 that WCAG 2.1 (1.4.11) asks for.
+Every colour is a variable, with a value for day and one for night, and ``tests/simnet/test_page_style.py`` measures them:
+letters have the contrast of 4.5 that WCAG 2.1 asks for (1.4.3), lines and areas that of 3 (1.4.11), and any two of ``c1`` to
+``c7`` are still two colours to the colour-blind. They began as Okabe's and Ito's (Color Universal Design, 2008) and moved
+until that was so.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ DAY: Final = {
     "bad-wash": "#fdf1ef",
     "warn": "#8a5a00",
     "band": "#d55e00",
-    "c1": "#0072b2",
-    "c2": "#c47c00",
-    "c3": "#00916a",
-    "c4": "#b5578f",
-    "c5": "#3d92cc",
-    "c6": "#cc5200",
-    "c7": "#77808a",
+    "c1": "#005fb8",
+    "c2": "#c08a00",
+    "c3": "#178a60",
+    "c4": "#d05aa6",
+    "c5": "#2a9ae2",
+    "c6": "#b8400f",
+    "c7": "#5f666d",
     "other-1": "#c3cad2",
     "other-2": "#a3acb6",
 }
@@ -46,13 +47,13 @@ NIGHT: Final = {
     "bad-wash": "#2a1614",
     "warn": "#e0ad4f",
     "band": "#ff9a5c",
-    "c1": "#4aa3e0",
-    "c2": "#efb03c",
-    "c3": "#2fbf95",
-    "c4": "#e08dbd",
-    "c5": "#93d1f5",
-    "c6": "#ff8547",
-    "c7": "#8b95a0",
+    "c1": "#2f83dc",
+    "c2": "#f0c04a",
+    "c3": "#8fe6c4",
+    "c4": "#cf4a97",
+    "c5": "#74c3f7",
+    "c6": "#e06a30",
+    "c7": "#a9b0b8",
     "other-1": "#3d4651",
     "other-2": "#59636f",
 }
@@ -136,6 +137,8 @@ text.place tspan{font-weight:400;fill:var(--soft)}
 .edge{stroke:var(--ink);stroke-width:1;stroke-dasharray:2 3}
 .columns rect{fill:var(--ink);fill-opacity:var(--lit,0);pointer-events:all}
 .columns.still rect{pointer-events:none}
+.columns .early text{transform:translate(5px,var(--y))}
+.columns .late text{transform:translate(-5px,var(--y));text-anchor:end}
 .columns text{font-size:12px;font-weight:600;visibility:var(--told,hidden);pointer-events:none;paint-order:stroke;
   stroke:var(--page);stroke-width:4px;stroke-linejoin:round}
 .piece{stroke:none}

@@ -10,7 +10,8 @@ from simnet.outcome import RoundOutcome, Sample
 from simnet.text import duration_text, size_text
 
 NAME_MAX: Final = 48  # letters of a name
-SAYS_MAX: Final = 400  # letters of a sentence from outside
+SAYS_MAX: Final = 300  # letters of a sentence
+SEEN_MAX: Final = 200  # letters of what was seen, of which there may be much
 
 
 def loss_text(loss: float) -> str:

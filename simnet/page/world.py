@@ -15,7 +15,7 @@ from simnet.scenario import CutRegion, Scenario, SlowRegion
 from simnet.text import count_text, size_text
 
 REGIONS_MAX: Final = 12  # rows and columns of the table
-ARCS_MAX: Final = 60
+ARCS_MAX: Final = 40  # the widest
 
 
 def draw_world(outcome: Outcome, scenario: Scenario | None) -> Markup:

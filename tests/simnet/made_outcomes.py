@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -158,14 +159,11 @@ def region_cut(
 
 
 def poison_scenario() -> Scenario:
-    """Nearly a third of the learners lies, owners die, and a rule breaks."""
-    base = scenario("poison", 14_400.0)
-    return Scenario(
-        **{
-            **{name: getattr(base, name) for name in Scenario.__dataclass_fields__ if not name.startswith("_")},
-            "villains": (Villains("sign_flipped", 0.3, 4),),
-            "faults": (KillOwners(6, 12, 90.0), CutRegion("asia-east", 9000.0, 900.0)),
-        }
+    """Nearly a third of the learners lies, owners die, and a region is cut."""
+    return replace(
+        scenario("poison", 14_400.0),
+        villains=(Villains("sign_flipped", 0.3, 4),),
+        faults=(KillOwners(6, 12, 90.0), CutRegion("asia-east", 9000.0, 900.0)),
     )
 
 
