@@ -47,7 +47,7 @@ def spans_of(scenario: Scenario) -> list[FaultSpan]:
     ]
     spans += [
         FaultSpan(each.from_round * scenario.learning.round_seconds, scenario.seconds,
-                  f"{percent(each.share)} of the learners poison: {each.kind}")
+                  f"{percent(each.share)} of the learners poison: {each.kind.replace('_', ' ')}")
         for each in scenario.villains
     ]  # fmt: skip
     known = [span for span in spans if span is not None]

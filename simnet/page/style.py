@@ -127,7 +127,7 @@ text.place tspan{font-weight:400;fill:var(--soft)}
 .land{fill:none;stroke:var(--land);stroke-width:6.6;stroke-linecap:round}
 .arc{fill:none;stroke:var(--c1);stroke-opacity:.62;stroke-linecap:round}
 .region{fill:var(--c1);stroke:var(--page);stroke-width:2}
-.region.hit{fill:var(--c6)}
+.region.hit{fill:var(--page);stroke:var(--c6);stroke-width:7}
 .line{fill:none;stroke-width:1.75;stroke-linejoin:round;stroke-linecap:round;vector-effect:non-scaling-stroke}
 .line.thick{stroke-width:2.5}
 .line.thin{stroke-width:1.25}
@@ -178,6 +178,10 @@ text.tick{font-size:11px}
 @media print{
 body{font-size:11pt}
 main{max-width:none;padding:0}
+.numbers dd{font-size:19px}
+.scroll{overflow:visible}
+table{font-size:9.5pt}
+th,td,td.cell{padding:3pt 6pt 3pt 0}
 .area,.band,.piece,.bar,td.cell{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 h2{break-after:avoid}
 }

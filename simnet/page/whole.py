@@ -36,7 +36,7 @@ def render(outcome: Outcome, scenario: Scenario | None = None) -> str:
     )
     main = tag(
         "main",
-        _header(outcome),
+        _header(outcome, scenario),
         _numbers(outcome),
         draw_world(outcome, scenario),
         draw_over_time(outcome, times, faults),
@@ -50,7 +50,7 @@ def render(outcome: Outcome, scenario: Scenario | None = None) -> str:
 # -- verdict ------------------------------------------------------------------------------------------------------------
 
 
-def _header(outcome: Outcome) -> Markup:
+def _header(outcome: Outcome, scenario: Scenario | None) -> Markup:
     level = LEVELS.get(outcome.level)
     kicker = f"simnet, level {outcome.level}" + (f": {level}" if level else "") + f" · seed {outcome.seed}"
     return tag(
@@ -58,10 +58,24 @@ def _header(outcome: Outcome) -> Markup:
         tag("p", kicker, class_="kicker"),
         tag("div", tag("h1", clip(outcome.scenario, NAME_MAX)), _stamp(outcome), class_="verdict"),
         tag("p", clip(outcome.says, SAYS_MAX), class_="sentence"),
+        tag("p", _set_up(scenario), class_="soft small") if scenario is not None else "",
         _broken(outcome),
         tag("div", "The same run again, to the last byte:", tag("pre", clip(outcome.repeat, SAYS_MAX)), class_="repeat")
         if outcome.repeat
         else "",
+    )
+
+
+def _set_up(scenario: Scenario) -> str:
+    """How the network learns, in a line."""
+    learning = scenario.learning
+    return " · ".join(
+        (
+            f"{count_text(learning.tiles, 'tile')} of {learning.tile_values:,} values",
+            f"rounds of {duration_text(learning.round_seconds)} with {count_text(learning.inner_steps, 'local step')}",
+            f"merged by {clip(learning.merge_rule, NAME_MAX).replace('_', ' ')}",
+            "deltas are summed up by region" if learning.aggregation else "every delta travels by itself",
+        )
     )
 
 

@@ -22,7 +22,8 @@ def seconds_text(seconds: float) -> str:
     """``0.8 s``, ``14 s``; above ten minutes as a clock shows it."""
     if seconds >= 600:
         return duration_text(seconds)
-    return f"{seconds:.1f} s" if 0 < seconds < 10 else f"{seconds:.0f} s"
+    digits = f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+    return f"{digits.removesuffix('.0')} s"
 
 
 def rate_text(bytes_per_second: float) -> str:

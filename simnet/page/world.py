@@ -26,11 +26,15 @@ def draw_world(outcome: Outcome, scenario: Scenario | None) -> Markup:
     inside = sum(each.sent_to.get(each.name, 0) for each in regions)
     crossed = sum(sum(each.sent_to.values()) for each in regions) - inside
     share = f", {percent(crossed / (inside + crossed))} of everything sent" if inside + crossed else ""
+    hit = _hit_regions(scenario)
+    says = f"Circles are as large as the number of peers, arcs as wide as the bytes that crossed{share}."
+    if hit:
+        says += " A ring is a region that was cut off or slow for a time."
     return tag(
         "section",
         tag("h2", f"{count_text(len(regions), 'region')}, {size_text(crossed)} between them"),
-        tag("p", f"Circles are as large as the number of peers, arcs as wide as the bytes that crossed{share}.", class_="lead"),
-        _map(regions, _hit_regions(scenario)),
+        tag("p", says, class_="lead"),
+        _map(regions, hit),
         _traffic_table(regions),
     )  # fmt: skip
 
