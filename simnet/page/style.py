@@ -79,6 +79,7 @@ code,pre{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono","De
   font-size:13px}
 .soft{color:var(--soft)}
 .small{font-size:13px}
+.set-up{margin-top:8px}
 .kicker{color:var(--soft);font-size:13px;margin-bottom:6px}
 .verdict{display:flex;flex-wrap:wrap;align-items:center;gap:8px 16px}
 .stamp{font-size:15px;font-weight:650;line-height:1;padding:8px 12px;border-radius:6px;border:2px solid currentColor}
@@ -150,6 +151,7 @@ th,td{padding:6px 14px 6px 0;text-align:left;vertical-align:top;border-bottom:1p
 thead th{color:var(--soft);font-weight:400;border-bottom-color:var(--soft);vertical-align:bottom}
 tbody th{font-weight:600;white-space:nowrap}
 th.n,td.n{text-align:right;white-space:nowrap}
+thead th.n{white-space:normal}
 td.cell{padding:6px 10px}
 td.says,.seen{overflow-wrap:anywhere}
 .seen{margin:4px 0 2px;padding:0;list-style:none;color:var(--bad);font-size:13px}

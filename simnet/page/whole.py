@@ -58,7 +58,7 @@ def _header(outcome: Outcome, scenario: Scenario | None) -> Markup:
         tag("p", kicker, class_="kicker"),
         tag("div", tag("h1", clip(outcome.scenario, NAME_MAX)), _stamp(outcome), class_="verdict"),
         tag("p", clip(outcome.says, SAYS_MAX), class_="sentence"),
-        tag("p", _set_up(scenario), class_="soft small") if scenario is not None else "",
+        tag("p", _set_up(scenario), class_="soft small set-up") if scenario is not None else "",
         _broken(outcome),
         tag("div", "The same run again, to the last byte:", tag("pre", clip(outcome.repeat, SAYS_MAX)), class_="repeat")
         if outcome.repeat
@@ -73,7 +73,7 @@ def _set_up(scenario: Scenario) -> str:
         (
             f"{count_text(learning.tiles, 'tile')} of {learning.tile_values:,} values",
             f"rounds of {duration_text(learning.round_seconds)} with {count_text(learning.inner_steps, 'local step')}",
-            f"merged by {clip(learning.merge_rule, NAME_MAX).replace('_', ' ')}",
+            f"merge rule: {clip(learning.merge_rule, NAME_MAX).replace('_', ' ')}",
             "deltas are summed up by region" if learning.aggregation else "every delta travels by itself",
         )
     )

@@ -53,12 +53,16 @@ def _map(regions: Sequence[RegionOutcome], hit: frozenset[str]) -> Markup:
                 crossed[min(each.name, other), max(each.name, other)] += count
     most = max(crossed.values(), default=0)
     drawn = [(pair, count) for pair, count in reversed(crossed.most_common(ARCS_MAX)) if count > 0]
+    widths = [max(0.8, 11 * count / most) for _, count in drawn]
     arcs = [
         tag("path", tag("title", f"{clip(one, NAME_MAX)} and {clip(other, NAME_MAX)}: {size_text(count)}"), class_="arc",
-            d=atlas.arc_commands(places[one], places[other]), stroke_width=max(0.8, 11 * count / most))
-        for (one, other), count in drawn
+            d=atlas.arc_commands(places[one], places[other]), stroke_width=width)
+        for ((one, other), count), width in zip(drawn, widths, strict=True)
     ]  # fmt: skip
-    curves = [atlas.along_arc(places[one], places[other]) for (one, other), _ in drawn]
+    curves = [
+        (atlas.along_arc(places[one], places[other]), width)
+        for ((one, other), _), width in zip(drawn, widths, strict=True)
+    ]
     peers_max = max(each.peers for each in regions)
     circles = [
         tag("circle", class_="region hit" if each.name in hit else "region", cx=places[each.name][0],
@@ -99,7 +103,7 @@ def _place_names(
     regions: Sequence[RegionOutcome],
     places: dict[str, tuple[float, float]],
     peers_max: int,
-    curves: Sequence[Sequence[tuple[float, float]]],
+    curves: Sequence[tuple[Sequence[atlas.Point], float]],
     units: float,
 ) -> list[Markup]:
     """Each name beside its circle, on the side where it covers least of what is there already."""
@@ -108,7 +112,9 @@ def _place_names(
         for each in regions
         for (x, y), radius in [(places[each.name], _radius(each, peers_max))]
     ]
-    taken += [(x - 4, y - 4, x + 4, y + 4) for curve in curves for x, y in curve]
+    for curve, width in curves:
+        half = max(3.0, width / 2 + 1)
+        taken += [(x - half, y - half, x + half, y + half) for x, y in curve]
     names = []
     for each in regions:
         x, y = places[each.name]
@@ -120,6 +126,10 @@ def _place_names(
             (x - away, y, "end"),
             (x, y - away - tall / 2, "middle"),
             (x, y + away + tall / 2, "middle"),
+            (x + away / 2, y + away, "start"),
+            (x - away / 2, y + away, "end"),
+            (x + away / 2, y - away, "start"),
+            (x - away / 2, y - away, "end"),
         )
         boxes = [(_box(at_x, at_y, anchor, wide, tall), at_x, at_y, anchor) for at_x, at_y, anchor in sides]
         box, at_x, at_y, anchor = min(
