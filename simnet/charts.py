@@ -57,6 +57,11 @@ def even_steps(low: float, high: float, count: int) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
+def whole_steps(low: float, high: float, count: int) -> list[float]:
+    """The same for things that are counted: no halves of them."""
+    return [step for step in even_steps(low, high, count) if step == round(step)]
+
+
 def axis_of(values: Iterable[float], *, from_zero: bool = True, count: int = 3) -> Axis:
     """An axis that holds the values and ends at a step; values that are not finite are not looked at."""
     known = [value for value in values if math.isfinite(value)] or [0.0]
@@ -92,7 +97,7 @@ class Span:
 
 
 def thinned(spans: Sequence[Span], fold: Callable[[list[Span]], float], count: int = POINTS_MAX) -> list[Span]:
-    """Neighbours folded into one until there are at most `count`."""
+    """Neighbours folded into one until there are at most `count`; a short gap between them is filled."""
     size = max(1, -(-len(spans) // count))
     groups = [list(spans[first : first + size]) for first in range(0, len(spans), size)]
     return [Span(group[0].begins, group[-1].ends, fold(group)) for group in groups]
@@ -179,27 +184,32 @@ def line_path(times: Times, axis: Axis, height: float, points: Sequence[tuple[fl
 
 
 def step_path(times: Times, axis: Axis, height: float, spans: Sequence[Span], class_: str) -> Markup:
-    """A line that is level during each span."""
-    commands = [_level(times, axis, height, span) for span in spans]
-    if not commands:
-        return Markup("")
-    return tag(
-        "path",
-        class_=f"line {class_}",
-        d=f"M{_x(times, spans[0].begins)} {_y(axis, height, spans[0].value)}" + "".join(commands),
+    """A line that is level during each span; between spans that do not touch there is a gap."""
+    commands = "".join(
+        f"M{_x(times, run[0].begins)} {_y(axis, height, run[0].value)}{_levels(times, axis, height, run)}"
+        for run in unbroken(spans)
     )
+    return tag("path", class_=f"line {class_}", d=commands) if commands else Markup("")
 
 
 def area_path(times: Times, axis: Axis, height: float, spans: Sequence[Span], class_: str) -> Markup:
-    """What is between the bottom and a line that is level during each span."""
-    if not spans:
-        return Markup("")
-    commands = [_level(times, axis, height, span) for span in spans]
-    return tag(
-        "path",
-        class_=f"area {class_}",
-        d=f"M{_x(times, spans[0].begins)} {number(height)}{''.join(commands)}V{number(height)}Z",
+    """What is between the bottom and such a line."""
+    bottom = number(height)
+    commands = "".join(
+        f"M{_x(times, run[0].begins)} {bottom}{_levels(times, axis, height, run)}V{bottom}Z" for run in unbroken(spans)
     )
+    return tag("path", class_=f"area {class_}", d=commands) if commands else Markup("")
+
+
+def unbroken(spans: Sequence[Span]) -> list[list[Span]]:
+    """Runs of spans of which each begins where the one before ends."""
+    runs: list[list[Span]] = []
+    for span in spans:
+        if runs and runs[-1][-1].ends == span.begins:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    return runs
 
 
 def stacked_areas(times: Times, axis: Axis, height: float, layers: Sequence[tuple[str, Sequence[Span]]]) -> Markup:
@@ -216,8 +226,8 @@ def stacked_areas(times: Times, axis: Axis, height: float, layers: Sequence[tupl
     return join(*reversed(drawn))
 
 
-def _level(times: Times, axis: Axis, height: float, span: Span) -> str:
-    return f"V{_y(axis, height, span.value)}H{_x(times, span.ends)}"
+def _levels(times: Times, axis: Axis, height: float, spans: Sequence[Span]) -> str:
+    return "".join(f"V{_y(axis, height, span.value)}H{_x(times, span.ends)}" for span in spans)
 
 
 def _x(times: Times, seconds: float) -> str:

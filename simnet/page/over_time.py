@@ -28,6 +28,7 @@ from simnet.charts import (
     step_path,
     thinned,
     time_labels,
+    whole_steps,
 )
 from simnet.markup import Markup, clip, join, number, tag
 from simnet.outcome import Happening, Outcome, RoundOutcome, Sample
@@ -40,6 +41,7 @@ from simnet.page.words import (
     SEEN_MAX,
     finite,
     from_to,
+    has_lag,
     lags_of,
     loss_text,
     or_nan,
@@ -67,11 +69,9 @@ def draw_over_time(outcome: Outcome, times: Times, faults: Sequence[FaultSpan]) 
         _finality(outcome.samples, times),
         _counts(
             outcome.samples, times, "peers", "Peers running", lambda sample: sample.peers,
-            lambda low, high: f"Never fewer than {low:,}, never more than {high:,}.",
         ),
         _counts(
             outcome.samples, times, "connections", "Connections", lambda sample: sample.connections,
-            lambda low, high: f"Between {low:,} and {high:,}.",
         ),
         _queues(outcome.samples, times),
         draw_owners(outcome.moves, times),
@@ -303,17 +303,19 @@ def kind_name(text: str) -> str:
 
 
 def _finality(samples: Sequence[Sample], times: Times) -> Markup:
-    spans = [span for span in _gauge(samples, lambda sample: sample.finality_lag_seconds) if math.isfinite(span.value)]
     lags = lags_of(samples)
     if not lags:
         return Markup("")
+    # Where nothing became final there is a gap: no lag was seen, and none is not a short one.
+    seen = _gauge(samples, lambda sample: sample.finality_lag_seconds)
+    spans = [span for span, sample in zip(seen, samples, strict=True) if has_lag(sample)]
     worst, middle = thinned(spans, highest_of), thinned(spans, median_of)
     axis = axis_of([span.value for span in worst])
     highest = max(lags)
-    at = next(sample.seconds for sample in samples if sample.height > 0 and sample.finality_lag_seconds == highest)
+    at = next(sample.seconds for sample in samples if has_lag(sample) and sample.finality_lag_seconds == highest)
     says = (
         f"Half of the time within {seconds_text(median(lags))}; at worst {seconds_text(highest)}, at {duration_text(at)}. "
-        f"{max(sample.height for sample in samples):,} blocks final."
+        f"{max(sample.height for sample in samples):,} blocks final{_longest_still(samples)}."
     )
     paths = join(
         area_path(times, axis, 140, worst, "c1 pale"),
@@ -327,23 +329,35 @@ def _finality(samples: Sequence[Sample], times: Times) -> Markup:
     return figure("Finality lag", says, drawing)
 
 
+def _longest_still(samples: Sequence[Sample]) -> str:
+    """For how long no block became final; as exact as samples are far from each other."""
+    still, until, height, since = 0.0, 0.0, 0, 0.0
+    for sample in samples:
+        if sample.height > height:
+            height, since = sample.height, sample.seconds
+        elif sample.seconds - since > still:
+            still, until = sample.seconds - since, sample.seconds
+    return f"; none for {duration_text(still)} until {duration_text(until)}" if still else ""
+
+
 def _counts(
     samples: Sequence[Sample],
     times: Times,
     name: str,
     heading: str,
     count: Callable[[Sample], int],
-    says: Callable[[int, int], str],
 ) -> Markup:
     if not samples:
         return Markup("")
     seen = _gauge(samples, count)
     spans = thinned(seen, median_of)
     axis = axis_of([span.value for span in spans])
-    words = says(min(map(count, samples)), max(map(count, samples)))
+    low, high = min(map(count, samples)), max(map(count, samples))
+    words = f"Between {low:,} and {high:,}." if low < high else f"Always {low:,}."
     paths = join(area_path(times, axis, 90, spans, "c3 pale"), step_path(times, axis, 90, spans, "c3"))
     drawing = plot(
         times, axis, 90, paths, name=name, title=heading, description=words, label=short_count,
+        steps=whole_steps(axis.low, axis.high, 2),
         told=lambda begins, ends: _told([("", seen)], begins, ends, median_of, short_count),
     )  # fmt: skip
     return figure(heading, words, drawing)
@@ -363,6 +377,7 @@ def _queues(samples: Sequence[Sample], times: Times) -> Markup:
     paths = join(area_path(times, axis, 90, spans, "c4 pale"), step_path(times, axis, 90, spans, "c4"))
     drawing = plot(
         times, axis, 90, paths, name="queues", title="Longest inbound queue of anybody", description=says, label=short_count,
+        steps=whole_steps(axis.low, axis.high, 2),
         told=lambda begins, ends: _told([("", spans)], begins, ends, highest_of, short_count),
     )  # fmt: skip
     return figure("Longest inbound queue", says, drawing)

@@ -64,13 +64,14 @@ def loss_change(rounds: Sequence[RoundOutcome]) -> str:
     return f"{signed_percent(losses[-1] / losses[0] - 1)} since the first round"
 
 
+def has_lag(sample: Sample) -> bool:
+    """Whether something became final: a lag of nothing is no lag."""
+    return sample.height > 0 and 0 < sample.finality_lag_seconds < math.inf
+
+
 def lags_of(samples: Iterable[Sample]) -> list[float]:
-    """Of the samples after the first final block."""
-    return [
-        sample.finality_lag_seconds
-        for sample in samples
-        if sample.height > 0 and math.isfinite(sample.finality_lag_seconds)
-    ]
+    """Of the samples that have one."""
+    return [sample.finality_lag_seconds for sample in samples if has_lag(sample)]
 
 
 def finite(points: Iterable[tuple[float, float]]) -> list[float]:

@@ -15,6 +15,7 @@ from simnet.charts import (
     Piece,
     Span,
     Times,
+    area_path,
     axis_of,
     between,
     even_steps,
@@ -27,6 +28,7 @@ from simnet.charts import (
     strip,
     thinned,
     time_steps,
+    whole_steps,
 )
 from simnet.markup import Markup
 
@@ -119,6 +121,18 @@ def test_a_line_that_leaves_the_plot_is_not_bent_along_its_edge():
     """It goes on beyond, where it is cut off, but not to numbers that no picture holds."""
     (_, first), (_, second) = points_of(line_path(HOUR, Axis(0, 10), 100, [(0, 20), (60, 1e30)], "c1"))
     assert (first, second) == (-100, -200)
+
+
+def test_a_level_line_has_a_gap_between_spans_that_do_not_touch():
+    """Nothing was seen there; a line across would say that something was."""
+    spans = [Span(0, 900, 5), Span(900, 1800, 10), Span(2700, 3600, 5)]
+    assert 'd="M0 50V50H250V0H500M750 50V50H1000"' in step_path(HOUR, Axis(0, 10), 100, spans, "c1")
+    assert 'd="M0 100V50H250V0H500V100ZM750 100V50H1000V100Z"' in area_path(HOUR, Axis(0, 10), 100, spans, "c1")
+
+
+def test_what_is_counted_has_no_halves():
+    """An axis from nothing to one has two steps."""
+    assert whole_steps(0, 1, 2) == [0, 1]
 
 
 def test_layers_stand_on_each_other():

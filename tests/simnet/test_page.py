@@ -261,6 +261,20 @@ def test_numbers_that_are_none_are_left_out():
     assert "would not have ended at any number" in page
 
 
+def test_no_lag_is_not_a_short_lag():
+    """Where nothing became final the line has a gap, the median does not count it, and the words say for how long."""
+    samples = [
+        Sample(10.0 * at, 5, 5, 0, 0, {}, 0.0 if 4 < at <= 8 else 2.0, min(at, 4) if at <= 8 else at, 0)
+        for at in range(1, 13)
+    ]
+    page = render(replace(empty(), samples=samples, virtual_seconds=120.0))
+    assert "Half of the time within 2 s; at worst 2 s, at 0:10. 12 blocks final; none for 0:40 until 1:20." in text_of(
+        parsed(page)
+    )
+    (line,) = re.findall(r'<path class="line c1" d="([^"]+)"', page)
+    assert line.count("M") == 2
+
+
 def test_what_poison_cost_is_said_in_words():
     """Against the same learners without villains, and against plain averaging."""
     page = text_of(parsed(render(poison(), poison_scenario())))
