@@ -97,9 +97,19 @@ class Span:
 
 
 def thinned(spans: Sequence[Span], fold: Callable[[list[Span]], float], count: int = POINTS_MAX) -> list[Span]:
-    """Neighbours folded into one until there are at most `count`; a short gap between them is filled."""
-    size = max(1, -(-len(spans) // count))
-    groups = [list(spans[first : first + size]) for first in range(0, len(spans), size)]
+    """Neighbours folded into one until there are at most `count`, or twice as many if there are gaps.
+
+    A gap that would be seen stays one: nobody is folded with who is across it.
+    """
+    if len(spans) <= count:
+        return list(spans)
+    size = -(-len(spans) // count)
+    seen = (spans[-1].ends - spans[0].begins) / count
+    groups: list[list[Span]] = []
+    for span in spans:
+        if not groups or len(groups[-1]) == size or span.begins - groups[-1][-1].ends > seen:
+            groups.append([])
+        groups[-1].append(span)
     return [Span(group[0].begins, group[-1].ends, fold(group)) for group in groups]
 
 

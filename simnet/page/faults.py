@@ -1,4 +1,4 @@
-"""From when to when something was wrong: the scenario knows it, an outcome knows moments only."""
+"""From when to when something was done to the network: the scenario knows it, an outcome knows moments only."""
 
 from __future__ import annotations
 
@@ -39,22 +39,24 @@ class FaultSpan:
 
 
 def spans_of(scenario: Scenario) -> list[FaultSpan]:
-    """From when to when each of its faults lasts, the earliest first. What lasts the whole run is none of them."""
+    """From when to when each of its faults lasts, and who comes and goes meanwhile; the earliest first."""
     spans = [_span_of(fault, scenario) for fault in scenario.faults]
+    if scenario.churn is not None:
+        says = f"{percent(scenario.churn.share_per_hour)} of the peers an hour leave and come back"
+        spans.append(FaultSpan(0.0, scenario.seconds, says))
     spans += [
         FaultSpan(each.from_seconds, each.until_seconds, f"{count_text(each.peers, 'peer')} arrive")
         for each in scenario.arrivals
     ]
-    spans += [
-        FaultSpan(each.from_round * scenario.learning.round_seconds, scenario.seconds,
-                  f"{percent(each.share)} of the learners poison: {each.kind.replace('_', ' ')}")
-        for each in scenario.villains
-    ]  # fmt: skip
-    known = [span for span in spans if span is not None]
-    return sorted(known, key=lambda span: (span.begins, span.ends, span.says))
+    for from_round in sorted({each.from_round for each in scenario.villains}):
+        villains = [each for each in scenario.villains if each.from_round == from_round]
+        kinds = ", ".join(each.kind.replace("_", " ") for each in villains)
+        says = f"{percent(sum(each.share for each in villains))} villains among the learners: {kinds}"
+        spans.append(FaultSpan(from_round * scenario.learning.round_seconds, scenario.seconds, says))
+    return sorted(spans, key=lambda span: (span.begins, span.ends, span.says))
 
 
-def _span_of(fault: Fault, scenario: Scenario) -> FaultSpan | None:
+def _span_of(fault: Fault, scenario: Scenario) -> FaultSpan:
     match fault:
         case CutRegion(region, at, seconds):
             return FaultSpan(at, at + seconds, f"{region} is cut off")
@@ -73,8 +75,11 @@ def _span_of(fault: Fault, scenario: Scenario) -> FaultSpan | None:
             return FaultSpan(at, at + seconds, f"the disks of {percent(share)} of the peers are full")
         case Eclipse(attackers, at):
             return FaultSpan(at, scenario.seconds, f"{count_text(attackers, 'attacker')} eclipse one peer")
-        case SkewClocks() | GenesisLiars():
-            return None  # from the beginning to the end: nothing to compare with
+        case SkewClocks(share, offset):
+            says = f"the clocks of {percent(share)} of the peers are off by {offset:g} s"
+            return FaultSpan(0.0, scenario.seconds, says)
+        case GenesisLiars(peers):
+            return FaultSpan(0.0, scenario.seconds, f"{count_text(peers, 'peer')} of another network dial everybody")
         case _:
             assert_never(fault)
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Final
 
@@ -18,6 +19,7 @@ from simnet.charts import (
     between,
     columns,
     dots,
+    even_steps,
     highest_of,
     line_path,
     mean_of,
@@ -84,6 +86,7 @@ def draw_over_time(outcome: Outcome, times: Times, faults: Sequence[FaultSpan]) 
     return tag("section", tag("h2", "Over time"), tag("p", lead, class_="lead"), *figures, class_="times")
 
 
+NARROW_GUTTER: Final = 60  # pixels left of a plot on a narrow page, where words begin that would not fit
 LANE: Final = 30  # pixels of a fault's row: its words, and its bar below
 MARKS: Final = 22  # of a row of numbered moments
 TOO_CLOSE: Final = 0.055  # of the time axis: two numbers nearer than that touch on a narrow page
@@ -97,8 +100,9 @@ def _happened(happenings: Sequence[Happening], times: Times, faults: Sequence[Fa
     for index, span in enumerate(shown):
         top, is_late = index * LANE, times.share(span.begins) > 0.5
         drawn += [
-            tag("text", clip(span.says, NAME_MAX), class_="what", y=top + 14,
+            tag("text", clip(span.says, 2 * NAME_MAX), class_="what wide", y=top + 14,
                 x=times.percent(span.ends if is_late else span.begins), text_anchor="end" if is_late else "start"),
+            tag("text", clip(span.says, 2 * NAME_MAX), class_="what narrow", y=top + 14, x=-NARROW_GUTTER),
             tag("rect", class_="bar", x=times.percent(span.begins), y=top + 19, height=5, rx=2.5,
                 width=times.width(span.begins, span.ends)),
         ]  # fmt: skip
@@ -188,6 +192,7 @@ def _loss(rounds: Sequence[RoundOutcome], times: Times) -> Markup:
         title="Loss of each round",
         description=f"From {from_to(rounds)} in {count_text(len(rounds), 'round')}. The table of rounds has every value.",
         label=lambda value: f"{value:.4g}",
+        steps=even_steps(axis.low, axis.high, 4),
         over=dots(times, axis, 220, ours, "c1") if len(ours) <= 60 else Markup(""),
         told=lambda begins, ends: _loss_at(rounds, ends),
     )
@@ -335,9 +340,10 @@ def _longest_still(samples: Sequence[Sample]) -> str:
     for sample in samples:
         if sample.height > height:
             height, since = sample.height, sample.seconds
-        elif sample.seconds - since > still:
+        elif height and sample.seconds - since > still:
             still, until = sample.seconds - since, sample.seconds
-    return f"; none for {duration_text(still)} until {duration_text(until)}" if still else ""
+    apart = max((after.seconds - before.seconds for before, after in pairwise(samples)), default=0.0)
+    return f"; none for {duration_text(still)} until {duration_text(until)}" if still > 2 * apart else ""
 
 
 def _counts(
@@ -351,7 +357,7 @@ def _counts(
         return Markup("")
     seen = _gauge(samples, count)
     spans = thinned(seen, median_of)
-    axis = axis_of([span.value for span in spans])
+    axis = axis_of([span.value for span in spans], count=2)
     low, high = min(map(count, samples)), max(map(count, samples))
     words = f"Between {low:,} and {high:,}." if low < high else f"Always {low:,}."
     paths = join(area_path(times, axis, 90, spans, "c3 pale"), step_path(times, axis, 90, spans, "c3"))
@@ -368,7 +374,7 @@ def _queues(samples: Sequence[Sample], times: Times) -> Markup:
         return Markup("")
     longest = max(samples, key=lambda sample: sample.queue_max)
     spans = thinned(_gauge(samples, lambda sample: sample.queue_max), highest_of)
-    axis = axis_of([span.value for span in spans])
+    axis = axis_of([span.value for span in spans], count=2)
     says = (
         f"Nobody's held more than {longest.queue_max:,}, at {duration_text(longest.seconds)}."
         if longest.queue_max

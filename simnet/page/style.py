@@ -106,6 +106,7 @@ figcaption p{color:var(--soft);font-size:13px}
 .legend{display:flex;flex-wrap:wrap;gap:2px 18px;margin-top:4px;font-size:13px;list-style:none;padding:0}
 .legend li{display:flex;align-items:center;gap:7px;overflow-wrap:anywhere}
 .legend svg{flex:none}
+.times{overflow-x:clip}
 .times svg.plot{display:block;overflow:visible;margin-top:10px}
 .times figure>svg.plot{width:calc(100% - 76px);margin-left:72px}
 .times svg.plot svg{overflow:hidden}
@@ -118,7 +119,7 @@ text.what{font-size:12.5px}
 text.number{font-size:11px;font-weight:650;fill:var(--page)}
 text.place{font-size:13px;font-weight:650;paint-order:stroke;stroke:var(--page);stroke-width:5px;
   stroke-linejoin:round}
-.narrow text.place{display:none}
+.narrow text.place,text.narrow{display:none}
 text.place tspan{font-weight:400;fill:var(--soft)}
 .grid{stroke:var(--rule);stroke-width:1;shape-rendering:crispEdges}
 .band{fill:var(--band);fill-opacity:.13}
@@ -171,8 +172,9 @@ h1{font-size:28px}
 .numbers dd{font-size:18px}
 .times figure>svg.plot{width:calc(100% - 62px);margin-left:60px}
 .happened{columns:1}
-text.odd,.wide text.place,text.place tspan{display:none}
-.narrow text.place{display:inline}
+text.odd,text.wide,.wide text.place,text.place tspan{display:none}
+.narrow text.place,text.narrow{display:inline}
+text.what{font-size:12px}
 text.place{font-size:11px}
 text.row{font-size:9.5px}
 text.tick{font-size:11px}

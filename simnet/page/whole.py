@@ -24,14 +24,14 @@ def render(outcome: Outcome, scenario: Scenario | None = None) -> str:
     """The page. `scenario`, where it is at hand, tells from when to when its faults last: they are drawn as bands."""
     faults = spans_of(scenario) if scenario is not None else []
     times = times_of(outcome, faults)
-    sign = "✓" if outcome.passed else "✗"
+    verdict, _ = _verdict(outcome)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("title", f"{sign} {clip(outcome.scenario, NAME_MAX)}, seed {outcome.seed}"),
+        tag("title", f"{verdict}: {clip(outcome.scenario, NAME_MAX)}, seed {outcome.seed}"),
         tag("style", Markup(style())),
     )
     main = tag(
@@ -51,12 +51,18 @@ def render(outcome: Outcome, scenario: Scenario | None = None) -> str:
 
 
 def _header(outcome: Outcome, scenario: Scenario | None) -> Markup:
+    verdict, class_ = _verdict(outcome)
     level = LEVELS.get(outcome.level)
     kicker = f"simnet, level {outcome.level}" + (f": {level}" if level else "") + f" · seed {outcome.seed}"
     return tag(
         "header",
         tag("p", kicker, class_="kicker"),
-        tag("div", tag("h1", clip(outcome.scenario, NAME_MAX)), _stamp(outcome), class_="verdict"),
+        tag(
+            "div",
+            tag("h1", clip(outcome.scenario, NAME_MAX)),
+            tag("span", verdict, class_=f"stamp {class_}"),
+            class_="verdict",
+        ),
         tag("p", clip(outcome.says, SAYS_MAX), class_="sentence"),
         tag("p", _set_up(scenario), class_="soft small set-up") if scenario is not None else "",
         _broken(outcome),
@@ -79,13 +85,14 @@ def _set_up(scenario: Scenario) -> str:
     )
 
 
-def _stamp(outcome: Outcome) -> Markup:
+def _verdict(outcome: Outcome) -> tuple[str, str]:
+    """In two words, and its class."""
     broken = sum(bool(each.breaches) for each in outcome.invariants.values())
     if broken:
-        return tag("span", f"✗ {count_text(broken, 'rule')} broken", class_="stamp bad")
+        return f"✗ {count_text(broken, 'rule')} broken", "bad"
     if not any(each.checks for each in outcome.invariants.values()):
-        return tag("span", "nothing was checked", class_="stamp warn")
-    return tag("span", "✓ passed", class_="stamp good")
+        return "nothing was checked", "warn"
+    return "✓ passed", "good"
 
 
 def _broken(outcome: Outcome) -> Markup:

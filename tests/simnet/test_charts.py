@@ -98,6 +98,16 @@ def test_thinning_keeps_the_sum_or_the_peak(values, count):
     assert max(span.value for span in thinned(spans, highest_of, count)) == max(values)
 
 
+def test_thinning_keeps_a_gap_that_can_be_seen():
+    """Ten minutes in which nothing was seen are not covered by the sample before them."""
+    before, after = spans_of([1.0] * 1005), [Span(20_000.0 + at * 10, 20_010.0 + at * 10, 2.0) for at in range(1005)]
+    thin = thinned(before + after, highest_of, 100)
+    assert len(thin) <= 200
+    assert [(one.ends, other.begins) for one, other in pairwise(thin) if one.ends != other.begins] == [
+        (10_050.0, 20_000.0)
+    ]
+
+
 def test_a_mean_of_no_time_is_that_of_the_values():
     """Two samples at one moment."""
     assert mean_of([Span(5.0, 5.0, 1.0), Span(5.0, 5.0, 3.0)]) == 2.0

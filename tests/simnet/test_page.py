@@ -20,6 +20,7 @@ from simnet.page.over_time import kind_name
 from simnet.page.words import percent, seconds_text, short_count, signed_percent
 from simnet.scenario import (
     Arrivals,
+    Churn,
     Crash,
     CutRegion,
     Eclipse,
@@ -29,6 +30,7 @@ from simnet.scenario import (
     KillOwners,
     SkewClocks,
     SlowRegion,
+    Villains,
 )
 from tests.simnet.made_outcomes import empty, poison, poison_scenario, region_cut, scenario
 
@@ -136,7 +138,7 @@ def test_a_run_that_held_says_so_first():
     assert "✓ passed" in header
     assert outcome.says in header
     assert outcome.repeat in header
-    assert text_of(root.find(".//title")) == "✓ region-cut, seed 7"
+    assert text_of(root.find(".//title")) == "✓ passed: region-cut, seed 7"
     for said in ("200", "1:00:00", "18.2 M", "11,838", "none broken"):
         assert said in text_of(root.find(".//dl"))
 
@@ -292,14 +294,18 @@ def test_bytes_of_a_sample_at_no_time_are_told_with_the_next():
 
 
 def test_faults_last_as_long_as_the_scenario_says():
-    """Each from when to when, the earliest first; what lasts the whole run is not among them."""
+    """Each from when to when, the earliest first; some last the whole run."""
     faults = (
         CutRegion("eu-west", 60.0, 30.0), SlowRegion("us-east", 50.0, 10.0, 4.0, 0.25), KillBootstraps(40.0),
         KillOwners(1, 3, 60.0), Crash(0.1, 30.0, 5.0, 10.0), FillDisks(0.2, 20.0, 15.0), Eclipse(4, 10.0),
         SkewClocks(0.1, 9.0), GenesisLiars(3),
     )  # fmt: skip
-    spans = spans_of(replace(scenario(), faults=faults, arrivals=(Arrivals(196, 5.0, 300.0),)))
+    churn = Churn(0.2, (60.0, 300.0))
+    spans = spans_of(replace(scenario(), faults=faults, arrivals=(Arrivals(196, 5.0, 300.0),), churn=churn))
     assert [(span.begins, span.ends, span.says) for span in spans] == [
+        (0.0, 3600.0, "20 % of the peers an hour leave and come back"),
+        (0.0, 3600.0, "3 peers of another network dial everybody"),
+        (0.0, 3600.0, "the clocks of 10 % of the peers are off by 9 s"),
         (5.0, 300.0, "196 peers arrive"),
         (10.0, 3600.0, "4 attackers eclipse one peer"),
         (20.0, 35.0, "the disks of 20 % of the peers are full"),
@@ -308,6 +314,16 @@ def test_faults_last_as_long_as_the_scenario_says():
         (50.0, 60.0, "us-east is slow: 4× the latency, 25 % of the rate"),
         (60.0, 90.0, "eu-west is cut off"),
         (600.0, 1800.0, "an owner dies in every round"),
+    ]
+
+
+def test_villains_that_begin_together_are_one_span():
+    """Their kinds in a row, their shares together."""
+    villains = (Villains("scaled", 0.1, 2), Villains("sign_flipped", 0.2, 2), Villains("lazy", 0.05, 3))
+    spans = spans_of(replace(scenario(), villains=villains, faults=()))
+    assert [(span.begins, span.ends, span.says) for span in spans] == [
+        (1200.0, 3600.0, "30 % villains among the learners: scaled, sign flipped"),
+        (1800.0, 3600.0, "5 % villains among the learners: lazy"),
     ]
 
 
