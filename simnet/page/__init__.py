@@ -4,7 +4,7 @@
     numbers                                            how large, how fast, how much, at what price
     map and table of regions                           what crossed the world
     time                                               loss, traffic, peers, finality, queues, owners, all on one time axis,
-                                                       with what went wrong drawn through all of them
+                                                       with what was done to the network drawn through them
     rules                                              every invariant, how often it was checked, what broke it
     rounds                                             the numbers behind, folded
 

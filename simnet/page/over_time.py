@@ -82,7 +82,7 @@ def draw_over_time(outcome: Outcome, times: Times, faults: Sequence[FaultSpan]) 
         return Markup("")
     lead = "One time axis for all, in hours, minutes and seconds of the run's own clock."
     if times.bands or times.moments:
-        lead += " What went wrong is drawn through every picture."
+        lead += " What was done to the network is drawn through every picture."
     return tag("section", tag("h2", "Over time"), tag("p", lead, class_="lead"), *figures, class_="times")
 
 
