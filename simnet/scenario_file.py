@@ -92,7 +92,7 @@ VILLAIN_KINDS: Final = (
 )
 INVARIANTS: Final = (  # and what simnet/checkers/ has
     *("chain_agrees", "roots_derivable", "counted_once", "tiles_owned", "all_applied", "queues_bounded"),
-    *("nothing_left_behind", "no_failure", "joiners_contribute", "loss_falls", "loss_bounded"),
+    *("nothing_left_behind", "no_failure", "loss_falls", "joiners_contribute", "loss_bounded"),
 )
 NOT_IN_A_FILE: Final = ("name", "_routes")  # of Scenario: the file's own name, and a cache
 
