@@ -117,7 +117,18 @@ from tests.consensus.ledger_samples import ACCOUNT_IDS, FIRST_VERSION, GENESIS
 from tests.consensus.light_chain import CHAIN, RULE, LightChain, without_roster
 from tests.consensus.light_chain import KEYS as KEYS_OF_VOTES
 from tests.fuzz.mutations import Form
-from tests.protocol.samples import ACCOUNT_KEYS, NODE_KEYS, delta, genesis, head, member_cards, payloads, vote
+from tests.protocol.samples import (
+    ACCOUNT_KEYS,
+    NODE_KEYS,
+    aggregate,
+    aggregated_head,
+    delta,
+    genesis,
+    head,
+    member_cards,
+    payloads,
+    vote,
+)
 from tests.strategies import values
 
 NOW_MS = 1_800_000_000_000
@@ -602,12 +613,17 @@ DECODERS: tuple[Decoder, ...] = (
         allowed=512 * KIB,  # a copy of the path in each tree, and its digests
     ),
     Decoder("genesis", Form.MSGPACK, lambda: [encode(genesis())], check_genesis, (Genesis, check_genesis)),
-    message("head", Head, BODY_BYTES_MAX, head()),
+    message("head", Head, BODY_BYTES_MAX, head(), aggregated_head()),
     message("blob request", BlobRequest, BLOB.request_bytes_max),
     message("blob answer", BlobAnswer, FRAME_BYTES_MAX),
-    message("delta bundle", DeltaBundle, FRAME_BYTES_MAX, DeltaBundle((encode(delta()),))),
+    message(
+        "delta bundle",
+        DeltaBundle,
+        FRAME_BYTES_MAX,
+        DeltaBundle((encode(delta()), encode(aggregate())), (delta().digest(),)),
+    ),
     message("delta receipt", DeltaReceipt, DELTA.response_bytes_max),
-    message("signed delta", SignedDelta, FRAME_BYTES_MAX, delta()),
+    message("signed delta", SignedDelta, FRAME_BYTES_MAX, delta(), aggregate()),
     message("greeting", Greeting, HELLO.request_bytes_max),
     message("ping", Ping, PING.request_bytes_max),
     message("pong", Pong, PING.response_bytes_max),
