@@ -8,22 +8,27 @@ import typing
 
 import pytest
 
+from compute.merge import RULES
 from protocol.rejection import Reason, Rejected
 from simnet import scenario as data
+from simnet.checkers import NAMES as CHECKERS
 from simnet.network import make_template, plan_peers
 from simnet.scenario import Churn, CutRegion, Fault, Scenario, SkewClocks
 from simnet.scenario_file import (
     FAULTS,
     INVARIANTS,
     LISTS,
+    MERGE_RULES,
     NOT_IN_A_FILE,
     SHIPPED,
     TABLES,
+    VILLAIN_KINDS,
     find_scenario,
     list_scenarios,
     parse_scenario,
     reader_of,
 )
+from simnet.villains import VILLAINS
 
 NAMES = [path.stem for path in sorted(SHIPPED.glob("*.toml"))]
 NEEDED = {
@@ -120,6 +125,13 @@ def test_a_table_that_the_base_lacks_is_made():
     """With all that it needs."""
     mine = read(f'base = "calm"\n{SAYS}[churn]\nshare_per_hour = 0.5\naway_seconds = [1, 2.5]\n')
     assert mine.churn == Churn(0.5, (1.0, 2.5))
+
+
+def test_words_of_other_packages_are_all_of_them():
+    """A villain, an invariant or a merge rule that is added there can be said here."""
+    assert set(VILLAIN_KINDS) == set(VILLAINS)
+    assert set(INVARIANTS) == set(CHECKERS)
+    assert set(MERGE_RULES) == set(RULES)
 
 
 def test_every_field_of_a_scenario_can_be_read():
