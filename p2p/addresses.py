@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.ids import PeerId, parse_peer, peer_text
+from protocol.ids import TEXTS_REMEMBERED, PeerId, parse_peer, peer_text
 from protocol.rejection import Reason, Rejected
 
 ADDRESS_CHARACTERS_MAX: Final = 256
@@ -32,8 +33,9 @@ class Address:
         return f"{self.transport_text}/p2p/{peer_text(self.peer)}"
 
 
+@functools.lru_cache(TEXTS_REMEMBERED)
 def parse_address(text: str) -> Address:
-    """Raises `Rejected(BAD_ADDRESS)` with what is wrong."""
+    """Raises `Rejected(BAD_ADDRESS)` with what is wrong. Good ones are remembered: peers tell the same ones again and again."""
     what = f"{text[:80]!r} is not /ip4/HOST/tcp/PORT/p2p/PEER"
     parts = text.split("/")
     if len(text) > ADDRESS_CHARACTERS_MAX or len(parts) != 7 or parts[0] or parts[3] != "tcp" or parts[5] != "p2p":

@@ -7,6 +7,7 @@ are in one-to-one correspondence.
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, NewType
 
 from msgspec import Meta
@@ -50,9 +51,11 @@ MemberField = Annotated[MemberIndex, Meta(ge=0, le=2**16 - 1)]
 Natural = Annotated[int, _natural]
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"  # base58, Bitcoin's order
+TEXTS_REMEMBERED = 4096  # of peers and addresses: more than a node knows at once, 1 MB; base58 takes some microseconds
 _PEER_PREFIX = bytes.fromhex("002408011220")  # identity multihash of 36 bytes; protobuf: type Ed25519, 32 bytes of data
 
 
+@functools.lru_cache(TEXTS_REMEMBERED)
 def peer_text(peer: PeerId) -> str:
     """The libp2p peer id of an Ed25519 key: ``12D3KooW...``."""
     number = int.from_bytes(_PEER_PREFIX + peer, "big")
