@@ -179,7 +179,7 @@ def test_the_devnet_template_says_the_defaults(tmp_path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: path.name)
 def test_every_key_of_a_template_has_its_reason(path):
     """Above every key of a file in configs/, or of the group it stands in, there is a comment."""
-    lines = path.read_text().splitlines()
+    lines = [line.strip() for line in path.read_text().splitlines()]
     assert tomllib.loads(path.read_text())
     for before, line in itertools.pairwise(lines):
         if "=" in line and not line.startswith("#"):
