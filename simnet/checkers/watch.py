@@ -22,8 +22,8 @@ from protocol.rejection import Reason, Rejected
 from simnet.checkers.all_applied import AllApplied
 from simnet.checkers.chain_agrees import ChainAgrees
 from simnet.checkers.checker import Checker
-from simnet.checkers.counted import counted_by
 from simnet.checkers.counted_once import CountedOnce
+from simnet.checkers.deltas import Deltas, counted_by
 from simnet.checkers.derivation import Derivation
 from simnet.checkers.facts import DecidedHead, Facts, FindBlob, KnownBlock, LossModel
 from simnet.checkers.joiners_contribute import JoinersContribute
@@ -75,7 +75,7 @@ class Watch:
         check_names(scenario.must_hold.invariants)
         self._facts = facts = Facts(genesis, scenario)
         self._find_blob = find_blob
-        derivation = Derivation(genesis, facts.tile_map, find_blob)
+        derivation = Derivation(genesis, facts.tile_map, Deltas(genesis, find_blob))
         self._story = Story(facts, derivation, valley)
         checkers: dict[str, Checker] = {
             "chain_agrees": ChainAgrees(facts),
@@ -159,7 +159,7 @@ class Watch:
     def _decide(self, block: FinalizedBlock, peer: PeerId, now: float) -> None:
         facts = self._facts
         for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-            decided = DecidedHead(head, block.header.height, peer, now, counted_by(head, self._find_blob))
+            decided = DecidedHead(head, block.header.height, peer, now, counted_by(head.deltas, self._find_blob))
             for hear in self._hears["decided"]:
                 hear(decided, now)
             facts.heads.setdefault(head.tile, {}).setdefault(head.version, decided)

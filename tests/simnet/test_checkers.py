@@ -254,7 +254,7 @@ def weight_made_up(history: History, good: DeltaRef) -> DeltaRef:
         (no_delta, "SignedDelta"),
         (payload_garbled, "the bytes end early"),
         (of_another_tile, "for layer0.expert0/0@0"),
-        (weight_made_up, "has weight 306 with 102 tokens"),
+        (weight_made_up, "has weight 306, its tokens give it 102"),
     ],
 )
 def test_a_delta_that_is_not_what_the_head_says_is_told(
@@ -313,7 +313,7 @@ def test_a_delta_twice_in_one_head_is_told() -> None:
     twice = (one, replace_message(one, base=Version(0)))
     head = history.head(tile, [one], 1, deltas=tuple(sorted(twice, key=lambda each: each.base)))
     history.watch.finalized(history.peer(0), history.block([head]), 60.0)
-    assert any("twice in one version" in each for each in history.breaches()["counted_once"])
+    assert any("again, version 2 counted it before" in each for each in history.breaches()["counted_once"])
 
 
 # -- owners and holders -------------------------------------------------------------------------------------------------
