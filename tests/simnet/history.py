@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace as replace_message
 
+from compute.delta.codec import decode as decode_delta
 from compute.delta.codec import encode as encode_delta
 from compute.exact import Float32
-from node.tile_work import MergeJob, TileWork, matrices_of
+from compute.merge import merge
+from node.tile_work import MergeJob, TileWork, matrices_of, merge_rule
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest, digest
 from protocol.finality import NO_BLOCK, Body, ChainId, FinalizedBlock, Header, body_root
 from protocol.genesis import genesis_roster
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, Round, Signature, TileId, Version, View
-from protocol.learning import SignedDelta, sign_delta
+from protocol.learning import Contributor, SignedDelta, sign_delta
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.roster import DeltaRef, Head, Slot, sign_head
 from simnet.checkers import Watch
@@ -99,6 +101,23 @@ class History:
         )
         signed = sign_delta(replace_message(unsigned, **changes), KEYS[learner].node)
         return DeltaRef(self.store(encode(signed)), signed.learner, signed.base, signed.tokens)
+
+    def aggregate(self, aggregator: int, tile: TileId, base: int, learners: Sequence[int], **changes: Any) -> DeltaRef:
+        """These learners' deltas merged by one of them, stored; ``changes`` are made before it is signed."""
+        shape = self._work.tile_map.tile(tile)
+        inner = sorted((self.delta(each, tile, base) for each in learners), key=lambda each: each.learner)
+        parts = [
+            (each.learner, each.weight, decode_delta(self.signed(each.delta).payload, shape.values)) for each in inner
+        ]
+        gradient_N = merge(parts, merge_rule(GENESIS.learning)).gradient_N
+        made: dict[str, Any] = {
+            "payload": encode_delta(gradient_N, GENESIS.learning.update_pipeline, matrices_of(shape)),
+            "tokens": sum(each.weight for each in inner),
+            "contributors": tuple(Contributor(each.learner, each.delta, each.weight) for each in inner),
+        }
+        reference = self.delta(aggregator, tile, base, **{**made, **changes})
+        contributors = self.signed(reference.delta).contributors
+        return replace_message(reference, contributors=tuple(sorted(each.delta for each in contributors)))
 
     def weights(self, tile: TileId) -> Float32:
         """The newest weights of a tile, as a holder's disk has them."""

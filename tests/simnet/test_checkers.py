@@ -270,6 +270,75 @@ def test_a_delta_that_is_not_what_the_head_says_is_told(
     one_breach(history, "roots_derivable", f"{tile}@1", short(history.peer(2)), words)
 
 
+def test_an_aggregate_is_derived_too() -> None:
+    """Its contributors are read, merged again, and counted with their learners."""
+    history = History()
+    tile, other = history.tiles
+    history.now += 50
+    direct, gathered = history.delta(0, tile, 0), history.aggregate(3, tile, 0, [1, 2, 3])
+    history.decide(
+        [history.head(tile, [direct, gathered], 0), history.head(other, [history.aggregate(2, other, 0, [1, 2])], 0)]
+    )
+    history.close(0)
+    assert history.breaches() == {}
+    assert (history.watch.rounds[0].deltas, history.watch.rounds[0].learners) == (6, 4)
+
+
+def test_a_delta_inside_an_aggregate_counts_once() -> None:
+    """It may not come directly afterwards, nor inside another aggregate."""
+    history = History()
+    tile = history.tiles[0]
+    history.now += 50
+    history.decide([history.head(tile, [history.aggregate(3, tile, 0, [1, 2])], 0)])
+    again = history.blobs.copy()
+    later = history.aggregate(3, tile, 1, [1, 2])
+    history.blobs.update(again)
+    inner = history.signed(later.delta).contributors[0]
+    direct = DeltaRef(inner.delta, inner.learner, Version(1), inner.weight)
+    history.now += 10
+    history.decide([history.head(tile, [later], 1)])
+    history.now += 10
+    history.decide([history.head(tile, [direct], 2)])
+    one_breach(history, "counted_once", f"{tile}@3", short(inner.learner), "version 2 counted it before")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"payload": None}, "gives another payload"),
+        ({"tokens": 9_999}, "claims 9999 tokens"),
+        ({"contributors": 1}, "gives another payload"),
+        ({"contributors": 2}, "has weight 5 with"),
+    ],
+)
+def test_an_aggregate_that_is_not_what_it_was_made_of_is_told(changes: dict[str, object], words: str) -> None:
+    """Another payload, other tokens, a contributor left out, a weight that was made up."""
+    history = History()
+    tile = history.tiles[0]
+    honest = history.signed(history.aggregate(3, tile, 0, [1, 2, 3]).delta)
+    first, *others = honest.contributors
+    spoilt = {
+        "payload": history.signed(history.delta(4, tile, 0).delta).payload,
+        "contributors": (replace_message(first, weight=5), *others),
+    }
+    if changes.get("contributors") == 1:
+        spoilt["contributors"], changes = tuple(others), {**changes, "tokens": honest.tokens - first.weight}
+    lies = {name: spoilt.get(name, value) for name, value in changes.items()}
+    lie = history.aggregate(3, tile, 0, [1, 2, 3], **lies)
+    history.watch.finalized(history.peer(0), history.block([history.head(tile, [lie], 0)]), 50.0)
+    one_breach(history, "roots_derivable", f"{tile}@1", short(history.peer(3)), words)
+
+
+def test_a_head_that_hides_a_contributor_is_told() -> None:
+    """What the head says an aggregate was made of must be what its aggregator signed."""
+    history = History()
+    tile = history.tiles[0]
+    gathered = history.aggregate(3, tile, 0, [1, 2, 3])
+    hidden = replace_message(gathered, contributors=gathered.contributors[1:])
+    history.watch.finalized(history.peer(0), history.block([history.head(tile, [hidden], 0)]), 50.0)
+    one_breach(history, "roots_derivable", f"{tile}@1", "was made of others than the head says")
+
+
 def test_a_tile_is_not_derived_beyond_a_wrong_head() -> None:
     """Every later head of that tile is told too; the others go on."""
     history = History()
