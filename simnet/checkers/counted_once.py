@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.ids import Digest, TileId, Version, short
+from protocol.ids import Digest, PeerId, TileId, Version, short
 from simnet.checkers.checker import Checker
 from simnet.checkers.facts import DecidedHead, Facts
 
@@ -17,6 +17,7 @@ class CountedOnce(Checker):
     def __init__(self, facts: Facts) -> None:
         super().__init__(facts)
         self._counted: dict[tuple[TileId, Digest], Version] = {}
+        self._learners: dict[tuple[TileId, PeerId, Version], Digest] = {}
 
     def decided(self, decided: DecidedHead, now: float) -> None:
         head = decided.head
@@ -24,6 +25,11 @@ class CountedOnce(Checker):
             self.tally.checks += 1
             delta = f"delta {counted.delta[:4].hex()} of {short(counted.learner)}"
             self._count(decided, counted.delta, delta, now)
+            other = self._learners.setdefault((head.tile, counted.learner, counted.base), counted.delta)
+            if other != counted.delta:
+                self.breach(
+                    now, f"{decided} counts {delta} on base {counted.base}, and {other[:4].hex()} counts there too"
+                )
             if counted.base not in (head.version - 1, head.version - 2):
                 self.breach(now, f"{decided} counts {delta} on base {counted.base}")
         for reference in head.deltas:

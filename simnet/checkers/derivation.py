@@ -56,6 +56,8 @@ class Derivation:
 
     def derive(self, head: Head) -> None:
         """Go on to this head's version. Raises ``Underivable``, and then the tile stays as it is."""
+        if head.tile not in self._versions:
+            raise Underivable("the model has no such tile")
         if head.version != self._versions[head.tile] + 1:
             raise Underivable(f"the newest version that could be derived before it is {self._versions[head.tile]}")
         if head.parent_root != self._roots[head.tile]:

@@ -77,8 +77,9 @@ class Watch:
         self._find_blob = find_blob
         derivation = Derivation(genesis, facts.tile_map, Deltas(genesis, find_blob))
         self._story = Story(facts, derivation, valley)
+        self._chain = ChainAgrees(facts)
         checkers: dict[str, Checker] = {
-            "chain_agrees": ChainAgrees(facts),
+            "chain_agrees": self._chain,
             "roots_derivable": RootsDerivable(facts, derivation),
             "counted_once": CountedOnce(facts),
             "tiles_owned": TilesOwned(facts),
@@ -158,7 +159,12 @@ class Watch:
 
     def _decide(self, block: FinalizedBlock, peer: PeerId, now: float) -> None:
         facts = self._facts
-        for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
+        try:
+            body = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX)
+        except Rejected as refusal:
+            self._chain.breach(now, f"the final body of height {block.header.height} is none: {refusal}")
+            return
+        for head in body.heads:
             decided = DecidedHead(head, block.header.height, peer, now, counted_by(head.deltas, self._find_blob))
             for hear in self._hears["decided"]:
                 hear(decided, now)
@@ -210,8 +216,9 @@ class Watch:
         """The run is over, and these peers run."""
         for peer in sorted(running):
             self._facts.peer(peer, now)
+        at_the_end = frozenset(running)  # asked only "is it in"
         for peer, known in self._facts.peers.items():
-            known.runs = peer in running
+            known.runs = peer in at_the_end
         for hear in self._hears["finish"]:
             hear(now)
 

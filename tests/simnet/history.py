@@ -84,12 +84,12 @@ class History:
         self.blobs[name] = blob
         return name
 
-    def delta(self, learner: int, tile: TileId, base: int, size: float = 0.02, **changes: Any) -> DeltaRef:
+    def delta(self, learner: int, tile: TileId, base: int, **changes: Any) -> DeltaRef:
         """A learner's step towards zero, stored; ``changes`` are made before it is signed."""
         shape = self._work.tile_map.tile(tile)
         draw = np.random.default_rng([learner, base, self.tiles.index(tile)])
-        weights_N = self.weights(tile)
-        change_N = (weights_N * np.float32(0.3) + draw.normal(0, 0.01 * size, shape.values)).astype(np.float32)
+        noise_N = draw.normal(0, 0.0002, shape.values)
+        change_N = (self.weights(tile) * np.float32(0.3) + noise_N).astype(np.float32)
         unsigned = SignedDelta(
             tile=tile,
             base=Version(base),

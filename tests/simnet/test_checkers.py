@@ -11,7 +11,7 @@ from msgspec.structs import replace as replace_message
 
 from compute.delta.codec import encode as encode_delta
 from protocol.codec import encode
-from protocol.finality import Body
+from protocol.finality import Body, body_root
 from protocol.ids import Digest, PeerId, Signature, TileId, Version, short
 from protocol.rejection import Rejected
 from protocol.roster import DeltaRef
@@ -187,6 +187,24 @@ def test_another_body_under_the_same_header_is_told() -> None:
     one_breach(other, "chain_agrees", short(other.peer(0)), "that its header does not name")
 
 
+def test_a_final_body_that_is_none_is_told() -> None:
+    """The world goes on: what it says afterwards is looked at too."""
+    history = History()
+    body = b"no body"
+    block = history.block(body_root=body_root(body))
+    for index in history.running:
+        history.watch.finalized(history.peer(index), replace_message(block, body=body), 50.0)
+    one_breach(history, "chain_agrees", "50.0 s", "the final body of height 1 is none")
+
+
+def test_a_tile_that_the_model_has_not_is_told() -> None:
+    """A head for it does not follow from anything."""
+    history = History()
+    head = history.sign(replace_message(history.merge_all(0, [0])[0], tile=TileId("trunk/9")), 0)
+    history.watch.finalized(history.peer(0), history.block([head]), 50.0)
+    one_breach(history, "roots_derivable", "trunk/9@1", "the model has no such tile")
+
+
 # -- roots and deltas ---------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +286,16 @@ def test_a_delta_that_is_not_what_the_head_says_is_told(
     head = history.sign(replace_message(head, deltas=(spoil(history, good),)), 0)
     history.watch.finalized(history.peer(0), history.block([head]), 50.0)
     one_breach(history, "roots_derivable", f"{tile}@1", short(history.peer(2)), words)
+
+
+def test_a_learner_that_counts_twice_on_one_base_is_told() -> None:
+    """With other bytes than before: what it learned on that base counts once."""
+    history = History()
+    tile = history.tiles[0]
+    for number in (0, 1):
+        history.now += 50
+        history.decide([history.head(tile, [history.delta(1, tile, 0, round=number)], number)])
+    one_breach(history, "counted_once", f"{tile}@2", short(history.peer(1)), "on base 0, and", "counts there too")
 
 
 def test_an_aggregate_is_derived_too() -> None:
