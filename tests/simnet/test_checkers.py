@@ -13,6 +13,7 @@ from compute.delta.codec import encode as encode_delta
 from protocol.codec import encode
 from protocol.finality import Body, body_root
 from protocol.ids import Digest, PeerId, Signature, TileId, Version, short
+from protocol.learning import Contributor, SignedDelta
 from protocol.rejection import Rejected
 from protocol.roster import DeltaRef
 from simnet.checkers import NAMES, Watch
@@ -330,30 +331,48 @@ def test_a_delta_inside_an_aggregate_counts_once() -> None:
     one_breach(history, "counted_once", f"{tile}@3", short(inner.learner), "version 2 counted it before")
 
 
+def another_payload(history: History, honest: SignedDelta) -> dict[str, object]:
+    return {"payload": history.signed(history.delta(4, honest.tile, 0).delta).payload}
+
+
+def more_tokens(history: History, honest: SignedDelta) -> dict[str, object]:
+    return {"tokens": 9_999}
+
+
+def one_left_out(history: History, honest: SignedDelta) -> dict[str, object]:
+    first, *others = honest.contributors
+    return {"contributors": tuple(others), "tokens": honest.tokens - first.weight}
+
+
+def less_weight(history: History, honest: SignedDelta) -> dict[str, object]:
+    first, *others = honest.contributors
+    return {"contributors": (replace_message(first, weight=5), *others)}
+
+
+def of_an_aggregate(history: History, honest: SignedDelta) -> dict[str, object]:
+    inner = history.aggregate(1, honest.tile, 0, [4, 5])
+    return {"contributors": (Contributor(inner.learner, inner.delta, inner.weight), *honest.contributors[1:])}
+
+
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("lie", "words"),
     [
-        ({"payload": None}, "gives another payload"),
-        ({"tokens": 9_999}, "claims 9999 tokens"),
-        ({"contributors": 1}, "gives another payload"),
-        ({"contributors": 2}, "has weight 5 with"),
+        (another_payload, "gives another payload"),
+        (more_tokens, "claims 9999 tokens"),
+        (one_left_out, "gives another payload"),
+        (less_weight, "has weight 5 with"),
+        (of_an_aggregate, "is an aggregate itself"),
     ],
 )
-def test_an_aggregate_that_is_not_what_it_was_made_of_is_told(changes: dict[str, object], words: str) -> None:
-    """Another payload, other tokens, a contributor left out, a weight that was made up."""
+def test_an_aggregate_that_is_not_what_it_was_made_of_is_told(
+    lie: Callable[[History, SignedDelta], dict[str, object]], words: str
+) -> None:
+    """Slot and aggregator are named."""
     history = History()
     tile = history.tiles[0]
     honest = history.signed(history.aggregate(3, tile, 0, [1, 2, 3]).delta)
-    first, *others = honest.contributors
-    spoilt = {
-        "payload": history.signed(history.delta(4, tile, 0).delta).payload,
-        "contributors": (replace_message(first, weight=5), *others),
-    }
-    if changes.get("contributors") == 1:
-        spoilt["contributors"], changes = tuple(others), {**changes, "tokens": honest.tokens - first.weight}
-    lies = {name: spoilt.get(name, value) for name, value in changes.items()}
-    lie = history.aggregate(3, tile, 0, [1, 2, 3], **lies)
-    history.watch.finalized(history.peer(0), history.block([history.head(tile, [lie], 0)]), 50.0)
+    gathered = history.aggregate(3, tile, 0, [1, 2, 3], **lie(history, honest))
+    history.watch.finalized(history.peer(0), history.block([history.head(tile, [gathered], 0)]), 50.0)
     one_breach(history, "roots_derivable", f"{tile}@1", short(history.peer(3)), words)
 
 
