@@ -114,9 +114,12 @@ class Watch:
     def arrived(self, peer: PeerId, now: float, *, is_new: bool, learns: bool = True) -> None:
         """A peer's process runs; ``is_new``: for the first time. Of one that does not learn no delta is expected."""
         known = self._facts.peer(peer, now)
-        known.runs, known.learns, known.is_fresh, known.since = True, learns, True, now
+        known.runs, known.learns, known.is_fresh = True, learns, True
+        known.since = known.started_at = now
         if is_new:
             known.arrived_at, known.arrived_in = now, self._facts.open_round
+        else:
+            known.lives += 1
         for hear in self._hears["arrived"]:
             hear(known, now)
 

@@ -523,6 +523,33 @@ def test_a_peer_that_does_not_apply_is_told() -> None:
     assert len(history.breaches()["all_applied"]) == 6  # at the end a round is enough
 
 
+def test_what_a_dying_process_wrote_need_not_be_told() -> None:
+    """A block and a tile that reached the disk with the last breath: the next process goes on above them."""
+    history = History()
+    history.round(0)
+    history.leave(5)
+    history.decide(history.merge_all(1, [0]))  # and the disk of peer 5 has it too
+    history.arrive(5, is_new=False)
+    history.close(1)
+    for number in range(2, 7):
+        history.round(number, learners=range(5))
+    assert history.breaches() == {}
+
+
+def test_a_peer_that_came_back_applies_what_is_decided_since() -> None:
+    """From then on it is as any other."""
+    history = History()
+    history.round(0)
+    history.leave(5)
+    history.arrive(5, is_new=False)
+    for number in range(1, 7):
+        history.now += 50
+        history.decide(history.merge_all(number, [0]), applying=range(5))
+        history.close(number)
+    assert len(history.breaches()["all_applied"]) == 4
+    assert f"has not applied {history.tiles[0]}@2" in history.breaches()["all_applied"][0]
+
+
 def test_a_peer_far_below_the_tip_is_told_at_the_end() -> None:
     """Its chain must reach what was final a round ago; that of a newcomer need not."""
     history = History(present=range(4))
