@@ -57,7 +57,7 @@ SHIFT: Final = 47  # half of the printable characters: a wrong label is another 
 
 @dataclass(frozen=True, slots=True)
 class PoisonCase(Case):
-    """A case with villains: their kinds, one each, for the last learners. ``left_away``: so many last learners are not there."""
+    """A case with villains: their kinds, for the last learners. ``left_away``: so many last learners are not there."""
 
     villains: tuple[str, ...] = ()
     left_away: int = 0
@@ -73,7 +73,7 @@ class PoisonCase(Case):
     "--rules", default=f"mean,centred_clip,{STRANGERS_RULE}", show_default=True, help="How deltas are merged."
 )
 @click.option("--network", default="test", show_default=True, help="A template of configs/: test or devnet.")
-@click.option("--corpus", type=click.Path(path_type=Path), help="File or folder. [default: 0.5 MB of the library]")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Text. [default: 0.5 MB of the library]")
 @click.option("--jobs", type=click.IntRange(1), help="Processes at once, one core each. [default: the cores]")
 @standard_options
 def main(

@@ -11,7 +11,7 @@ anything: that is why rules that go value by value, or that look for outliers, l
     agreement(i)    the weighted median of its cosines to all others: with a majority of honest ones it lies between two
                     cosines to honest ones, whatever a minority says about each other
     typical         the weighted median of the agreements
-    left out        whose agreement is below half of the typical one, or below zero; nobody, if that were all
+    left out        whose agreement is below two thirds of the typical one, or below zero; nobody, if that were all
     voice(i)        weight / sum over those not left out of max(0, cosine(i, j))^2, itself with 1: copies share one voice
 
 Weights are capped at a multiple of their median, for votes and voices alike: an aggregate of a region speaks louder than a
@@ -41,9 +41,7 @@ from protocol.rejection import check_invariant
 
 MICRO: Final = 1_000_000
 COLUMNS_AT_A_TIME: Final = 1 << 16  # sums of so many signs stay below 2^24; 64 rows of float32 are 16 MiB
-ENOUGH: Final = Fraction(
-    1, 2
-)  # of the typical agreement: between a half and three quarters nothing changes (docs/log.md)
+ENOUGH: Final = Fraction(2, 3)  # of the typical agreement: at a half the subtle pass early on (docs/log.md)
 
 _ONE: Final = Fraction(1)
 

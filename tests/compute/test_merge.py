@@ -83,7 +83,7 @@ def shares_of_those_who_agree(rows: np.ndarray, weights: np.ndarray) -> np.ndarr
     agreements = np.array(
         [np.sort(np.delete(row, index))[::-1][(len(rows) - 2) // 2] for index, row in enumerate(cosines)]
     )
-    taken = agreements >= max(0, np.sort(agreements)[(len(rows) - 1) // 2] / 2)
+    taken = agreements >= max(0, np.sort(agreements)[(len(rows) - 1) // 2] * 2 / 3)
     voices = weights * taken / (np.maximum(cosines, 0) ** 2 @ taken)
     return voices / voices.sum()
 
