@@ -74,7 +74,7 @@ from node.ground import Ground, open_ground
 from node.history_work import HistoryWork
 from node.inbound import AuthorRejected, Inbound
 from node.keys import AskPassphrase
-from node.reactor import Reactor
+from node.reactor import INBOX_MAX, Reactor
 from node.recall import counted, decided_but_not_applied, heads_downwards
 from node.records import Records
 from node.services.evidence import EvidenceService
@@ -84,7 +84,7 @@ from node.services.history import HistoryService
 from node.services.housekeeping import Housekeeping
 from node.services.learning import WORKER_COMMAND, LearningService, MakeWorker, worker_process
 from node.services.presence import Presence, model_key
-from node.services.tiles import TileService
+from node.services.tiles import JOBS_MAX, TileService
 from node.threads import InThread, in_thread
 from node.timers import Timers
 from node.view import View
@@ -110,7 +110,7 @@ ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
 BLOCKS_RECALLED = 16_384  # looked through for them, where rounds are long or over: half a second (a guess)
 REPEAT_SECONDS = 30.0  # how often our own transactions are said again to whoever came since
 TRANSACTIONS_PER_MESSAGE = 16  # of two KiB at most
-SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed
+SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed, once one is so late
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +258,11 @@ class Node:
         if isinstance(event, HeadsVerified) and event.verdicts:
             self.crash_points.reach("update-stored", self._round)
         await self.reactor.post(event)
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits inside this node: name -> (how many, how many there may be)."""
+        jobs = {f"tiles to {name}": (count, JOBS_MAX) for name, count in self.tiles.waiting().items()}
+        return {"events": (self.reactor.waiting(), INBOX_MAX), **jobs}
 
     # -- running --------------------------------------------------------------------------------------------------------
 
@@ -460,10 +465,12 @@ class Node:
     # -- catching up ----------------------------------------------------------------------------------------------------
 
     async def _poll_blocks(self) -> None:
-        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask from time to time."""
+        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask when there was none for too long."""
+        patience_ms = self.ground.genesis.chain.idle_interval_ms + int(1000 * SYNC_POLL_SECONDS)
         while True:
             await trio.sleep(SYNC_POLL_SECONDS)
-            if self.me is None:
+            late = self.verified_ms is None or self.clock.monotonic_ms() - self.verified_ms > patience_ms
+            if late and self.me is None:
                 await self._sync()
 
     async def _sync(self) -> None:
@@ -706,6 +713,7 @@ async def _main(ground: Ground, machine: Machine) -> None:
         bootstrap=settings.network.bootstrap,
         generator=random.Random(secrets.randbits(64)),
         clock_milliseconds=clock.now_ms,
+        connections_wanted=settings.network.connections,
     ) as transport:
         from node.api.server import serve_api
 

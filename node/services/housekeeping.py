@@ -179,5 +179,5 @@ class Housekeeping:
 def _uses_of(head: Head) -> Iterator[BlobUse]:
     """The blobs that a decided head names."""
     yield BlobUse(head.update, Kind.UPDATE, head.tile, head.version)
-    for reference in head.deltas:
-        yield BlobUse(reference.delta, Kind.DELTA, head.tile, head.round)
+    for name in head.counted():
+        yield BlobUse(name, Kind.DELTA, head.tile, head.round)
