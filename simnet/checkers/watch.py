@@ -33,7 +33,7 @@ from simnet.checkers.no_failure import NoFailure
 from simnet.checkers.nothing_left_behind import NothingLeftBehind
 from simnet.checkers.queues_bounded import QueuesBounded
 from simnet.checkers.roots_derivable import RootsDerivable
-from simnet.checkers.story import Story
+from simnet.checkers.story import LearnAgain, Story
 from simnet.checkers.tiles_owned import TilesOwned
 from simnet.outcome import Invariant, OwnerMove, RoundOutcome
 from simnet.scenario import Scenario
@@ -64,19 +64,25 @@ class Watch:
     """Sees a run and decides whether what must hold did. It does its own arithmetic and keeps its own books.
 
     ``invariants`` are those that the scenario names (all if it names none), ``unjudged`` the tallies of the others.
-    ``find_blob`` finds what anybody ever stored in this world. Without ``valley`` there are no losses.
+    ``find_blob`` finds what anybody ever stored in this world. Without ``valley`` there are no losses. ``learn_again`` is
+    ``partial(shadow_losses, scenario, seed)``: when a run with villains is over it gives the losses of its shadows.
 
     Raises ``Rejected(BAD_CONFIG)`` if the scenario names an invariant that is not there.
     """
 
     def __init__(
-        self, genesis: Genesis, scenario: Scenario, find_blob: FindBlob, valley: LossModel | None = None
+        self,
+        genesis: Genesis,
+        scenario: Scenario,
+        find_blob: FindBlob,
+        valley: LossModel | None = None,
+        learn_again: LearnAgain | None = None,
     ) -> None:
         check_names(scenario.must_hold.invariants)
         self._facts = facts = Facts(genesis, scenario)
         self._find_blob = find_blob
         derivation = Derivation(genesis, facts.tile_map, Deltas(genesis, find_blob))
-        self._story = Story(facts, derivation, valley)
+        self._story = Story(facts, derivation, valley, learn_again)
         self._chain = ChainAgrees(facts)
         checkers: dict[str, Checker] = {
             "chain_agrees": self._chain,

@@ -27,8 +27,9 @@ from protocol.learning import Contributor, SignedDelta, sign_delta
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.roster import DeltaRef, Head, Slot, sign_head
 from simnet.checkers import Watch
+from simnet.checkers.story import LearnAgain
 from simnet.network import make_genesis, make_keys
-from simnet.scenario import HardwareClass, Learning, MustHold, Region, Scenario
+from simnet.scenario import HardwareClass, Learning, MustHold, Region, Scenario, Villains
 from storage.files import MemoryFiles
 from storage.io.tile_store import TileStore
 from storage.kv import MemoryKeyValue
@@ -62,10 +63,17 @@ class Bowl:
 class History:
     """A network of ``SCENARIO.peers`` peers; everybody is there from 0 s on unless ``present`` says who is."""
 
-    def __init__(self, must_hold: MustHold | None = None, present: Sequence[int] | None = None) -> None:
-        scenario = SCENARIO if must_hold is None else replace(SCENARIO, must_hold=must_hold)
+    def __init__(
+        self,
+        must_hold: MustHold | None = None,
+        present: Sequence[int] | None = None,
+        *,
+        villains: tuple[Villains, ...] = (),
+        learn_again: LearnAgain | None = None,
+    ) -> None:
+        scenario = replace(SCENARIO, must_hold=must_hold or SCENARIO.must_hold, villains=villains)
         self.blobs: dict[Digest, bytes] = {}
-        self.watch = Watch(GENESIS, scenario, self.blobs.get, Bowl())
+        self.watch = Watch(GENESIS, scenario, self.blobs.get, Bowl(), learn_again)
         self._store = TileStore(MemoryFiles(), MemoryKeyValue())
         self._work = TileWork(GENESIS, self._store)
         self.tiles = self._work.tile_map.ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,8 @@ from protocol.learning import Contributor, SignedDelta
 from protocol.rejection import Rejected
 from protocol.roster import DeltaRef
 from simnet.checkers import NAMES, Watch
-from simnet.scenario import MustHold
+from simnet.scenario import MustHold, Villains
+from simnet.shadow import Shadow
 from tests.simnet.history import GENESIS, SCENARIO, Bowl, History
 
 ROUND = SCENARIO.learning.round_seconds
@@ -678,3 +679,44 @@ def test_a_loss_that_does_not_fall_is_told() -> None:
         history.close(number)
     history.finish()
     one_breach(history, "loss_falls", "100.0 s", "in round 1")
+
+
+def poisoned(cost: float, *, villains: bool = True) -> tuple[History, list[list[list[PeerId]]]]:
+    """Two rounds whose loss is so much above that of their honest shadow; and whom the shadows were asked for."""
+    asked = []
+
+    def learn_again(present: Sequence[Collection[PeerId]], shadow: Shadow) -> list[float]:
+        asked.append([list(each) for each in present])
+        factor = {Shadow.PLAIN: 3.0, Shadow.HONEST: 1 / (1 + cost)}[shadow]
+        return [each.loss * factor for each in history.watch.rounds]
+
+    history = History(
+        MustHold((), loss_cost_max=0.02),
+        villains=(Villains("noise", 0.3),) if villains else (),
+        learn_again=learn_again,
+    )
+    history.round(0)
+    history.round(1, learners=[1, 4])
+    history.finish()
+    return history, asked
+
+
+def test_a_loss_above_the_honest_shadow_is_told() -> None:
+    """By more than the scenario allows; the shadows learned with those of whom a delta was counted."""
+    history, asked = poisoned(0.03)
+    one_breach(history, "loss_bounded", "100.0 s", "round 1", "3.0% above", "at most 2.0%")
+    everybody = sorted(history.peer(index) for index in range(6))
+    assert asked == [[everybody, sorted((history.peer(1), history.peer(4)))]] * 2
+    history, _ = poisoned(0.01)
+    assert history.breaches() == {}
+    assert history.watch.invariants["loss_bounded"].checks == 1
+    last = history.watch.rounds[-1]
+    assert (last.loss_plain, last.loss_honest) == (last.loss * 3.0, last.loss / 1.01)
+
+
+def test_without_villains_there_are_no_shadows() -> None:
+    """They would be the run again."""
+    history, asked = poisoned(0.03, villains=False)
+    assert asked == []
+    assert history.watch.rounds[-1].loss_honest is None
+    assert history.breaches() == {}
