@@ -73,7 +73,7 @@ class Valley:
         for tile_id in sorted(weights):
             slope = self._slope(tile_id)
             away_N = (_check(weights[tile_id], slope) - slope.optimum_N) / slope.scale_N
-            height += float(np.sum(slope.curvature_N * away_N * away_N, dtype=np.float64))
+            height += float(np.sum(slope.curvature_N * np.square(away_N, dtype=np.float64)))
             expected += slope.expected
         if not weights:
             raise Rejected(Reason.BAD_SHAPE, "no tile has no loss")

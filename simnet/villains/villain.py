@@ -5,6 +5,9 @@
 A villain replaces the change of its local steps, nothing after it: what it sends goes through the real compression,
 journal, delivery and merge. It knows what any learner knows: the decided weights, its own honest change, and the deltas of
 this round that were sent before its own. It holds its own key, and so speaks in nobody else's name.
+
+A villain begins its steps at the decided weights, never ahead of them by its residual (``begin_ahead``): what it does not
+say is not what it found, and steps that make up for it would answer its own lie, louder each round.
 """
 
 from __future__ import annotations

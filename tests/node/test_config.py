@@ -192,7 +192,7 @@ def test_templates_are_found_by_name_and_path():
     with pytest.raises(Rejected, match="did you mean devnet") as caught:
         load_template("configs/devnt.toml")
     assert caught.value.reason is Reason.BAD_ARGUMENT
-    with pytest.raises(Rejected, match="one of devnet, test"):
+    with pytest.raises(Rejected, match="one of devnet, strangers, test"):
         load_template("nowhere.toml")
 
 
