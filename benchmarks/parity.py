@@ -273,13 +273,6 @@ class World:
 
     # -- what a benchmark may have otherwise ------------------------------------------------------------------------------
 
-    def begin(self, peer: bytes, weights_N: Any, residual_N: Any) -> Any:
-        """The weights of a tile from which a learner takes its steps."""
-        from compute.delta.feedback import begin_ahead
-        from protocol.genesis import MILLION
-
-        return begin_ahead(weights_N, residual_N, Fraction(self.rule.residual_start_micro, MILLION))
-
     def read(self, number: int, peer: bytes) -> Iterator[NDArray[numpy.uint8]]:
         """The batches of a learner's round."""
         return self._batches(number, [peer])
@@ -293,7 +286,7 @@ class World:
     def learn_in_rounds(self) -> Callable[..., Outcome]:
         """What four nodes do when no delta is lost: learn from the same versions, merge all deltas, apply the updates."""
         from compute.delta.codec import decode
-        from compute.delta.feedback import compress_with_feedback, empty_residual
+        from compute.delta.feedback import begin_ahead, compress_with_feedback, empty_residual
         from compute.learner import Learner
         from compute.model.genesis import genesis_tile
         from compute.outer import apply_update, initial_state
@@ -313,6 +306,7 @@ class World:
             (peer, tile.id): empty_residual(tile.values) for peer in self.learners for tile in self.tile_map.tiles
         }
         first_loss = self._evaluate({tile: state[0] for tile, state in states.items()})
+        start = Fraction(rule.residual_start_micro, MILLION)
         losses: list[float] = []
         tokens = delta_bytes = update_bytes = 0
         for number in range(self.case.rounds):
@@ -320,7 +314,7 @@ class World:
             for peer, learner in learners.items():
                 learner.load(
                     self.tile_map.assemble(
-                        {tile: self.begin(peer, state[0], residuals[peer, tile]) for tile, state in states.items()}
+                        {tile: begin_ahead(state[0], residuals[peer, tile], start) for tile, state in states.items()}
                     )
                 )
                 seen = learner.run_steps(number, self.read(number, peer)).tokens

@@ -178,9 +178,6 @@ def _make_world(case: PoisonCase) -> World:
                 for peer, kind in zip(self.learners[there - len(case.villains) :], case.villains, strict=False)
             }
 
-        def begin(self, peer: bytes, weights_N: Any, residual_N: Any) -> Any:
-            return weights_N if peer in self._villains else super().begin(peer, weights_N, residual_N)
-
         def read(self, number: int, peer: bytes) -> Iterator[NDArray[numpy.uint8]]:
             villain = self._villains.get(peer)
             batches = super().read(number, peer)

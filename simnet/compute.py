@@ -160,6 +160,11 @@ class _Slope:
         return found
 
 
+def make_valley(tile_map: TileMap, seed: int) -> Valley:
+    """The valley of the world of this seed."""
+    return Valley(tile_map, b"simnet %d" % seed)
+
+
 def _check(weights_N: Float32, slope: _Slope) -> Float32:
     if weights_N.shape != slope.scale_N.shape or weights_N.dtype != np.float32:
         raise Rejected(

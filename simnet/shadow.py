@@ -33,7 +33,7 @@ from protocol.genesis import MILLION, Genesis
 from protocol.ids import PeerId, TileId, Version
 from protocol.limits import DELTAS_PER_SLOT_MAX
 from protocol.rejection import Rejected
-from simnet.compute import Valley
+from simnet.compute import make_valley
 from simnet.network import make_genesis, plan_peers
 from simnet.scenario import Scenario
 from simnet.villains import VILLAINS, Conspiracy, Villain
@@ -91,7 +91,7 @@ class _World:
         self._outer = outer_rule(genesis.learning)
         self._merge_rule = rule
         self._tile_map = TileMap.from_shape(genesis.model, genesis.tile_bytes)
-        self._valley = Valley(self._tile_map, genesis.model_seed)
+        self._valley = make_valley(self._tile_map, seed)
         self._states = {
             tile_id: initial_state(
                 genesis_tile(genesis.model, self._tile_map, genesis.model_seed, tile_id), self._outer
@@ -148,12 +148,12 @@ class _World:
         if residual_N is None:
             residual_N = empty_residual(weights_N.size)
         change_N: Float32 | None
+        ahead_N = begin_ahead(weights_N, residual_N, Fraction(self._rule.residual_start_micro, MILLION))
         if self.is_villain(peer, round_number):
             villain = self._villain(peer)
-            honest_N = self._valley.change(tile_id, weights_N, peer, round_number, steps, flipped=villain.FLIPS_LABELS)
-            change_N = villain.change(tile_id, round_number, Version(round_number), weights_N, honest_N)
+            honest_N = self._valley.change(tile_id, ahead_N, peer, round_number, steps, flipped=villain.FLIPS_LABELS)
+            change_N = villain.change(tile_id, round_number, Version(round_number), ahead_N, honest_N)
         else:
-            ahead_N = begin_ahead(weights_N, residual_N, Fraction(self._rule.residual_start_micro, MILLION))
             change_N = self._valley.change(tile_id, ahead_N, peer, round_number, steps)
             self._conspiracy.saw(peer, tile_id, round_number, change_N)
         if change_N is None:
