@@ -691,6 +691,7 @@ async def _main(ground: Ground, worker_command: Sequence[str]) -> None:
     async with open_libp2p_host(
         ground.keys.node.seed,
         listen=settings.network.listen,
+        announce=settings.network.announce,
         hello=ground.network,
         check_hello=check_hello,
         bootstrap=settings.network.bootstrap,
@@ -713,6 +714,7 @@ async def _main(ground: Ground, worker_command: Sequence[str]) -> None:
                     settings.api.listen,
                     peer_text(ground.peer),
                     transport.addresses,
+                    transport.listening,
                 )
             )
             await node.run()

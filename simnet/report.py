@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from simnet.observed import Agreement, Network, RoundTotals, ratio
-from simnet.options import Settings
+from simnet.options import FaultKind, Settings
 from simnet.text import count_text, duration_text, ratio_text, size_text
 from simnet.view import EVENT_STYLES, peer_colour
 
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 Verdicts = Mapping[int, Mapping[str, object]]
 
-EVENT_COLOURS: Final = {"kill": "#c0392b", "restart": "#2e8b57", "exit": "#7b241c", "stalled": "#b7950b"}
+EVENT_COLOURS: Final = {
+    "kill": "#c0392b",
+    "pause": "#8e44ad",
+    "fill-disk": "#a04000",
+    "slow-link": "#1f618d",
+    "restart": "#2e8b57",
+    "over": "#2e8b57",
+    "exit": "#7b241c",
+    "stalled": "#b7950b",
+}
+FAULT_EVENTS: Final = frozenset({*FaultKind, "restart", "over"})  # what we did, as opposed to what came of it
 GREY: Final = "#666666"
 DPI: Final = 120
 LABELS_MAX: Final = 10  # more words than that run into each other
@@ -61,6 +71,11 @@ def facts_of_run(
         "network_id": next((peer.status.network_id for peer in network.peers if peer.status.network_id), ""),
         "finished": finished,
         "dissent": agreement.dissent,
+        "faults": [
+            {"round": event.round, "seconds": round(event.seconds, 1), "what": event.text}
+            for event in network.events
+            if event.kind in FAULT_EVENTS
+        ],
         "ended": [event.text for event in network.events if event.kind == "exit"],
         "verify": None if verdicts is None else {f"peer-{peer}": dict(said) for peer, said in sorted(verdicts.items())},
     }
@@ -228,7 +243,7 @@ def _draw_owners(axes: Axes, totals: list[RoundTotals], network: Network) -> Non
 
 
 def _mark_events(panels: Any, network: Network, totals: list[RoundTotals]) -> None:
-    """A thin line through all panels at each kill, restart and end; the words stand once, above the first."""
+    """A thin line through all panels at each fault, its end, and each end of a node; the words stand once, above the first."""
     numbers = {entry.round for entry in totals}
     words: dict[tuple[int, str], list[str]] = {}
     for event in network.events:
