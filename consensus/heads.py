@@ -10,7 +10,9 @@ H1  A tile's version rises by exactly one a head; the first finalized head of a 
     later than its parent's, and at most one later than the newest decided round of any tile: nobody can run ahead of all.
 H2  A delta counts once: its base is the parent or the grandparent of the version that takes it, and it is in neither that
     version's own list twice nor in the list of the version before. Older lists need no look: their deltas' bases are too
-    old to be taken again.
+    old to be taken again. Being in a list is one thing, whether as a delta that came directly or inside an aggregate.
+    Nobody speaks loudly: a delta weighs at most ``delta_weight_max``, an aggregate at most as much as its contributors may
+    and never more than eight deltas, and those of strangers together no more than eight either.
 H3  Each proposer is in the tile's order of the epoch at the place that its attempt says.
 """
 
@@ -19,10 +21,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from consensus.election import election_order
 from protocol.digest import Domain, digest, number
-from protocol.ids import Digest, MemberIndex, TileId, Version
-from protocol.limits import DELTAS_PER_SLOT_MAX, TILE_BYTES_MAX, UNREGISTERED_DELTAS_PER_SLOT_MAX
+from protocol.ids import Digest, MemberIndex, PeerId, TileId, Version
+from protocol.limits import (
+    AGGREGATE_WEIGHT_DELTAS_MAX,
+    CONTRIBUTORS_PER_HEAD_MAX,
+    DELTAS_PER_SLOT_MAX,
+    TILE_BYTES_MAX,
+    UNREGISTERED_DELTAS_PER_SLOT_MAX,
+)
 from protocol.rejection import Reason, Rejected
 from protocol.roster import DeltaRef, Head, Roster, check_head_signature
 
@@ -84,38 +94,69 @@ class HeadRules:
         keys = [(reference.learner, reference.base) for reference in head.deltas]
         if keys != sorted(set(keys)):
             raise Rejected(Reason.NOT_CANONICAL, f"the deltas of {head.slot} are not in ascending order")
-        counted = {reference.delta for reference in at.head.deltas} if at.head else set()
+        counted = set(at.head.counted()) if at.head else set()
         for reference in head.deltas:
             if not head.version - 2 <= reference.base <= head.version - 1:
                 raise Rejected(Reason.STALE_BASE, f"base {reference.base} in {head.slot}")
-            if reference.delta in counted:
-                raise Rejected(Reason.ALREADY_COUNTED, f"delta {reference.delta[:4].hex()} in {head.slot}")
-            counted.add(reference.delta)
-            if not 0 < reference.weight <= self.delta_weight_max:
+            if list(reference.contributors) != sorted(set(reference.contributors)):
+                raise Rejected(Reason.NOT_CANONICAL, f"the contributors of an aggregate in {head.slot}")
+            for name in reference.counted():
+                if name in counted:
+                    raise Rejected(Reason.ALREADY_COUNTED, f"delta {name[:4].hex()} in {head.slot}")
+                counted.add(name)
+            if not 0 < reference.weight <= self.weight_max(reference.learners):
                 raise Rejected(Reason.WRONG_BODY, f"a weight of {reference.weight} in {head.slot}")
-        strangers = sum(self.roster.find_index(reference.learner) is None for reference in head.deltas)
-        if strangers > UNREGISTERED_DELTAS_PER_SLOT_MAX:
-            raise Rejected(Reason.WRONG_BODY, f"{strangers} unregistered learners in {head.slot}")
+        contributors = sum(len(reference.contributors) for reference in head.deltas)
+        if contributors > CONTRIBUTORS_PER_HEAD_MAX:
+            raise Rejected(Reason.WRONG_BODY, f"{contributors} contributors in {head.slot}")
+        strangers = [reference for reference in head.deltas if self._is_stranger(reference)]
+        if len(strangers) > UNREGISTERED_DELTAS_PER_SLOT_MAX:
+            raise Rejected(Reason.WRONG_BODY, f"{len(strangers)} unregistered learners in {head.slot}")
+        weight = sum(reference.weight for reference in strangers)
+        if weight > self.weight_max(AGGREGATE_WEIGHT_DELTAS_MAX):
+            raise Rejected(Reason.WRONG_BODY, f"unregistered learners weigh {weight} in {head.slot}")
+
+    def weight_max(self, learners: int) -> int:
+        """What the merge of so many learners' deltas weighs at most, in tokens."""
+        return min(learners, AGGREGATE_WEIGHT_DELTAS_MAX) * self.delta_weight_max
+
+    def _is_stranger(self, reference: DeltaRef) -> bool:
+        return self.roster.find_index(reference.learner) is None
 
     def select_deltas(self, tile: TileId, version: Version, candidates: Iterable[DeltaRef]) -> tuple[DeltaRef, ...]:
-        """Which deltas of a slot are merged: the lowest by ``digest(beacon, tile, version, learner)``.
+        """Which deltas of a slot are merged: the lowest by ``digest(beacon, tile, version, learner)``, aggregates first.
 
-        Nobody can grind a learner's luck without another identity, and strangers share few places.
+        Nobody can grind a learner's luck without another identity, and strangers share few places. What would count twice is
+        left out: an aggregate that shares a delta with a luckier one, and a delta that came directly and in an aggregate.
         """
 
-        def luck(reference: DeltaRef) -> bytes:
-            return digest(
-                Domain.SELECTION, self.roster.beacon, tile.encode(), number(version), reference.learner
-            ) + number(reference.base)
+        def luck(reference: DeltaRef) -> tuple[bool, bytes, int]:
+            drawn = digest(Domain.SELECTION, self.roster.beacon, tile.encode(), number(version), reference.learner)
+            return not reference.contributors, drawn, reference.base
 
-        chosen: list[DeltaRef] = []
-        strangers = 0
+        chosen: dict[tuple[PeerId, Version], DeltaRef] = {}
+        counted: set[Digest] = set()
+        strangers = contributors = 0
         for reference in sorted(candidates, key=luck):
-            if self.roster.find_index(reference.learner) is None:
+            key, names = (reference.learner, reference.base), reference.counted()
+            if key in chosen or not counted.isdisjoint(names):
+                continue
+            if contributors + len(reference.contributors) > CONTRIBUTORS_PER_HEAD_MAX:
+                continue
+            if self._is_stranger(reference):
                 if strangers == UNREGISTERED_DELTAS_PER_SLOT_MAX:
                     continue
                 strangers += 1
-            chosen.append(reference)
+            chosen[key] = reference
+            counted.update(names)
+            contributors += len(reference.contributors)
             if len(chosen) == DELTAS_PER_SLOT_MAX:
                 break
-        return tuple(sorted(chosen, key=lambda reference: (reference.learner, reference.base)))
+        return tuple(self._limit_weight(chosen[key], strangers) for key in sorted(chosen))
+
+    def _limit_weight(self, reference: DeltaRef, strangers: int) -> DeltaRef:
+        """Strangers divide what they may weigh together: one aggregate all of it, eight of them or eight deltas one each."""
+        weight_max = self.weight_max(reference.learners)
+        if self._is_stranger(reference):
+            weight_max = min(weight_max, self.weight_max(AGGREGATE_WEIGHT_DELTAS_MAX) // strangers)
+        return reference if reference.weight <= weight_max else replace(reference, weight=weight_max)

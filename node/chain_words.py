@@ -47,7 +47,7 @@ def counted(count: int, noun: str) -> str:
 
 def head_words(head: Head) -> str:
     """What a decided head does."""
-    deltas = counted(len(head.deltas), "delta")
+    deltas = counted(head.learners, "delta")
     return f"decides {head.slot} of round {head.round} from {deltas}, {counted(head.tokens, 'token')}"
 
 
@@ -101,7 +101,7 @@ def head_facts(head: Head) -> dict[str, Any]:
         "attempt": head.attempt,
         "proposer": peer_text(head.proposer),
         "root": head.root.hex(),
-        "deltas": len(head.deltas),
+        "deltas": head.learners,
         "tokens": head.tokens,
         "does": head_words(head),
     }

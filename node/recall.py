@@ -39,7 +39,7 @@ def decided_but_not_applied(ground: Ground) -> list[Decided]:
 
 
 def counted(ground: Ground, deltas: Sequence[DeltaRow]) -> set[Digest]:
-    """Which of these deltas decided heads list: the newest head of a tile knows only its own (learning.md 1).
+    """Which of these deltas decided heads list, directly or inside an aggregate: the newest head of a tile knows only its own (learning.md 1).
 
     A head that takes a delta is one or two versions above its base, so that the walk down the ledger is short.
     """
@@ -47,7 +47,7 @@ def counted(ground: Ground, deltas: Sequence[DeltaRow]) -> set[Digest]:
     names = {row.digest for row in deltas}
     found: set[Digest] = set()
     for _, head in heads_downwards(ground.ledger) if lowest else ():
-        found |= names & {reference.delta for reference in head.deltas}
+        found |= names & set(head.counted())
         if head.version <= lowest.get(head.tile, -1) + 1:
             del lowest[head.tile]
         if not lowest:

@@ -92,7 +92,7 @@ class Records:
         record.heads[decided.slot.tile] = decided
         record.takeovers += decided.head.attempt > 0
         record.tokens += decided.head.tokens
-        record.merged_deltas += len(decided.head.deltas)
+        record.merged_deltas += decided.head.learners
 
     def latest_loss(self) -> float | None:
         """The newest validation loss."""

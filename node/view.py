@@ -161,7 +161,7 @@ class View:
                     "attempt": at.head.attempt if at.head else 0,
                     "round": at.head.round if at.head else 0,
                     "values": node.ground.work.tile_map.tile(tile).values,
-                    "deltas": len(at.head.deltas) if at.head else 0,
+                    "deltas": at.head.learners if at.head else 0,
                     "tokens": at.head.tokens if at.head else 0,
                 }
             )

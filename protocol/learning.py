@@ -29,6 +29,7 @@ from protocol.ids import (
 from protocol.keys import KeyPair, verify
 from protocol.limits import (
     BLOBS_PER_REQUEST_MAX,
+    CONTRIBUTORS_PER_AGGREGATE_MAX,
     HEADS_PER_BODY_MAX,
     SYNC_BLOCKS_PER_ANSWER_MAX,
     TEXT_BYTES_MAX,
@@ -41,8 +42,20 @@ from protocol.roster import Head
 _ShortText = Annotated[str, Meta(max_length=TEXT_BYTES_MAX)]
 
 
+class Contributor(Message, frozen=True):
+    """One delta inside an aggregate. ``weight`` is what the aggregator's merge gave it, in tokens."""
+
+    learner: PeerField
+    delta: DigestField
+    weight: Annotated[int, Meta(ge=1, le=2**40)]
+
+
 class SignedDelta(Message, frozen=True):
-    """One learner's compressed change of one tile, from ``base``. ``tokens`` is what it claims to have seen."""
+    """One learner's compressed change of one tile, from ``base``. ``tokens`` is what it claims to have seen.
+
+    An aggregate is the merge of a region's deltas on one base, said by the aggregator as its own: ``contributors`` are those
+    deltas in ascending order of learner, and ``tokens`` the sum of their weights. One learner's own delta has none.
+    """
 
     tile: TileField
     base: VersionField
@@ -51,6 +64,7 @@ class SignedDelta(Message, frozen=True):
     tokens: Natural
     payload: Annotated[bytes, Meta(max_length=TILE_BYTES_MAX + 4096)]
     signature: SignatureField
+    contributors: Annotated[tuple[Contributor, ...], Meta(max_length=CONTRIBUTORS_PER_AGGREGATE_MAX)] = ()
 
     def digest(self) -> Digest:
         """The delta's name: the digest of its encoded bytes, under which anybody can fetch it."""
@@ -70,6 +84,20 @@ def check_delta_signature(delta: SignedDelta) -> None:
     """Raises ``Rejected(BAD_SIGNATURE)`` unless the learner signed this delta."""
     if not verify(delta.learner, _delta_text(delta), delta.signature):
         raise Rejected(Reason.BAD_SIGNATURE, f"delta of {delta.tile} on version {delta.base}")
+
+
+def check_contributors(contributors: tuple[Contributor, ...], tokens: int) -> None:
+    """The form of an aggregate's list; an empty one is a learner's own delta. Raises ``Rejected``.
+
+    No learner and no delta twice, in ascending order of learner, and together they saw the tokens that the aggregate claims.
+    """
+    learners = [each.learner for each in contributors]
+    if learners != sorted(set(learners)):
+        raise Rejected(Reason.NOT_CANONICAL, "the contributors of an aggregate are not in ascending order")
+    if len({each.delta for each in contributors}) != len(learners):
+        raise Rejected(Reason.BAD_DELTA, "an aggregate takes a delta twice")
+    if contributors and sum(each.weight for each in contributors) != tokens:
+        raise Rejected(Reason.BAD_DELTA, f"an aggregate of {tokens} tokens, which its contributors did not see")
 
 
 # -- gossip (each inside an envelope) -----------------------------------------------------------------------------------
@@ -116,13 +144,20 @@ class FinalizedTip(Message, frozen=True):
 
 
 class DeltaBundle(Message, frozen=True):
-    """Deltas for the tiles of one owner, encoded ``SignedDelta`` each."""
+    """Deltas for the tiles of one owner or aggregator, encoded ``SignedDelta`` each.
+
+    ``carried`` names deltas that the aggregator had before: did an owner take an aggregate of them?
+    """
 
     deltas: Annotated[tuple[bytes, ...], Meta(max_length=TILES_MAX)]
+    carried: Annotated[tuple[DigestField, ...], Meta(max_length=TILES_MAX)] = ()
 
 
 class DeltaReceipt(Message, frozen=True):
-    """The owner's answer, after the deltas are durable: for each, an empty string or the code of its rejection."""
+    """The answer, after the deltas are durable: for each, an empty string or the code of its rejection.
+
+    Then for each of ``carried``: an empty string where an owner has it inside an aggregate, else a code.
+    """
 
     outcomes: tuple[_ShortText, ...]
 

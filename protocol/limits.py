@@ -43,10 +43,16 @@ PAGE_BYTES = 64 * KIB  # learning.md 1: Merkle leaves of a tile
 # -- learning ---------------------------------------------------------------------------------------------------------
 DELTAS_PER_SLOT_MAX = 64  # learning.md 4
 UNREGISTERED_DELTAS_PER_SLOT_MAX = 8  # learning.md 4: learners outside the roster share these
+CONTRIBUTORS_PER_AGGREGATE_MAX = DELTAS_PER_SLOT_MAX  # an aggregate is a merge, and a merge takes no more
+CONTRIBUTORS_PER_HEAD_MAX = 512  # eight full aggregates: 17 KiB of a head, a quarter of a gossip message
+# No aggregate weighs more than so many of the heaviest deltas, and all strangers of a slot together no more either.
+AGGREGATE_WEIGHT_DELTAS_MAX = UNREGISTERED_DELTAS_PER_SLOT_MAX
 TILE_VERSIONS_KEPT = 4  # learning.md 1
 UPDATES_KEPT_MIN = 16  # learning.md 1: kept always; more while the storage budget lasts
-HEADS_PER_BODY_MAX = 80  # as many heads of 64 deltas each as fit in a body (asserted below)
-HEAD_BYTES_MAX = 320 + 87 * DELTAS_PER_SLOT_MAX  # the longest numbers: 306 bytes, and 87 for each delta
+HEADS_PER_BODY_MAX = 80  # as many heads of 64 deltas each as fit in a body (asserted below); fewer with many contributors
+DIRECT_HEAD_BYTES_MAX = 320 + 88 * DELTAS_PER_SLOT_MAX  # the longest numbers: 306 bytes, and 88 for each delta
+# Of each contributor 34 bytes, and two more for a list of more than fifteen.
+HEAD_BYTES_MAX = DIRECT_HEAD_BYTES_MAX + 34 * CONTRIBUTORS_PER_HEAD_MAX + 2 * DELTAS_PER_SLOT_MAX
 
 # -- finality ---------------------------------------------------------------------------------------------------------
 ROSTER_MEMBERS_MAX = 100  # chain.md 2.1: vote lists instead of aggregates up to a hundred
@@ -93,7 +99,10 @@ check_invariant(BLOB_RANGE_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a blob range
 check_invariant(PROPOSAL_BYTES_MAX <= FRAME_BYTES_MAX, "a proposal fits in a frame")
 check_invariant(BODY_BYTES_MAX <= FRAME_BYTES_MAX, "a body fits in a frame")
 check_invariant(LIGHT_CLIENT_PROOF_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a light-client proof fits in a frame")
-check_invariant(HEADS_PER_BODY_MAX * HEAD_BYTES_MAX <= BODY_BYTES_MAX, "the largest heads fit in a body")
+check_invariant(
+    HEADS_PER_BODY_MAX * DIRECT_HEAD_BYTES_MAX <= BODY_BYTES_MAX, "the largest heads without aggregates fit in a body"
+)
+check_invariant(16 * HEAD_BYTES_MAX <= BODY_BYTES_MAX, "a body takes several of the largest heads")
 check_invariant(
     HEAD_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX <= GOSSIP_MESSAGE_BYTES_MAX, "a head fits in a gossip message"
 )
@@ -105,6 +114,10 @@ check_invariant(
 )
 check_invariant(GENESIS_BYTES_MAX <= FRAME_BYTES_MAX, "genesis fits in a frame")
 check_invariant(UNREGISTERED_DELTAS_PER_SLOT_MAX < DELTAS_PER_SLOT_MAX, "strangers never crowd the roster out")
+check_invariant(
+    UNREGISTERED_DELTAS_PER_SLOT_MAX * CONTRIBUTORS_PER_AGGREGATE_MAX <= CONTRIBUTORS_PER_HEAD_MAX,
+    "the strangers' places may all be full aggregates",
+)
 check_invariant(DATASET_SHARD_BYTES_MAX <= BLOB_RANGE_BYTES_MAX, "a shard is one range")
 check_invariant(SUPPLY_NANO_MAX < 2**63, "all money fits a field")
 check_invariant(

@@ -34,7 +34,7 @@ from protocol.ids import (
     VoteKeyField,
 )
 from protocol.keys import KeyPair, verify
-from protocol.limits import DELTAS_PER_SLOT_MAX, ROSTER_MEMBERS_MAX
+from protocol.limits import CONTRIBUTORS_PER_AGGREGATE_MAX, DELTAS_PER_SLOT_MAX, ROSTER_MEMBERS_MAX
 from protocol.rejection import Reason, Rejected
 
 
@@ -153,12 +153,26 @@ class Slot(NamedTuple):
 
 
 class DeltaRef(Message, frozen=True):
-    """One delta that went into a head. ``weight`` is what the merge gave it: tokens, capped by the learning rule."""
+    """One delta that went into a head. ``weight`` is what the merge gave it: tokens, capped by the learning rule.
+
+    An aggregate is a delta that its ``learner``, the aggregator of a region, made of others: ``contributors`` names them in
+    ascending order. They count with it, and never again. A delta that came directly names nobody.
+    """
 
     delta: DigestField
     learner: PeerField
     base: VersionField
     weight: Natural
+    contributors: Annotated[tuple[DigestField, ...], Meta(max_length=CONTRIBUTORS_PER_AGGREGATE_MAX)] = ()
+
+    def counted(self) -> tuple[Digest, ...]:
+        """Every delta that counts by this reference: its own name, and its contributors'."""
+        return (self.delta, *self.contributors)
+
+    @property
+    def learners(self) -> int:
+        """How many learners' deltas it stands for."""
+        return len(self.contributors) or 1
 
 
 class Head(Message, frozen=True):
@@ -189,6 +203,15 @@ class Head(Message, frozen=True):
     @property
     def tokens(self) -> int:
         return sum(reference.weight for reference in self.deltas)
+
+    @property
+    def learners(self) -> int:
+        """How many learners' deltas went in, those inside aggregates too."""
+        return sum(reference.learners for reference in self.deltas)
+
+    def counted(self) -> tuple[Digest, ...]:
+        """Every delta that counts by this head, and never again: what it lists, and what the aggregates among them were made of."""
+        return tuple(name for reference in self.deltas for name in reference.counted())
 
     def digest(self) -> Digest:
         return digest(Domain.HEAD, encode(self))

@@ -41,7 +41,7 @@ from protocol.finality import (
 from protocol.genesis import genesis_roster
 from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, NetworkId, PeerId, Round, View, peer_text
 from protocol.keys import KeyPair
-from protocol.learning import Advert, FinalizedTip, GetBlobs, GetBlocks, HeadProposals, RoundAnnouncement
+from protocol.learning import Advert, DeltaBundle, FinalizedTip, GetBlobs, GetBlocks, HeadProposals, RoundAnnouncement
 from protocol.light_client import LightBlock, LightClientProof
 from protocol.merkle import leaf_digest, merkle_proof, merkle_root, page_leaves
 from protocol.roster import Roster
@@ -71,6 +71,8 @@ from tests.protocol.samples import (
     ACCOUNT_KEYS,
     NODE_KEYS,
     VOTE_KEYS,
+    aggregate,
+    aggregated_head,
     delta,
     genesis,
     head,
@@ -204,6 +206,9 @@ def learning() -> Vectors:
         "head proposals": HeadProposals((head(),)),
         "transaction bundle": TransactionBundle((b"a transaction", b"another")),
         "signed delta": delta(),
+        "signed aggregate": aggregate(),
+        "head with an aggregate": aggregated_head(),
+        "delta bundle": DeltaBundle((encode(delta()),), (blob_digest(b"one"),)),
         "advert": advert,
         "round announcement": RoundAnnouncement(Round(6), "cpu"),
         "get blobs": GetBlobs((blob_digest(b"one"),)),

@@ -41,6 +41,13 @@ def refer(learner: PeerId, base: int, *, weight: int = 100, salt: bytes = b"") -
     return DeltaRef(blob_digest(learner + bytes([base]) + salt), learner, Version(base), weight)
 
 
+def merge_of(aggregator: PeerId, base: int, *parts: DeltaRef) -> DeltaRef:
+    """An aggregate of these, as a head names it."""
+    names = tuple(sorted(part.delta for part in parts))
+    weight = sum(part.weight for part in parts)
+    return DeltaRef(blob_digest(aggregator + b"".join(names)), aggregator, Version(base), weight, names)
+
+
 def member(index: int) -> PeerId:
     return ROSTER.members[index].node
 

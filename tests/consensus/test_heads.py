@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from consensus.state import PROGRESS, State, tile_head
 from protocol.finality import Body
-from protocol.ids import Signature, TileId
+from protocol.ids import PeerId, Signature, TileId
 from protocol.limits import DELTAS_PER_SLOT_MAX, TILE_BYTES_MAX, UNREGISTERED_DELTAS_PER_SLOT_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head
-from tests.consensus.genesis import TILES, WEIGHT_MAX
+from tests.consensus.genesis import BLOCK_RULES, TILES, WEIGHT_MAX, make_keys, make_roster
 from tests.consensus.samples import (
     GENESIS,
     RULES,
@@ -25,6 +25,7 @@ from tests.consensus.samples import (
     extend,
     make_head,
     member,
+    merge_of,
     refer,
     tile_at,
 )
@@ -222,8 +223,126 @@ def test_selection_keeps_the_limits_and_passes_the_rule():
 
 def test_selection_takes_64_at_most():
     """Of more deltas than a slot takes, the luckiest are chosen, and another version draws others."""
-    candidates = [refer(each, base, salt=bytes([n])) for each in MEMBERS for base in (0, 1) for n in range(12)]
-    chosen = RULES.select_deltas(TILE, 2, candidates)
+    keys = make_keys(40)
+    rules = BLOCK_RULES.head_rules(make_roster(keys, RULES.roster.beacon))
+    candidates = [refer(PeerId(key.public), base) for key in keys for base in (0, 1)]
+    chosen = rules.select_deltas(TILE, 2, candidates)
     assert len(chosen) == DELTAS_PER_SLOT_MAX < len(candidates)
     strangers = [refer(each, 0) for each in STRANGERS]
     assert len({RULES.select_deltas(TILE, version, strangers) for version in range(1, 9)}) > 1
+
+
+# -- aggregates ---------------------------------------------------------------------------------------------------------
+
+ONE, TWO, THREE, FOUR = (refer(each, 1) for each in MEMBERS)
+MANY = [refer(each, 1, weight=WEIGHT_MAX) for each in STRANGERS]
+
+
+def test_an_aggregate_is_a_delta_of_many():
+    """It weighs what its contributors do, up to eight of the heaviest, and stands beside a delta that came directly."""
+    whole = merge_of(MEMBERS[0], 1, ONE, TWO, THREE)
+    check_head(STATE, make_head(STATE, deltas=[whole, FOUR]))
+    heavy = replace(merge_of(MEMBERS[0], 1, *MANY[:20]), weight=8 * WEIGHT_MAX)
+    head = make_head(STATE, deltas=[heavy, FOUR])
+    check_head(STATE, head)
+    assert (head.learners, head.tokens) == (21, 8 * WEIGHT_MAX + FOUR.weight)
+    assert set(head.counted()) == {heavy.delta, FOUR.delta, *heavy.contributors}
+
+
+@pytest.mark.parametrize(
+    ("reason", "deltas"),
+    [
+        (Reason.ALREADY_COUNTED, [merge_of(MEMBERS[0], 1, ONE, TWO), TWO]),
+        (Reason.ALREADY_COUNTED, [merge_of(MEMBERS[0], 1, ONE, TWO), merge_of(MEMBERS[1], 1, TWO, THREE)]),
+        (Reason.ALREADY_COUNTED, [merge_of(MEMBERS[1], 1, refer(MEMBERS[0], 0), TWO)]),
+        (Reason.NOT_CANONICAL, [replace(whole := merge_of(MEMBERS[0], 1, ONE, TWO), contributors=(ONE.delta,) * 2)]),
+        (Reason.NOT_CANONICAL, [replace(whole, contributors=whole.contributors[::-1])]),
+        (Reason.ALREADY_COUNTED, [replace(ONE, contributors=(ONE.delta,))]),
+        (Reason.NOT_CANONICAL, [ONE, merge_of(MEMBERS[0], 1, TWO, THREE)]),
+        (Reason.STALE_BASE, [merge_of(MEMBERS[0], 2, ONE, TWO)]),
+        (Reason.WRONG_BODY, [replace(whole, weight=2 * WEIGHT_MAX + 1)]),
+        (Reason.WRONG_BODY, [replace(merge_of(MEMBERS[0], 1, *MANY[:20]), weight=8 * WEIGHT_MAX + 1)]),
+        (
+            Reason.WRONG_BODY,
+            [
+                replace(merge_of(STRANGERS[40 + part], 1, *MANY[10 * part :][:10]), weight=5 * WEIGHT_MAX)
+                for part in range(2)
+            ],
+        ),
+        (Reason.WRONG_BODY, [merge_of(STRANGERS[40 + n], 1, refer(STRANGERS[n], 1)) for n in range(9)]),
+    ],
+    ids=[
+        "direct too",
+        "in two",
+        "counted before",
+        "contributor twice",
+        "unsorted",
+        "itself",
+        "own delta beside it",
+        "base ahead",
+        "heavier than its own",
+        "heavier than eight",
+        "strangers heavier than eight",
+        "strangers' places",
+    ],
+)
+def test_h2_holds_inside_aggregates(reason, deltas):
+    """H2: what is inside counts as what came directly does, once, and nobody gains weight by gathering."""
+    assert refusal(make_head(STATE, deltas=deltas)) is reason
+
+
+def test_h2_a_head_names_so_many_contributors_and_no_more():
+    """Eight full aggregates are taken; nine are not."""
+    parts = [[refer(learner, 1, salt=bytes([n])) for learner in STRANGERS[:64]] for n in range(9)]
+    keys = sorted((learner, base) for learner in [*MEMBERS, STRANGERS[0]] for base in (0, 1))
+    whole = [replace(merge_of(*key, *part), weight=1) for key, part in zip(keys, parts, strict=False)]
+    check_head(STATE, make_head(STATE, deltas=whole[:8]))
+    assert refusal(make_head(STATE, deltas=whole)) is Reason.WRONG_BODY
+
+
+def test_h2_what_an_aggregate_held_counts_no_more_in_the_next_version():
+    """Neither directly, nor inside another aggregate, nor the aggregate itself."""
+    whole = merge_of(MEMBERS[0], 1, ONE, TWO)
+    state = extend(STATE, make_head(STATE, deltas=[whole]))
+    for again in (ONE, merge_of(MEMBERS[2], 1, TWO, THREE), merge_of(MEMBERS[2], 1, whole, THREE)):
+        assert refusal(make_head(state, deltas=[again]), state) is Reason.ALREADY_COUNTED
+    check_head(state, make_head(state, deltas=[THREE]))
+
+
+def test_selection_takes_an_aggregate_before_what_is_in_it():
+    """Its contributors' direct deltas are dropped, and of two that share one the luckier stays, whatever came first."""
+    first, second = merge_of(MEMBERS[0], 1, ONE, TWO), merge_of(MEMBERS[1], 1, TWO, THREE)
+    chosen = RULES.select_deltas(TILE, 2, [ONE, TWO, THREE, FOUR, first, second])
+    assert chosen == RULES.select_deltas(TILE, 2, [second, first, FOUR, THREE, TWO, ONE])
+    assert sum(bool(reference.contributors) for reference in chosen) == 1
+    check_head(STATE, make_head(STATE, deltas=chosen))
+    left = {ONE.delta, TWO.delta, THREE.delta, FOUR.delta} - {n for reference in chosen for n in reference.counted()}
+    assert left <= {ONE.delta}  # the aggregator of the chosen one has no second place in the list
+
+
+def test_selection_divides_what_strangers_may_weigh():
+    """One stranger's aggregate may weigh eight deltas; two weigh four each; the members' weight is theirs."""
+    whole = [replace(merge_of(STRANGERS[40 + n], 1, *MANY[20 * n :][:20]), weight=20 * WEIGHT_MAX) for n in range(2)]
+    for count in (1, 2):
+        chosen = RULES.select_deltas(TILE, 2, [*whole[:count], replace(ONE, weight=WEIGHT_MAX)])
+        weights = {reference.learner: reference.weight for reference in chosen}
+        assert [weights[each.learner] for each in whole[:count]] == [8 * WEIGHT_MAX // count] * count
+        assert weights[ONE.learner] == WEIGHT_MAX
+        check_head(STATE, make_head(STATE, deltas=chosen))
+
+
+@given(st.integers(0, 2**32))
+def test_whatever_selection_chooses_passes_the_rule(seed):
+    """Candidates that overlap, repeat and weigh too much: the choice is a good head's list, in any order of arrival."""
+    random_ = random.Random(seed)
+    people = [*MEMBERS, *STRANGERS]
+    direct = [refer(each, random_.choice((0, 1)), salt=b"s", weight=WEIGHT_MAX) for each in people]
+    offered = random_.sample(direct, 40)
+    for _ in range(random_.randrange(14)):
+        parts = random_.sample(direct, random_.randrange(1, 60))
+        whole = merge_of(random_.choice(people), random_.choice((0, 1)), *parts)
+        offered.append(replace(whole, weight=random_.choice((1, 8, 60)) * WEIGHT_MAX))
+    chosen = RULES.select_deltas(TILE, 2, offered)
+    check_head(STATE, make_head(STATE, deltas=chosen))
+    random_.shuffle(offered)
+    assert RULES.select_deltas(TILE, 2, offered) == chosen

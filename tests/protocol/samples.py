@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK, ChainId, Vote, VoteKind, vote_text
 from protocol.genesis import ChainRule, DatasetManifest, Founder, Genesis, LearningRule, LedgerRule, ModelShape
 from protocol.ids import AccountId, Epoch, MemberIndex, PeerId, Round, Signature, TileId, Version, View, VoteKey
 from protocol.keys import KeyPair
-from protocol.learning import SignedDelta, sign_delta
+from protocol.learning import Contributor, SignedDelta, sign_delta
 from protocol.limits import NANO_PER_NOCK
 from protocol.roster import DeltaRef, Head, Member, MemberCard, Roster, sign_head
 from protocol.transactions import (
@@ -121,6 +123,25 @@ def delta() -> SignedDelta:
         signature=Signature(bytes(64)),
     )
     return sign_delta(unsigned, NODE_KEYS[1])
+
+
+def aggregate() -> SignedDelta:
+    """What the second member made of two learners' deltas of a tile."""
+    contributors = tuple(
+        Contributor(learner, blob_digest(learner), weight)
+        for learner, weight in zip(sorted(PeerId(key.public) for key in NODE_KEYS[:2]), (30_720, 128), strict=True)
+    )
+    unsigned = replace(delta(), tokens=30_848, payload=b"merged and compressed", contributors=contributors)
+    return sign_delta(unsigned, NODE_KEYS[1])
+
+
+def aggregated_head() -> Head:
+    """Version 7 of a tile, made of a region's aggregate and of a delta that came directly."""
+    whole = head()
+    first, second = whole.deltas
+    contributors = tuple(sorted(blob_digest(name) for name in (b"c0", b"c1", b"c2")))
+    deltas = (replace(first, weight=61_440, contributors=contributors), second)
+    return sign_head(replace(whole, deltas=deltas), NODE_KEYS[0])
 
 
 def vote(signer: int, kind: VoteKind, block: bytes, view: int = 3) -> Vote:

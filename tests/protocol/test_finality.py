@@ -23,7 +23,15 @@ from protocol.finality import (
     vote_text,
 )
 from protocol.ids import NetworkId
-from protocol.limits import BODY_BYTES_MAX, DELTAS_PER_SLOT_MAX, HEAD_BYTES_MAX, HEADS_PER_BODY_MAX
+from protocol.limits import (
+    BODY_BYTES_MAX,
+    CONTRIBUTORS_PER_AGGREGATE_MAX,
+    CONTRIBUTORS_PER_HEAD_MAX,
+    DELTAS_PER_SLOT_MAX,
+    DIRECT_HEAD_BYTES_MAX,
+    HEAD_BYTES_MAX,
+    HEADS_PER_BODY_MAX,
+)
 from tests.protocol.samples import head
 from tests.strategies import values
 
@@ -83,7 +91,10 @@ def test_an_empty_body_is_one_constant() -> None:
 
 
 def test_the_largest_body_of_heads_fits() -> None:
-    """As many heads as a body may hold, each of as many deltas as a slot may take, with the longest of numbers."""
+    """As many heads as a body may hold, each of as many deltas as a slot may take, with the longest of numbers.
+
+    With as many contributors as a head may name, a head is as long as its bound says: a body holds fewer of those.
+    """
     reference = replace(head().deltas[0], base=LARGEST, weight=LARGEST)
     longest = replace(
         head(),
@@ -94,5 +105,11 @@ def test_the_largest_body_of_heads_fits() -> None:
         update_bytes=LARGEST,
         deltas=(reference,) * DELTAS_PER_SLOT_MAX,
     )
-    assert len(encode(longest)) <= HEAD_BYTES_MAX
+    assert len(encode(longest)) <= DIRECT_HEAD_BYTES_MAX
     assert len(encode(Body((longest,) * HEADS_PER_BODY_MAX))) <= BODY_BYTES_MAX
+    each = CONTRIBUTORS_PER_HEAD_MAX // DELTAS_PER_SLOT_MAX
+    full = [CONTRIBUTORS_PER_AGGREGATE_MAX] * 8 + [0] * (DELTAS_PER_SLOT_MAX - 8)
+    for counts in ([each] * DELTAS_PER_SLOT_MAX, full):
+        assert sum(counts) == CONTRIBUTORS_PER_HEAD_MAX
+        deltas = tuple(replace(reference, contributors=(reference.delta,) * count) for count in counts)
+        assert len(encode(replace(longest, deltas=deltas))) <= HEAD_BYTES_MAX
