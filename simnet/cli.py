@@ -86,7 +86,7 @@ Exit codes: 0 the network finished and agrees; 1 it did not, or a node ended tha
 )  # fmt: skip
 @click.option(
     "--pause", "pauses", multiple=True, metavar="PEER@ROUND[+SECONDS]",
-    help=f"SIGSTOP to its processes, for {FAULT_SECONDS:.0f} seconds, SECONDS, or until --resume. Repeatable. E.g. --pause 1@5+30",
+    help=f"SIGSTOP to its processes for {FAULT_SECONDS:.0f} s, SECONDS, or until --resume. Repeatable. E.g. --pause 1@5+30",
 )  # fmt: skip
 @click.option(
     "--resume", "resumes", multiple=True, metavar="PEER@ROUND",

@@ -167,8 +167,8 @@ class Watcher:
         try:
             api = await self._fleet.wait_ready(node)
         except ChildFailed:
-            if self._fleet.nodes.get(node.index) is not node:
-                return  # killed again, or its end was noted, while it was starting
+            if self._fleet.nodes.get(node.index) is not node or self._network.peers[node.index].was_full:
+                return  # killed again, or its end was or will be noted, while it was starting
             raise
         self._addresses[node.index] = api.addresses
         if self._relays is not None:

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,9 @@ from storage.kv import Batch, DatabaseCorrupt, DatabaseLocked
 _WRITE_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _BLOCK_CACHE_BYTES: Final = 16 * 1024 * 1024
 _BLOOM_BITS_PER_KEY: Final = 10  # 1 % false positives (RocksDB's own documentation)
+_NO_ROOM: Final = tuple(
+    map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+)  # RocksDB quotes the system's words
 
 
 class RocksKeyValue:
@@ -90,9 +95,14 @@ class RocksKeyValue:
             raise _translated(self.path, error) from error
 
     def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        """Idempotent. Raises ``OSError`` where a write had failed before: what was acknowledged is on the disk all the same."""
+        db, self._db = self._db, None
+        if db is None:
+            return
+        try:
+            db.close()
+        except Exception as error:
+            raise _translated(self.path, error) from error
 
     def _open_db(self) -> rocksdict.Rdict:
         if self._db is None:
@@ -127,4 +137,6 @@ def _translated(path: Path, error: Exception) -> OSError:
             f"The database {path} is damaged ({text}): "
             "move the folder away and start again, and the node fetches it from peers."
         )
+    if any(words in text for words in _NO_ROOM):
+        return OSError(f"The database {path} cannot grow ({text}): make room on its disk, then start again.")
     return OSError(f"The database {path} failed: {text}")
