@@ -104,7 +104,7 @@ from protocol.transactions import (
     sign_transaction,
 )
 from simnet.finality.genesis import quick_verify
-from simnet.options import parse_kill, parse_restart
+from simnet.options import FaultKind, RepairKind, parse_fault, parse_repair
 from simnet.scenario_file import parse_scenario
 from simnet.seeds import parse_seeds
 from storage import journal
@@ -743,14 +743,19 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     text_row("seeds", parse_seeds, "0..99", "17..20", words="\u0662 .. -1 " + "9" * 30),
     text_row(
-        "kill", lambda text: parse_kill(text, 4, 9), "2@7", "owner:trunk/0@7", reads=parse_kill, words="@ \u0662 \u00b2"
+        "fault",
+        lambda text: parse_fault(FaultKind.PAUSE, text, 4, 9),
+        "2@7",
+        "owner:trunk/0@7+2.5",
+        reads=parse_fault,
+        words="@ + . 1e9 \u0662 \u00b2",
     ),
     text_row(
-        "restart",
-        lambda text: parse_restart(text, 4, 9),
+        "repair",
+        lambda text: parse_repair(RepairKind.RESTART, text, 4, 9),
         "2@8",
         "killed@8",
-        reads=parse_restart,
+        reads=parse_repair,
         words="@ \u0662 \u00b2",
     ),
     text_row("address to join", parse_peer_address, ADDRESS, words="/ip4/1.2.3.4/tcp/1 \u0661"),

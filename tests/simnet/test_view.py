@@ -7,6 +7,7 @@ from rich.console import Console
 
 from simnet.facts import Lagging, RoundFacts, Status, TileFacts
 from simnet.observed import Network
+from simnet.options import FaultKind
 from simnet.report import draw
 from simnet.view import LineLog, layer_of, render
 
@@ -35,7 +36,7 @@ def network_with(peers: int, rounds: int) -> Network:
     network.saw_tiles(
         [TileFacts(tile=f"layer{n}.expert{e}/0", owner=f"short{e % peers}") for n in range(4) for e in range(8)]
     )
-    network.killed(peers - 1, 3.0)
+    network.hit(peers - 1, FaultKind.KILL, 3.0)
     return network
 
 
