@@ -59,7 +59,8 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         elif not self._is_said:
             self._is_said = True
             with suppress(OSError):
-                print(f"{self.baseFilename} loses lines: {error.strerror}", file=self._other.stream, flush=True)
+                self._other.stream.write(f"{self.baseFilename} loses lines: {error.strerror}\n")
+                self._other.flush()
 
 
 def configure_logging(level: str, file: Path | None, clock: Clock, stream: TextIO | None = None) -> None:

@@ -31,7 +31,13 @@ from consensus.light_client import check_light_client_proof
 from consensus.state import ACCOUNTS, ENTRY_BYTES_MAX, TileEntry
 from node import chain_proof, config
 from node.account_address import account_text, parse_account
-from node.addresses import check_api_address, check_listen_address, check_peer_address, parse_peer_address
+from node.addresses import (
+    check_announced_address,
+    check_api_address,
+    check_listen_address,
+    check_peer_address,
+    parse_peer_address,
+)
 from node.api.handlers import TransactionRequest, decode_request, post_generate, read_natural
 from node.chain_index import TransactionRow
 from node.chain_proof import make_proof, parse_key
@@ -766,6 +772,13 @@ DECODERS: tuple[Decoder, ...] = (
         "/ip4/127.0.0.1/tcp/0",
         "/ip6/::1/tcp/65535",
         words="\u0661 /p2p/ %1",
+    ),
+    text_row(
+        "address to announce",
+        check_announced_address,
+        "/ip4/127.0.0.1/tcp/4001",
+        "/dns4/node.example/tcp/1",
+        words="\u0661 /p2p/ %1 /tcp/0",
     ),
     text_row(
         "crash point",
