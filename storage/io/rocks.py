@@ -43,6 +43,7 @@ class RocksKeyValue:
         self._durable = rocksdict.WriteOptions()
         self._durable.sync = True
         self._buffered = rocksdict.WriteOptions()
+        self._has_refused = False  # a write failed, which whoever closes us has heard
         try:
             access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
             self._db: rocksdict.Rdict | None = rocksdict.Rdict(str(path), _options(), access_type=access)
@@ -68,6 +69,7 @@ class RocksKeyValue:
         try:
             db.write(raw, self._durable if durable else self._buffered)
         except Exception as error:
+            self._has_refused = True
             raise _translated(self.path, error) from error
 
     def scan(self, prefix: bytes, *, start: bytes = b"", limit: int) -> list[tuple[bytes, bytes]]:
@@ -95,14 +97,15 @@ class RocksKeyValue:
             raise _translated(self.path, error) from error
 
     def close(self) -> None:
-        """Idempotent. Raises ``OSError`` where a write had failed before: what was acknowledged is on the disk all the same."""
+        """Idempotent. Raises ``OSError``, unless a write has raised it before: its sentence is the one to end with."""
         db, self._db = self._db, None
         if db is None:
             return
         try:
             db.close()
         except Exception as error:
-            raise _translated(self.path, error) from error
+            if not self._has_refused:
+                raise _translated(self.path, error) from error
 
     def _open_db(self) -> rocksdict.Rdict:
         if self._db is None:
