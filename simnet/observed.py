@@ -131,13 +131,14 @@ class Network:
     def started(self, index: int, now: float) -> None:
         """A process of this peer was started."""
         peer = self.peers[index]
+        kind = "over" if peer.gave_up else "restart"  # a full disk is over when its node runs again, anywhere in a round
         peer.running, peer.answering, peer.killed, peer.gave_up = True, False, False, False
         peer.was_full = FaultKind.FILL_DISK in peer.faults
         peer.starts += 1
         peer.bytes_sent_before, peer.rejected_before = peer.bytes_sent, peer.rejected
         peer.status = Status(peer=peer.status.peer, short=peer.status.short, round=peer.status.round)
         if peer.starts > 1:
-            self.tell(now, "restart", f"{peer.name} started again")
+            self.tell(now, kind, f"{peer.name} started again")
 
     def hit(self, index: int, kind: FaultKind, now: float, why: str = "", ends_at: float | None = None) -> None:
         """We did this to the peer."""
