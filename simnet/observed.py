@@ -54,9 +54,7 @@ class Peer:
     answering: bool = False
     killed: bool = False
     starts: int = 0
-    faults: dict[FaultKind, float | None] = field(
-        default_factory=dict
-    )  # what ails it now, and when that ends by itself
+    faults: dict[FaultKind, float | None] = field(default_factory=dict)  # what ails it, and when that ends by itself
     was_full: bool = False  # its present process has met a full disk, or begun on one
     gave_up: bool = False  # it stopped in order because its disk was full
     status: Status = field(default_factory=Status)
@@ -131,7 +129,8 @@ class Network:
     def started(self, index: int, now: float) -> None:
         """A process of this peer was started."""
         peer = self.peers[index]
-        kind = "over" if peer.gave_up else "restart"  # a full disk is over when its node runs again, anywhere in a round
+        # What a full disk stopped is over when its node runs again, anywhere in a round.
+        kind = "over" if peer.gave_up else "restart"
         peer.running, peer.answering, peer.killed, peer.gave_up = True, False, False, False
         peer.was_full = FaultKind.FILL_DISK in peer.faults
         peer.starts += 1

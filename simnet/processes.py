@@ -1,7 +1,7 @@
 """The operating-system processes of a local network: started, killed, and never left behind.
 
 Each node is a session of its own (``setsid``), so that a Ctrl-C at the terminal reaches us and not them, and so that one
-signal to the group reaches a node and its workers. Three nets catch what could outlive us:
+signal to the group reaches a node and its workers. Four nets catch what could outlive us:
 
     we end as planned, by an exception or by a signal     `Fleet.__exit__`: SIGTERM, a grace, SIGKILL of the group and of all
                                                           descendants noted before
@@ -243,6 +243,8 @@ class Fleet:
 
     def free_disk(self, index: int) -> None:
         """Files may grow again."""
+        if index not in self._full:
+            return
         self._full.discard(index)
         with suppress(PermissionError):  # then it was refused before, too
             self._limit_files(index, resource.getrlimit(resource.RLIMIT_FSIZE)[0])

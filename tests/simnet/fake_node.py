@@ -96,10 +96,9 @@ class Node:
         (directory / "fake.json").write_text(json.dumps(self.config))
         self.announce = options.announce
         self.booted = time.time()
-        worker = subprocess.Popen(
-            ["sleep", "600"], start_new_session=True
-        )  # a group of its own, as a node's worker has
-        (directory / "worker.pid").write_text(str(worker.pid))
+        # A group of its own, as a node's worker has.
+        self.worker = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        (directory / "worker.pid").write_text(str(self.worker.pid))
         if "deaf" in self.mood:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:
@@ -152,6 +151,7 @@ class Node:
             (self.directory / "journal").write_text(str(self.round_now()))
         except OSError:
             print("nocknode: the disk is full; make room", file=sys.stderr, flush=True)
+            self.worker.kill()
             os._exit(1 if "bug" in self.mood else 2)
 
     def status(self) -> dict:
