@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from simnet.checkers.watch import Watch
 
 PORT: Final = 4001
-CONNECTIONS: Final = 12  # that each looks for: enough for a mesh, few enough for hundreds of machines in one process
+CONNECTIONS: Final = 8  # that each looks for: enough for a mesh, few enough for hundreds of machines in one process
 MakeLearner = Callable[["VirtualMachine", Ground], "WorkerHandle"]
 
 
