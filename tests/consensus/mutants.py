@@ -15,7 +15,7 @@ class CountsAgain(RoundMachine):
 
     def _on_deltas(self, event: DeltasArrived, now: int) -> list:
         for delta in event.deltas:
-            self._tiles[delta.tile].candidates.setdefault((delta.learner, delta.base), delta)
+            self._tiles[delta.tile].candidates.setdefault(delta.key, delta)
         return []
 
 
