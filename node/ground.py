@@ -67,6 +67,8 @@ from storage.ledger import FinalizedBlock, Ledger
 
 VOTES_FILE = "votes.journal"
 PROPOSALS_FILE = "proposals.journal"
+DELTA_ROW_BYTES_MAX = 8 * KIB  # an aggregate of 64: 5 KiB
+_AGGREGATE = b"+"  # ends the key of an aggregate's row: its aggregator may have a delta of its own
 
 
 class DeltaRow(Message, frozen=True):
@@ -78,13 +80,18 @@ class DeltaRow(Message, frozen=True):
     learner: PeerField
     digest: DigestField
     tokens: int
+    contributors: Annotated[tuple[Contributor, ...], Meta(max_length=CONTRIBUTORS_PER_AGGREGATE_MAX)] = ()
 
     @classmethod
     def of(cls, delta: Delta) -> DeltaRow:
-        return cls(delta.tile, delta.base, delta.round, delta.learner, delta.digest, delta.tokens)
+        return cls(
+            delta.tile, delta.base, delta.round, delta.learner, delta.digest, delta.tokens, delta.contributors
+        )
 
     def delta(self) -> Delta:
-        return Delta(self.tile, self.base, self.round, self.learner, self.digest, self.tokens)
+        return Delta(
+            self.tile, self.base, self.round, self.learner, self.digest, self.tokens, self.contributors
+        )
 
 
 class LearnerRecord(Message, frozen=True):
@@ -248,20 +255,27 @@ class Ground:
                 batch.delete(key)
 
     def candidates(self) -> tuple[Delta, ...]:
-        """Deltas that others gave to this node and that may still be merged."""
+        """Deltas that others gave to this node, and aggregates that it made, which may still be merged."""
         return tuple(
-            decode(DeltaRow, value, limit_bytes=KIB).delta() for _, value in _scan(self.index, own_key("delta"))
+            decode(DeltaRow, value, limit_bytes=DELTA_ROW_BYTES_MAX).delta()
+            for _, value in _scan(self.index, own_key("delta"))
         )
 
     def store_candidates(self, batch: Batch, deltas: Iterable[Delta]) -> None:
         """Add rows for deltas to ``batch``."""
         for delta in deltas:
-            batch.put(_delta_key(delta.tile, delta.base, delta.learner), encode(DeltaRow.of(delta)))
+            batch.put(_delta_key(delta), encode(DeltaRow.of(delta)))
+
+    def find_aggregate(self, tile: TileId, base: Version) -> Delta | None:
+        """The aggregate that this node made of a tile's deltas on ``base``: it says one thing about them for ever."""
+        wanted = own_key("delta", tile.encode() + b"\x00" + pack_u64(base) + self.peer + _AGGREGATE)
+        value = self.index.get(wanted)
+        return None if value is None else decode(DeltaRow, value, limit_bytes=DELTA_ROW_BYTES_MAX).delta()
 
     def forget_candidates(self, batch: Batch, slot: Slot) -> None:
         """Add to ``batch`` the removal of deltas too old to be merged after ``slot``."""
         for key, value in _scan(self.index, own_key("delta", slot.tile.encode() + b"\x00")):
-            if decode(DeltaRow, value, limit_bytes=KIB).base < slot.version - 1:
+            if decode(DeltaRow, value, limit_bytes=DELTA_ROW_BYTES_MAX).base < slot.version - 1:
                 batch.delete(key)
 
     def learner_record(self) -> LearnerRecord:
@@ -392,5 +406,6 @@ _VOTE_STATES = {
 }
 
 
-def _delta_key(tile: TileId, base: Version, learner: PeerId) -> bytes:
-    return own_key("delta", tile.encode() + b"\x00" + pack_u64(base) + learner)
+def _delta_key(delta: Delta) -> bytes:
+    name = delta.tile.encode() + b"\x00" + pack_u64(delta.base) + delta.learner
+    return own_key("delta", name + (_AGGREGATE if delta.contributors else b""))
