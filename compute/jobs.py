@@ -21,7 +21,8 @@ These are messages between two processes of one machine, so they may hold floats
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Final
+from collections.abc import Generator, Iterator
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -218,6 +219,25 @@ AnyReply = Ready | Progress | LearnDone | EvaluateDone | Token | GenerateDone | 
 FINAL_REPLIES: Final = (Ready, LearnDone, EvaluateDone, GenerateDone, JobFailed)
 
 
+# -- work ---------------------------------------------------------------------------------------------------------------
+
+
+class Checkpoint(NamedTuple):
+    """A place where a job may be interrupted: the share of its work that is done, and a reply that is ready."""
+
+    share: float
+    reply: AnyReply | None = None
+
+
+Result = TypeVar("Result", bound=AnyReply)
+Work = Generator[Checkpoint, None, Result]
+"""What a worker does for a job: it stops at every checkpoint, and returns the final reply. Closing it gives the job up.
+
+Whoever drives it decides what happens there: a process lets more urgent calls through (`compute.io.worker_loop`), a
+simulated one lets virtual time pass besides.
+"""
+
+
 # -- frames -------------------------------------------------------------------------------------------------------------
 
 CallNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -254,6 +274,17 @@ def check_frame_length(length: int) -> int:
     if length > FRAME_BYTES_MAX:
         raise Rejected(Reason.TOO_LARGE, f"a worker frame of {length} bytes, at most {FRAME_BYTES_MAX}")
     return length
+
+
+def take_frames(buffer: bytearray) -> Iterator[bytearray]:
+    """The bodies of the whole frames at the front of `buffer`, which are removed from it. Raises Rejected(TOO_LARGE)."""
+    while len(buffer) >= LENGTH.size:
+        end = LENGTH.size + check_frame_length(LENGTH.unpack_from(buffer)[0])
+        if len(buffer) < end:
+            return
+        body = buffer[LENGTH.size : end]
+        del buffer[:end]
+        yield body
 
 
 def parse_call(body: bytes | bytearray) -> Call:

@@ -1,7 +1,7 @@
 """One learner's part of a round: weights of a version in, H local AdamW steps, a delta for each tile out. No I/O, no
 clock.
 
-    load(weights) -> run_steps(round, batches) -> deltas(tile_map) ; export_state()  (journaled together by the caller)
+    load(weights) -> steps(round, batches) -> deltas(tile_map) ; export_state()  (journaled together by the caller)
 
 The inner optimiser (compute/inner.py) is AdamW with its divisor corrected for small batches. Its moments belong to this learner
 and live on from round to round while the weights are replaced by the decided ones (DiLoCo, arXiv 2311.08105); a
@@ -15,13 +15,11 @@ between. On another device, or with more threads, they agree only closely (learn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import cast
 
 import numpy
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,28 +29,11 @@ from compute.model.config import MoEConfig
 from compute.model.moe import HeldExperts, MoEModel, as_matrix, copy_into
 from compute.model.tiling import Float32Array, TileMap
 from compute.tokenizer import tokens_of_bytes
+from compute.trainer import BytesBatch, StepsReport, run_to_end
 from protocol.genesis import MILLION, LearningRule
 from protocol.ids import TileId
 
 STEPS_NAME = "steps"
-
-BytesBatch = NDArray[numpy.uint8]
-"""(sequences, context + 1) bytes of text: inputs, and targets one later."""
-
-
-class Cancelled(Exception):
-    """The caller's `on_step` asked to stop; the learner must be loaded again before it is used."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepsReport:
-    """What a run of local steps saw. Losses are cross-entropy in nats per byte, without the load-balance loss."""
-
-    steps: int
-    tokens: int
-    loss_mean: float
-    loss_last: float
-    balance_loss_mean: float
 
 
 def learning_rate_micro(rule: LearningRule, round: int, step: int) -> int:
@@ -103,13 +84,15 @@ class Learner:
         self.model.load(weights)
         self._loaded = self.model.export()
 
-    def run_steps(
-        self, round: int, batches: Iterable[BytesBatch], on_step: Callable[[int, float], bool] | None = None
-    ) -> StepsReport:
-        """One AdamW step per batch; the n-th batch is step n of the round.
+    def run_steps(self, round: int, batches: Iterable[BytesBatch]) -> StepsReport:
+        """`steps` to their end."""
+        return run_to_end(self.steps(round, batches))
 
-        `on_step(step, loss)` is called after every step; False from it raises Cancelled. Raises Diverged on a loss that
-        is no finite number.
+    def steps(self, round: int, batches: Iterable[BytesBatch]) -> Generator[tuple[int, float], None, StepsReport]:
+        """One AdamW step per batch; the n-th batch is step n of the round. Yields (step, loss) after every step.
+
+        A learner whose steps were not taken to their end must be loaded again before it is used. Raises Diverged on a
+        loss that is no finite number.
         """
         losses: list[float] = []
         balance_losses: list[float] = []
@@ -122,8 +105,7 @@ class Learner:
             tokens += batch.shape[0] * (batch.shape[1] - 1)
             if not math.isfinite(loss):
                 raise Diverged(f"the loss of step {step} of round {round} is {loss}")
-            if on_step is not None and not on_step(step, loss):
-                raise Cancelled(f"after step {step} of round {round}")
+            yield step, loss
         count = max(1, len(losses))
         return StepsReport(
             steps=len(losses),

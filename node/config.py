@@ -56,6 +56,7 @@ class NetworkSettings:
     listen: tuple[str, ...]  # multiaddrs without a peer id
     bootstrap: tuple[str, ...]  # multiaddrs with one
     region: str
+    connections: int  # nobody is dialled beyond so many, but for members of the roster
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,12 @@ NODE_KEYS: Final = (
         text("[a-z0-9-]{1,32}", "1 to 32 lower-case letters, digits or hyphens"),
         "local",
         "A label in our advert: peers with the same label are near to each other.",
+    ),
+    Key(
+        "network.connections",
+        whole(1, 1024),
+        32,
+        "Connections that we look for, besides those to the members of the roster. Others may connect to us.",
     ),
     Key(
         "storage.storage_bytes_max",

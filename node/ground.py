@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from consensus.events import CommittedBlock, Delta
 from consensus.finality.events import Anchor, Restored, StoredBlock
@@ -30,6 +29,7 @@ from consensus.heads import TileHead
 from consensus.state import ENTRY_BYTES_MAX, TILES, State, TileEntry, all_rows, load_state, state_of_genesis
 from node.chain_index import transaction_rows
 from node.config import Settings
+from node.disk import DirectoryDisk, Disk, Journals
 from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
 from node.tile_work import TileWork
@@ -55,11 +55,8 @@ from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, Slot
 from storage.io.blob_store import BlobStore
-from storage.io.files import DirectoryFiles, DirectoryLock
-from storage.io.journal_file import JournalFile, OpenedJournal, create_journal, open_journal
-from storage.io.rocks import RocksKeyValue
 from storage.io.tile_store import TileStore
-from storage.journal import JournalState
+from storage.journal import Journal, JournalState, OpenedJournal
 from storage.keys import own_key, pack_u64, unpack_u64
 from storage.kv import Batch, DatabaseCorrupt, KeyValue
 from storage.kv import scan_all as _scan
@@ -111,20 +108,20 @@ class Ground:
     """An opened data directory. ``close`` gives everything back."""
 
     settings: Settings
-    lock: DirectoryLock
+    disk: Disk
     keys: NodeKeys
     genesis: Genesis
     genesis_bytes: bytes
     network: NetworkId
-    index: KeyValue
+    index: KeyValue  # of the disk
     blobs: BlobStore
     tiles: TileStore
     work: TileWork
     ledger: Ledger
-    votes: JournalFile | None  # None: damaged or lost, so that nothing may be signed
+    votes: Journal | None  # None: damaged or lost, so that nothing may be signed
     vote_records: tuple[bytes, ...]
     vote_state: VoteJournalState
-    proposals: JournalFile
+    proposals: Journal
     proposed: tuple[Head, ...]
     genesis_roots: dict[TileId, Digest]
 
@@ -133,12 +130,11 @@ class Ground:
         return PeerId(self.keys.node.public)
 
     def close(self) -> None:
-        """Close journals, database and lock."""
+        """Close journals and disk."""
         if self.votes is not None:
             self.votes.close()
         self.proposals.close()
-        self.index.close()
-        self.lock.close()
+        self.disk.close()
 
     # -- restored state -------------------------------------------------------------------------------------------------
 
@@ -242,7 +238,7 @@ class Ground:
         """Begin the vote journal anew with these records: the old file or the new after a crash. The old one is kept."""
         if self.votes is not None:
             self.votes.close()
-        self.votes = create_journal(self.settings.places.journal / VOTES_FILE, records)
+        self.votes = self.disk.create_journal(VOTES_FILE, records)
 
     def forget_finality(self, batch: Batch, final: Header) -> None:
         """Add to ``batch`` the removal of what ``store_finality`` kept and a final block has overtaken."""
@@ -329,29 +325,27 @@ def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None)
             Reason.BAD_DATA_DIRECTORY, f"there is no {places.root}; make it with `nocknode init --new` or `init --join`"
         )
     with contextlib.ExitStack() as opened:
-        lock = DirectoryLock(places.root)
-        opened.callback(lock.close)
+        disk = DirectoryDisk(places)
+        opened.callback(disk.close)
         expected = NetworkId(parse_hex32(settings.network.id, "network.id")) if settings.network.id else None
         genesis = read_genesis(places.genesis, expected)
-        keys = load_keys(places.keys, ask_passphrase)
-        index = RocksKeyValue(places.database)
-        opened.callback(index.close)
-        files = DirectoryFiles(places.root)
-        files.sweep()
-        blobs, tiles = BlobStore(files, index), TileStore(files, index)
-        work = TileWork(genesis, tiles)
-        roots = _genesis_roots(index, work)
-        places.journal.mkdir(exist_ok=True)
-        places.learner.mkdir(exist_ok=True)
-        votes, vote_records, vote_state = _open_votes(places.journal / VOTES_FILE, index)
-        journal = open_journal(places.journal / PROPOSALS_FILE)
-        proposed = tuple(decode(Head, record, limit_bytes=BODY_BYTES_MAX) for record in journal.records)
-        proposals = journal.journal or create_journal(places.journal / PROPOSALS_FILE, journal.records)
-        ledger = Ledger(index)
+        ground = stand_on(disk, settings, load_keys(places.keys, ask_passphrase), genesis)
         opened.pop_all()
+    return ground
+
+
+def stand_on(disk: Disk, settings: Settings, keys: NodeKeys, genesis: Genesis) -> Ground:
+    """The ground on an opened disk: version 0 of every tile is drawn at the first start. Raises ``OSError`` and its kin."""
+    index = disk.index
+    blobs, tiles = BlobStore(disk.files, index), TileStore(disk.files, index)
+    work = TileWork(genesis, tiles)
+    roots = _genesis_roots(index, work)
+    votes, vote_records, vote_state = _open_votes(disk, index)
+    journal = disk.open_journal(PROPOSALS_FILE)
+    proposed = tuple(decode(Head, record, limit_bytes=BODY_BYTES_MAX) for record in journal.records)
     return Ground(
         settings=settings,
-        lock=lock,
+        disk=disk,
         keys=keys,
         genesis=genesis,
         genesis_bytes=encode(genesis),
@@ -360,11 +354,11 @@ def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None)
         blobs=blobs,
         tiles=tiles,
         work=work,
-        ledger=ledger,
+        ledger=Ledger(index),
         votes=votes,
         vote_records=vote_records,
         vote_state=vote_state,
-        proposals=proposals,
+        proposals=journal.journal or disk.create_journal(PROPOSALS_FILE, journal.records),
         proposed=proposed,
         genesis_roots=roots,
     )
@@ -383,15 +377,15 @@ def _genesis_roots(index: KeyValue, work: TileWork) -> dict[TileId, Digest]:
     return roots
 
 
-def _open_votes(path: Path, index: KeyValue) -> tuple[JournalFile | None, tuple[bytes, ...], VoteJournalState]:
+def _open_votes(journals: Journals, index: KeyValue) -> tuple[Journal | None, tuple[bytes, ...], VoteJournalState]:
     """The vote journal (chain.md S6). A directory that has voted and lost its journal never gets a new one by itself.
 
     The row that says so comes after the journal, and comes again where a crash or a new database lost it.
     """
-    opened = open_journal(path)
+    opened = journals.open_journal(VOTES_FILE)
     if index.get(own_key("voted")) is None:
         if opened.state is JournalState.MISSING:
-            opened = OpenedJournal(JournalState.CLEAN, (), create_journal(path))
+            opened = OpenedJournal(JournalState.CLEAN, (), journals.create_journal(VOTES_FILE))
         batch = Batch()
         batch.put(own_key("voted"), b"1")
         index.write(batch)

@@ -18,6 +18,7 @@ import trio
 
 from consensus.history import walk_segments
 from node.history_worker import RIGHT, are_right
+from node.threads import InThread, in_thread
 from protocol.ids import Digest
 from protocol.limits import HISTORY_SEGMENTS
 
@@ -47,21 +48,22 @@ def share_out(start: Digest, ends: Sequence[Digest], shares: int) -> list[tuple[
 class HistoryWork:
     """``cores`` processes run at once, whatever is asked for together."""
 
-    def __init__(self, cores: int | None = None) -> None:
+    def __init__(self, cores: int | None = None, in_thread: InThread = in_thread) -> None:
+        self._in_thread = in_thread
         self.cores = cores or usable_cores()
         self._limiter = trio.CapacityLimiter(self.cores)
 
     async def walk(self, start: Digest, ticks: int) -> tuple[Digest, ...]:
         """The ends of the ``HISTORY_SEGMENTS`` segments of a history; raises ``OSError`` as ``_run``."""
         if HISTORY_SEGMENTS * ticks <= IN_THREAD_TICKS_MAX:
-            return await trio.to_thread.run_sync(walk_segments, start, ticks, HISTORY_SEGMENTS)
+            return await self._in_thread(lambda: walk_segments(start, ticks, HISTORY_SEGMENTS))
         said = await self._run("walk", str(ticks), start.hex(), str(HISTORY_SEGMENTS))
         return tuple(Digest(bytes.fromhex(line)) for line in said.split())
 
     async def verify(self, start: Digest, ends: Sequence[Digest], ticks: int) -> bool:
         """Whether every segment is right; raises ``OSError`` as ``_run``."""
         if len(ends) * ticks <= IN_THREAD_TICKS_MAX:
-            return await trio.to_thread.run_sync(are_right, start, ends, ticks)
+            return await self._in_thread(lambda: are_right(start, ends, ticks))
         verdicts: list[bool] = []
         failures: list[OSError] = []
 

@@ -16,6 +16,7 @@ import secrets
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -81,9 +82,10 @@ from node.services.exchange import Exchange
 from node.services.gossip import Gossip
 from node.services.history import HistoryService
 from node.services.housekeeping import Housekeeping
-from node.services.learning import WORKER_COMMAND, LearningService
+from node.services.learning import WORKER_COMMAND, LearningService, MakeWorker, worker_process
 from node.services.presence import Presence, model_key
 from node.services.tiles import TileService
+from node.threads import InThread, in_thread
 from node.timers import Timers
 from node.view import View
 from p2p import transport as wire
@@ -108,15 +110,22 @@ ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
 BLOCKS_RECALLED = 16_384  # looked through for them, where rounds are long or over: half a second (a guess)
 REPEAT_SECONDS = 30.0  # how often our own transactions are said again to whoever came since
 TRANSACTIONS_PER_MESSAGE = 16  # of two KiB at most
-SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed
+SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed, once one is so late
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a node takes from the machine that it runs on, besides disk, network and clock."""
+
+    make_worker: MakeWorker = worker_process
+    in_thread: InThread = in_thread
 
 
 class Node:
     """One running node. Made by :func:`run`; everything else looks at it through ``View``."""
 
-    def __init__(
-        self, ground: Ground, transport: Transport, clock: Clock, worker_command: Sequence[str] = WORKER_COMMAND
-    ) -> None:
+    def __init__(self, ground: Ground, transport: Transport, clock: Clock, machine: Machine | None = None) -> None:
+        machine = machine or Machine()
         settings = ground.settings
         self.ground = ground
         self.transport = transport
@@ -132,12 +141,12 @@ class Node:
         self.lagging: dict[TileId, Lagging] = {}  # of the open round, or of the one that closed last
         self.chain = ChainId.of(ground.network)
         self.reactor = Reactor(self._restore_engine(), clock, self._performers())
-        self.tiles = TileService(ground, lambda: self.exchange, self._post_tiles)
+        self.tiles = TileService(ground, lambda: self.exchange, self._post_tiles, machine.in_thread)
         self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report)
-        self.history = HistoryService(HistoryWork(), self.reactor.post)
+        self.history = HistoryService(HistoryWork(in_thread=machine.in_thread), self.reactor.post)
         self.gossip = Gossip(ground, transport, clock)
         self.presence = Presence(self)
-        self.housekeeping = Housekeeping(ground)
+        self.housekeeping = Housekeeping(ground, machine.in_thread)
         self.learning = LearningService(
             ground,
             transport,
@@ -151,7 +160,8 @@ class Node:
             self.report,
             lambda: self.housekeeping.refusal,
             self.presence.find_providers,
-            worker_command,
+            machine.make_worker,
+            machine.in_thread,
         )
         self.dropped = DroppedTransactions()
         self.evidence = EvidenceService(
@@ -450,10 +460,12 @@ class Node:
     # -- catching up ----------------------------------------------------------------------------------------------------
 
     async def _poll_blocks(self) -> None:
-        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask from time to time."""
+        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask when there was none for too long."""
+        patience_ms = self.ground.genesis.chain.idle_interval_ms + int(1000 * SYNC_POLL_SECONDS)
         while True:
             await trio.sleep(SYNC_POLL_SECONDS)
-            if self.me is None:
+            late = self.verified_ms is None or self.clock.monotonic_ms() - self.verified_ms > patience_ms
+            if late and self.me is None:
                 await self._sync()
 
     async def _sync(self) -> None:
@@ -674,12 +686,12 @@ def run_node(
     ground = open_ground(settings, ask_passphrase)
     node_log.configure_logging(settings.log.level, settings.places.log, Clock())
     try:
-        trio.run(_main, ground, worker_command)
+        trio.run(_main, ground, Machine(partial(worker_process, command=worker_command)))
     finally:
         ground.close()
 
 
-async def _main(ground: Ground, worker_command: Sequence[str]) -> None:
+async def _main(ground: Ground, machine: Machine) -> None:
     settings, clock = ground.settings, Clock()
 
     def check_hello(peer: PeerId, hello: bytes) -> None:
@@ -696,10 +708,11 @@ async def _main(ground: Ground, worker_command: Sequence[str]) -> None:
         bootstrap=settings.network.bootstrap,
         generator=random.Random(secrets.randbits(64)),
         clock_milliseconds=clock.now_ms,
+        connections_wanted=settings.network.connections,
     ) as transport:
         from node.api.server import serve_api
 
-        node = Node(ground, transport, clock, worker_command)
+        node = Node(ground, transport, clock, machine)
         log.info(
             "listening", peer=short(ground.peer), addresses=list(transport.addresses), network=ground.network.hex()[:16]
         )

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -59,13 +60,25 @@ def read_toml(path: Path) -> str:
         raise Rejected(Reason.BAD_CONFIG, f"{path} is not UTF-8 text") from None
 
 
-def read_table(
-    text: str, schema: Sequence[Key], source: str, overrides: Mapping[str, object] | None = None
-) -> dict[str, Any]:
-    """The checked value of every key of ``schema``, by place; ``overrides`` (from options) win over the text.
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed text that still knows where its values stand. Numbers with a point are ``Fraction``."""
 
-    Raises ``Rejected(BAD_CONFIG)``, or ``Rejected(BAD_ARGUMENT)`` for an override; one sentence with the remedy.
-    """
+    source: str
+    values: dict[str, Any]
+    lines: Mapping[str, int]  # of each place; the second table of ``[[faults]]`` is ``faults[1]``
+
+    def where(self, place: str) -> str:
+        """``devnet.toml, line 7``; what has no line of its own stands where its table does."""
+        while place:
+            if place in self.lines:
+                return f"{self.source}, line {self.lines[place]}"
+            place = place[: max(place.rfind("."), place.rfind("["), 0)]
+        return self.source
+
+
+def parse_document(text: str, source: str) -> Document:
+    """TOML, not yet looked at; raises ``Rejected(BAD_CONFIG)``. ``source`` is how sentences call the text."""
     if any(line.partition("=")[0].count(".") > KEY_DOTS_MAX for line in text.splitlines()):
         raise Rejected(Reason.BAD_CONFIG, f"{source}: a key has more than {KEY_DOTS_MAX} dots")
     try:
@@ -74,15 +87,32 @@ def read_table(
         raise Rejected(Reason.BAD_CONFIG, f"{source}: {error}") from None
     except RecursionError:  # tomllib reads lists in lists by calling itself
         raise Rejected(Reason.BAD_CONFIG, f"{source}: its values are nested too deeply to be a configuration") from None
-    lines = _line_of_places(text)
+    return Document(source, document, _line_of_places(text))
+
+
+def read_entries(entries: Mapping[str, Any], schema: Sequence[Key], where: Callable[[str], str]) -> dict[str, Any]:
+    """The checked value of every entry, by place; those that ``schema`` does not know raise ``Rejected(BAD_CONFIG)``."""
     by_place = {key.place: key for key in schema}
-    values = {key.place: key.read(key.default) for key in schema}
-    for place, value in _flatten(document, {key.section for key in schema}).items():
-        where = f"{source}, line {lines[place]}" if place in lines else source
+    values: dict[str, Any] = {}
+    for place, value in entries.items():
         key = by_place.get(place)
         if key is None:
-            raise Rejected(Reason.BAD_CONFIG, f"{where}: {_unknown(place, by_place)}")
-        values[place] = _read(key, value, where, Reason.BAD_CONFIG)
+            raise Rejected(Reason.BAD_CONFIG, f"{where(place)}: {_unknown(place, by_place)}")
+        values[place] = _read(key, value, where(place), Reason.BAD_CONFIG)
+    return values
+
+
+def read_table(
+    text: str, schema: Sequence[Key], source: str, overrides: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """The checked value of every key of ``schema``, by place; ``overrides`` (from options) win over the text.
+
+    Raises ``Rejected(BAD_CONFIG)``, or ``Rejected(BAD_ARGUMENT)`` for an override; one sentence with the remedy.
+    """
+    document = parse_document(text, source)
+    by_place = {key.place: key for key in schema}
+    values = {key.place: key.read(key.default) for key in schema}
+    values.update(read_entries(_flatten(document.values, {key.section for key in schema}), schema, document.where))
     for place, value in (overrides or {}).items():
         values[place] = _read(by_place[place], value, "", Reason.BAD_ARGUMENT)
     return values
@@ -128,6 +158,17 @@ def scaled(low: Fraction | int, high: Fraction | int, scale: int, unit: str) -> 
         if exact.denominator != 1:
             raise ValueError(f"must be a whole number of {unit}")
         return exact.numerator
+
+    return read
+
+
+def number(low: float, high: float) -> Reader:
+    """A number between two bounds as binary floating point: for what no document holds and nobody hashes."""
+
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not low <= value <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return float(value)
 
     return read
 
@@ -224,7 +265,10 @@ def _read(key: Key, value: object, where: str, reason: Reason) -> Any:
 
 
 def _shown(value: object) -> str:
-    shown = f"{float(value):g}" if isinstance(value, Fraction) else repr(value)
+    if isinstance(value, list):
+        shown = f"[{', '.join(_shown(entry) for entry in value[:60])}]"
+    else:
+        shown = f"{float(value):g}" if isinstance(value, Fraction) else repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -251,16 +295,23 @@ def _flatten(document: Mapping[str, Any], sections: set[str]) -> dict[str, Any]:
 
 
 _HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_.\"' -]+?)\s*\]\s*(?:#.*)?")
+_HEADER_OF_MANY = re.compile(r"\s*\[\[\s*([A-Za-z0-9_.\"' -]+?)\s*\]\]\s*(?:#.*)?")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=")
 
 
 def _line_of_places(text: str) -> dict[str, int]:
     """The line on which each key stands. A scan, not a parser: the text is known to be TOML by now."""
     lines: dict[str, int] = {}
+    tables: Counter[str] = Counter()  # of an array, so far
     section = ""
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.fullmatch(line):
             section = header[1]
+            lines.setdefault(section, number)
+        elif header := _HEADER_OF_MANY.fullmatch(line):
+            tables[header[1]] += 1
+            section = f"{header[1]}[{tables[header[1]] - 1}]"
+            lines.setdefault(header[1], number)
             lines.setdefault(section, number)
         elif assignment := _ASSIGNMENT.match(line):
             lines.setdefault(f"{section}.{assignment[1]}".lstrip("."), number)

@@ -1,28 +1,36 @@
 """The child's main program: where `compute` meets `storage` in a worker process.
 
-One worker a device. It maps the immutable tile files that the node names, checks them against their roots, and runs
-functions of `compute` on them. It writes one kind of file itself: the learner's state (inner optimiser and residuals), which
-goes with exactly the deltas of its answer; the node makes both valid with one write of its own.
+One worker a device. It maps the immutable tile files that the node names, checks them against their roots, and lets a
+trainer or a reader of its device work on them (`compute.trainer`). It writes one kind of file itself: the learner's state
+(inner optimiser and residuals), which goes with exactly the deltas of its answer; the node makes both valid with one write of
+its own.
+
+    WorkerMain      what is done for each job, in steps; the same in a process and in a simulated world
+    Device          torch on a CPU or GPU; or what a world makes of learning
+    WorkerFiles     the disk by its paths; or a simulated one
 
 Started as ``python -m node.worker``; the first call is ``Hello``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
-from compute.io.worker_loop import Desk, serve
+from compute.io.torch_device import TorchDevice
+from compute.io.worker_loop import in_steps, serve
 from compute.jobs import (
-    Dataset,
+    Checkpoint,
     Evaluate,
     EvaluateDone,
     Generate,
     GenerateDone,
     Hello,
+    Job,
     Learn,
     LearnDone,
     Progress,
@@ -30,7 +38,9 @@ from compute.jobs import (
     TileDelta,
     TileFile,
     Token,
+    Work,
 )
+from compute.trainer import Device, Reader, Trainer
 from node.clock import Clock
 from protocol.genesis import MILLION, Genesis, check_genesis
 from protocol.ids import Digest, TileId
@@ -40,57 +50,80 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from compute.learner import Learner
-    from compute.model.moe import MoEModel
+    from compute.data import Window
+    from compute.model.tiling import TileMap
+    from storage.tensor_block import BytesLike
 
 EVALUATION_BATCH_SEQUENCES = 8  # small, so that an urgent request waits for one small forward pass
 RESIDUAL = "residual/"
 
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+
+class WorkerFiles(Protocol):
+    """The files that jobs name, by the paths that they name. Every method raises ``OSError``."""
+
+    def map(self, path: str) -> memoryview:
+        """The bytes of a file that nobody changes; private to this process. Raises ``ValueError`` for a path that is none."""
+        ...
+
+    def open(self, path: str) -> BinaryIO:
+        """A file to read once."""
+        ...
+
+    def write(self, path: str, pieces: Iterable[BytesLike]) -> None:
+        """A new file, whole and durable on return."""
+        ...
+
 
 class WorkerMain:
-    """What a worker keeps between calls: the model's shape, the learner with its optimiser, the newest weights to serve."""
+    """What a worker keeps between calls: the model's shape, a trainer with its residuals, the newest weights to serve."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device, files: WorkerFiles, monotonic_ms: Callable[[], int], *, process: int) -> None:
+        """`process`: the number of the process that this is the main program of."""
+        self._device = device
+        self._files = files
+        self._monotonic_ms = monotonic_ms
+        self._process = process
         self._genesis: Genesis | None = None
-        self._device = "cpu"
-        self._learner: Learner | None = None
-        self._learner_state = ""  # the state file that the learner's memory equals; "" for a fresh one
+        self._trainer: Trainer | None = None
+        self._trainer_state = ""  # the state file that the trainer's memory equals; "" for a fresh one
         self._residuals: dict[TileId, NDArray[np.float32]] = {}
-        self._served: tuple[tuple[bytes, ...], MoEModel] | None = None
+        self._served: tuple[tuple[bytes, ...], Reader] | None = None
+
+    @property
+    def work(self) -> Mapping[type[Job], Callable[[Any], Work[Any]]]:
+        """What is done for a job of each kind."""
+        return {Hello: self.hello, Learn: self.learn, Evaluate: self.evaluate, Generate: self.generate}
 
     # -- Hello ----------------------------------------------------------------------------------------------------------
 
-    def hello(self, job: Hello, desk: Desk) -> Ready:
+    def hello(self, job: Hello) -> Work[Ready]:
         """Choose the device; everything heavy is imported here, after the watch over our parent began."""
-        import os
-
-        from compute.io.device import choose_device
-
-        report = choose_device(job.device, job.threads)
-        self._device = report.device
+        report = self._device.open(job.device, job.threads)
         self._genesis = check_genesis(job.genesis) if job.genesis else None
-        return Ready(report, os.getpid())
+        yield Checkpoint(1.0)
+        return Ready(report, self._process)
 
     # -- Learn ----------------------------------------------------------------------------------------------------------
 
-    def learn(self, job: Learn, desk: Desk) -> LearnDone:
+    def learn(self, job: Learn) -> Work[LearnDone]:
         """One learner's part of a round. What is in memory is given up unless the state file was written."""
         try:
-            return self._learn(job, desk)
+            return (yield from self._learn(job))
         except BaseException:
-            self._learner = None
+            self._trainer = None
             raise
 
-    def _learn(self, job: Learn, desk: Desk) -> LearnDone:
+    def _learn(self, job: Learn) -> Work[LearnDone]:
         """Load, return lost deltas, step, compress, write the state."""
         from compute.delta.feedback import add_back, begin_ahead, compress_with_feedback, empty_residual, withhold
-        from compute.model.tiling import TileMap
         from node.tile_work import matrices_of
 
-        genesis, rule = self._need_genesis(), self._need_genesis().learning
-        started = Clock().monotonic_ms()
-        tile_map = TileMap.from_shape(genesis.model, genesis.tile_bytes)
-        learner = self._prepare(job)
+        genesis, rule, tile_map = self._need_genesis(), self._need_genesis().learning, self._tile_map()
+        started = self._monotonic_ms()
+        trainer = self._prepare(job)
         for delta in job.lost:
             tile = TileId(delta.tile)
             values = tile_map.tile(tile).values
@@ -98,20 +131,19 @@ class WorkerMain:
         start = Fraction(rule.residual_start_micro, MILLION)
         weights = {
             tile: begin_ahead(values, self._residuals.get(tile, empty_residual(values.size)), start)
-            for tile, values in _read_tiles(job.tiles).items()
+            for tile, values in self._read_tiles(job.tiles).items()
         }
-        learner.load(tile_map.assemble(weights))
+        trainer.load(job, weights)
 
-        def on_step(step: int, loss: float) -> bool:
-            desk.send(Progress(step + 1, rule.inner_steps, loss))
-            desk.checkpoint()
-            return True
+        def progress(step: tuple[int, float]) -> Checkpoint:
+            count, loss = step[0] + 1, step[1]
+            return Checkpoint(count / rule.inner_steps, Progress(count, rule.inner_steps, loss))
 
-        report = learner.run_steps(job.round, self._batches(job, genesis), on_step)
+        report = yield from _checkpoints(trainer.steps(self._batches(job, genesis)), progress)
         withheld = frozenset(job.withheld)
         bases = {tile.tile: tile.version for tile in job.tiles}
         payloads = []
-        for tile, change in sorted(learner.deltas(tile_map).items()):
+        for tile, change in sorted(trainer.changes().items()):
             residual = self._residuals.get(tile, empty_residual(change.size))
             if tile in withheld:
                 self._residuals[tile] = withhold(residual, change)
@@ -124,38 +156,35 @@ class WorkerMain:
                 matrices_of(tile_map.tile(tile)),
             )
             payloads.append(TileDelta(tile, bases[tile], payload))
-        state_path = self._write_state(Path(job.output_folder), job.round, learner)
+        state_path = self._write_state(Path(job.output_folder), job.round, trainer)
         return LearnDone(
             round=job.round,
             deltas=tuple(payloads),
             state_path=state_path,
             tokens=report.tokens,
             loss_mean=report.loss_mean,
-            milliseconds=Clock().monotonic_ms() - started,
+            milliseconds=self._monotonic_ms() - started,
         )
 
-    def _prepare(self, job: Learn) -> Learner:
-        """The learner with the state that the job names."""
-        from compute.learner import Learner
-        from compute.model.config import check_config
-
-        genesis = self._need_genesis()
-        if self._learner is None or self._learner_state != job.state_path:
-            self._learner = None
-            learner = Learner(check_config(genesis.model), genesis.learning, self._device, job.held or None)
-            state = _read_state(Path(job.state_path)) if job.state_path else {}
+    def _prepare(self, job: Learn) -> Trainer:
+        """The trainer with the state that the job names."""
+        if self._trainer is None or self._trainer_state != job.state_path:
+            self._trainer = None
+            trainer = self._device.trainer(self._need_genesis(), self._tile_map(), job.held or None)
+            state = self._read_state(job.state_path) if job.state_path else {}
             self._residuals = {
                 TileId(name.removeprefix(RESIDUAL)): array for name, array in state.items() if name.startswith(RESIDUAL)
             }
-            learner.import_state({name: array for name, array in state.items() if not name.startswith(RESIDUAL)})
-            self._learner = learner
-        return self._learner
+            trainer.import_state({name: array for name, array in state.items() if not name.startswith(RESIDUAL)})
+            self._trainer = trainer
+        return self._trainer
 
-    def _batches(self, job: Learn, genesis: Genesis) -> Iterable[NDArray[np.uint8]]:
+    def _batches(self, job: Learn, genesis: Genesis) -> Iterator[NDArray[np.uint8]]:
+        """The batches of a round, each read when it is asked for."""
         from compute.data import batch_windows, tokens_of_windows
 
         manifest, rule = genesis.datasets[0], genesis.learning
-        shards = _map_shards(job.dataset)
+        shards = [self._files.map(path) for path in job.dataset.shard_paths]
         for step in range(rule.inner_steps):
             windows = batch_windows(
                 job.dataset.root,
@@ -169,79 +198,90 @@ class WorkerMain:
             )
             yield tokens_of_windows(windows, genesis.model.context, shards)
 
-    def _write_state(self, folder: Path, round_number: int, learner: Learner) -> str:
+    def _read_state(self, path: str) -> dict[str, NDArray[np.float32]]:
         import numpy as np
 
-        from storage.io.files import write_file
+        with self._files.open(path) as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
 
-        state = learner.export_state()
+    def _write_state(self, folder: Path, round_number: int, trainer: Trainer) -> str:
+        import numpy as np
+
+        state = trainer.export_state()
         state.update({RESIDUAL + tile: array for tile, array in self._residuals.items()})
         image = io.BytesIO()
         np.savez(image, **state)  # type: ignore[arg-type]  # numpy's stub takes the arrays for its own option
-        path = folder / f"round-{round_number:08d}.npz"
-        write_file(path, [image.getbuffer()])
-        self._learner_state = str(path)
-        return str(path)
+        path = str(folder / f"round-{round_number:08d}.npz")
+        self._files.write(path, [image.getbuffer()])
+        self._trainer_state = path
+        return path
 
     # -- Evaluate and Generate ------------------------------------------------------------------------------------------
 
-    def evaluate(self, job: Evaluate, desk: Desk) -> EvaluateDone:
+    def evaluate(self, job: Evaluate) -> Work[EvaluateDone]:
         """Nats per byte on the fixed validation windows."""
-        from compute.data import tokens_of_windows, validation_windows
-        from compute.evaluation import evaluate_model
+        from compute.data import validation_windows
 
         genesis = self._need_genesis()
         manifest, context = genesis.datasets[0], genesis.model.context
         windows = validation_windows(
             job.dataset.root, job.validation_sequences, context, manifest.shard_bytes, manifest.split_micro
         )
-        shards = _map_shards(job.dataset)
-        model = self._model(job.tiles)
         batches = [
-            tokens_of_windows(windows[first : first + EVALUATION_BATCH_SEQUENCES], context, shards)
+            windows[first : first + EVALUATION_BATCH_SEQUENCES]
             for first in range(0, len(windows), EVALUATION_BATCH_SEQUENCES)
         ]
-
-        def on_batch(index: int) -> bool:
-            desk.checkpoint()
-            return True
-
-        loss = evaluate_model(model, batches, on_batch)
+        steps = self._reader(job.tiles).evaluate(self._texts(job, batches, context))
+        loss = yield from _checkpoints(steps, lambda batch: Checkpoint((batch + 1) / len(batches)))
         return EvaluateDone(loss_micro=round(min(loss, 1e6) * MILLION), tokens=len(windows) * context)
 
-    def generate(self, job: Generate, desk: Desk) -> GenerateDone:
-        """Stream the continuation of a prompt."""
-        from compute.inference import Sampling, generate
+    def _texts(self, job: Evaluate, batches: Sequence[Sequence[Window]], context: int) -> Iterator[NDArray[np.uint8]]:
+        """The text of each batch of windows, read when it is asked for."""
+        from compute.data import tokens_of_windows
 
-        sampling = Sampling(
-            max_tokens=job.max_tokens,
-            temperature=job.temperature,
-            top_k=job.top_k,
-            seed=job.seed,
-            stop_tokens=frozenset(job.stop_tokens),
-        )
+        shards = [self._files.map(path) for path in job.dataset.shard_paths]
+        for windows in batches:
+            yield tokens_of_windows(windows, context, shards)
+
+    def generate(self, job: Generate) -> Work[GenerateDone]:
+        """Stream the continuation of a prompt."""
         count = 0
-        for token in generate(self._model(job.tiles), job.prompt, sampling):
-            desk.send(Token(token))
+        for token in self._reader(job.tiles).generate(job):
             count += 1
-            desk.checkpoint()
+            yield Checkpoint(count / job.max_tokens, Token(token))
         return GenerateDone(tokens=count, stopped=count < job.max_tokens)
 
-    def _model(self, tiles: Sequence[TileFile]) -> MoEModel:
-        """A model for reading, with these tile versions; kept while they stay the same."""
-        from compute.model.config import check_config
-        from compute.model.moe import MoEModel
-        from compute.model.tiling import TileMap
-
-        genesis = self._need_genesis()
+    def _reader(self, tiles: Sequence[TileFile]) -> Reader:
+        """A reader of these tile versions; kept while they stay the same."""
         roots = tuple(tile.root for tile in tiles)
         if self._served is None or self._served[0] != roots:
             self._served = None
-            tile_map = TileMap.from_shape(genesis.model, genesis.tile_bytes)
-            model = MoEModel(check_config(genesis.model)).to(self._device)
-            model.load(tile_map.assemble(_read_tiles(tiles)))
-            self._served = (roots, model)
+            reader = self._device.reader(self._need_genesis(), self._tile_map(), roots, self._read_tiles(tiles))
+            self._served = (roots, reader)
         return self._served[1]
+
+    def _read_tiles(self, tiles: Sequence[TileFile]) -> dict[TileId, NDArray[np.float32]]:
+        """The weights of each tile: a mapped file, verified against its root. Raises ``Rejected(TILE_CORRUPT)``."""
+        import numpy as np
+
+        from storage.tile_format import check_tile
+
+        weights = {}
+        for each in tiles:
+            tile_id = TileId(each.tile)
+            try:
+                memory = self._files.map(each.path)
+            except (FileNotFoundError, ValueError) as error:
+                raise Rejected(Reason.TILE_CORRUPT, f"tile {tile_id}: {error}") from None
+            tile = check_tile(tile_id, memory, Digest(each.root))
+            weights[tile_id] = np.frombuffer(tile.weights, np.float32)
+        return weights
+
+    def _tile_map(self) -> TileMap:
+        from compute.model.tiling import TileMap
+
+        genesis = self._need_genesis()
+        return TileMap.from_shape(genesis.model, genesis.tile_bytes)
 
     def _need_genesis(self) -> Genesis:
         if self._genesis is None:
@@ -249,42 +289,43 @@ class WorkerMain:
         return self._genesis
 
 
-def _read_tiles(tiles: Sequence[TileFile]) -> dict[TileId, NDArray[np.float32]]:
-    """The weights of each tile: a mapped file, verified against its root. Raises ``Rejected(TILE_CORRUPT)``."""
-    import numpy as np
-
-    from storage.io.files import map_file
-    from storage.tile_format import check_tile
-
-    weights = {}
-    for each in tiles:
-        tile_id = TileId(each.tile)
-        try:
-            memory = map_file(Path(each.path)).view
-        except (FileNotFoundError, ValueError) as error:
-            raise Rejected(Reason.TILE_CORRUPT, f"tile {tile_id}: {error}") from None
-        tile = check_tile(tile_id, memory, Digest(each.root))
-        weights[tile_id] = np.frombuffer(tile.weights, np.float32)
-    return weights
+def _checkpoints(
+    steps: Generator[Step, None, Result], checkpoint_of: Callable[[Step], Checkpoint]
+) -> Generator[Checkpoint, None, Result]:
+    """The steps as checkpoints; returns what they return."""
+    with contextlib.closing(steps):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield checkpoint_of(step)
 
 
-def _map_shards(dataset: Dataset) -> list[memoryview]:
-    from storage.io.files import map_file
+class DiskFiles:
+    """``WorkerFiles`` on the real disk."""
 
-    return [map_file(Path(path)).view for path in dataset.shard_paths]
+    def map(self, path: str) -> memoryview:
+        from storage.io.files import map_file
 
+        return map_file(Path(path)).view
 
-def _read_state(path: Path) -> dict[str, NDArray[np.float32]]:
-    import numpy as np
+    def open(self, path: str) -> BinaryIO:
+        return Path(path).open("rb")
 
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    def write(self, path: str, pieces: Iterable[BytesLike]) -> None:
+        from storage.io.files import write_file
+
+        write_file(Path(path), pieces)
 
 
 def main() -> None:
     """Serve calls until the node is gone."""
-    worker = WorkerMain()
-    serve({Hello: worker.hello, Learn: worker.learn, Evaluate: worker.evaluate, Generate: worker.generate})
+    import os
+
+    worker = WorkerMain(TorchDevice(), DiskFiles(), Clock().monotonic_ms, process=os.getpid())
+    serve({kind: in_steps(work_on) for kind, work_on in worker.work.items()})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
                      AddressesLearned                    Admitted
       (unknown) ---------------------->  known, apart  ------------->  connected
                                           |    ^   ^                      |
-                                  Dial    v    |   |   Lost               |  Ping every PING_SECONDS
+                                  Dial    v    |   |   Lost               |  Ping after PING_SECONDS of silence
                                         dialling   +----------------------+  Drop after SILENCE_SECONDS of silence
                                            |
                                            +-- DialFailed: wait BACKOFF_FIRST * 2^failures, at most BACKOFF_MAX, then
@@ -16,6 +16,7 @@ Rules:
   with `Forgotten`. Bootstrap peers are never evicted to make room, and their backoff has a lower ceiling.
 * Each peer has a score: 0 at best, lowered by `Misbehaved`, healing with a half-life. At SCORE_FLOOR the peer is banned for
   BAN_SECONDS: dropped, refused, not dialled.
+* A peer that was heard within PING_SECONDS is not asked whether it is there; but everybody's clock is asked for now and then.
 * Silence: a stopped process (SIGSTOP) keeps its sockets open and answers nothing; TCP alone takes minutes to notice. Any
   message counts as a sign of life, so a peer that is busy but talking is never dropped.
 * Clock: each ping's answer says how far the other clock is ahead of ours (see `Pong`); the median over peers is robust
@@ -33,6 +34,8 @@ from typing import Final, assert_never
 from protocol.ids import PeerId
 
 PING_SECONDS: Final = 3.0
+LATE_SECONDS: Final = 0.1  # after the end of somebody's patience, so that it is certainly over
+CLOCK_SECONDS: Final = 30.0  # how old a peer's clock reading may become
 SILENCE_SECONDS: Final = 12.0  # required: a stopped peer is dropped within 15 s; this leaves 3 s for a late tick
 BACKOFF_FIRST_SECONDS: Final = 0.25
 BACKOFF_MAX_SECONDS: Final = 30.0
@@ -42,7 +45,7 @@ BAN_SECONDS: Final = 3600.0
 SCORE_FLOOR: Final = -90.0  # five misbehaviours of 20 points within a minute and a half
 SCORE_HALF_LIFE_SECONDS: Final = 600.0  # a guess: an honest peer with a bad disk heals within the hour
 PEERS_MAX: Final = 1024
-CONNECTIONS_WANTED_MAX: Final = 64  # dialling stops here; inbound connections may exceed it
+CONNECTIONS_WANTED: Final = 64  # dialling stops here; inbound connections may exceed it
 ADDRESSES_PER_PEER_MAX: Final = 8
 
 
@@ -173,6 +176,7 @@ class _Entry:
     banned_until: float = 0.0
     heard_at: float = 0.0
     ping_at: float = 0.0
+    clock_at: float = 0.0  # when its clock was last asked for
     round_trip_milliseconds: int | None = None
     clock_offset_milliseconds: int | None = None
 
@@ -184,7 +188,11 @@ class PeerBook:
     me: PeerId
     generator: random.Random  # for jitter only
     peers_max: int = PEERS_MAX
+    connections_wanted: int = CONNECTIONS_WANTED
     _entries: dict[PeerId, _Entry] = field(default_factory=dict)
+    _connected: dict[PeerId, _Entry] = field(default_factory=dict)
+    _bootstraps: dict[PeerId, _Entry] = field(default_factory=dict)
+    _dialling_count: int = 0
 
     def handle(self, event: Event, now: float) -> list[Decision]:
         """Take one event; say what should be done. `now` is in seconds of a clock that does not go back."""
@@ -193,26 +201,30 @@ class PeerBook:
                 return self._learn(event, now)
             case Admitted(peer):
                 entry = self._entry(peer)
-                entry.is_connected, entry.is_dialling, entry.is_wanted = True, False, True
+                self._end_dial(entry)
+                entry.is_connected, entry.is_wanted = True, True
+                self._connected[peer] = entry
                 entry.failures = 0
                 entry.heard_at = now
                 entry.ping_at = now
+                entry.clock_at = now - CLOCK_SECONDS
                 return []
             case Lost(peer):
                 entry = self._entry(peer)
                 entry.is_connected = False
+                self._connected.pop(peer, None)
                 entry.round_trip_milliseconds = entry.clock_offset_milliseconds = None
                 entry.dial_at = now + self._jittered(BACKOFF_FIRST_SECONDS)
                 return []
             case DialFailed(peer):
                 entry = self._entry(peer)
-                entry.is_dialling = False
+                self._end_dial(entry)
                 entry.dial_at = now + self._backoff(entry)
                 entry.failures += 1
                 return []
             case Refused(peer):
                 entry = self._entry(peer)
-                entry.is_dialling = False
+                self._end_dial(entry)
                 entry.dial_at = now + self._jittered(REFUSED_BACKOFF_SECONDS)
                 return []
             case Forgotten(peer):
@@ -273,7 +285,9 @@ class PeerBook:
         is_new = event.peer not in self._entries
         entry = self._entry(event.peer)
         entry.addresses = _merge(event.addresses, entry.addresses)
-        entry.is_bootstrap = entry.is_bootstrap or event.is_bootstrap
+        if event.is_bootstrap:
+            entry.is_bootstrap = True
+            self._bootstraps[event.peer] = entry
         entry.is_wanted = True
         if is_new:
             entry.dial_at = now
@@ -305,24 +319,37 @@ class PeerBook:
 
     def _tick(self, now: float) -> list[Decision]:
         decisions: list[Decision] = []
-        for peer, entry in self._entries.items():
-            if not entry.is_connected:
-                decisions += self._dial_if_due(peer, entry, now)
-            elif now - entry.heard_at > SILENCE_SECONDS:
+        for peer, entry in self._connected.items():
+            if now < entry.ping_at:
+                continue
+            if now - entry.heard_at > SILENCE_SECONDS:
                 decisions.append(Drop(peer, f"it was silent for {SILENCE_SECONDS:.0f} seconds"))
-            elif now >= entry.ping_at:
-                entry.ping_at = now + PING_SECONDS
+            elif now - entry.heard_at >= PING_SECONDS or now - entry.clock_at >= CLOCK_SECONDS:
+                dropped_at = entry.heard_at + SILENCE_SECONDS + LATE_SECONDS
+                entry.ping_at, entry.clock_at = min(now + PING_SECONDS, max(dropped_at, now + LATE_SECONDS)), now
                 decisions.append(Ping(peer))
+            else:
+                entry.ping_at = min(entry.heard_at + PING_SECONDS, entry.clock_at + CLOCK_SECONDS)
+        for peer, entry in (self._bootstraps if self._is_sated() else self._entries).items():
+            decisions += self._dial_if_due(peer, entry, now)
         return decisions
+
+    def _is_sated(self) -> bool:
+        """Whether there are as many connections as are wanted, or soon will be."""
+        return len(self._connected) + self._dialling_count >= self.connections_wanted
+
+    def _end_dial(self, entry: _Entry) -> None:
+        self._dialling_count -= entry.is_dialling
+        entry.is_dialling = False
 
     def _dial_if_due(self, peer: PeerId, entry: _Entry, now: float) -> list[Decision]:
         is_idle = not (entry.is_connected or entry.is_dialling)
         if not (is_idle and entry.is_wanted and entry.addresses and now >= entry.dial_at and now >= entry.banned_until):
             return []
-        busy_count = sum(other.is_connected or other.is_dialling for other in self._entries.values())
-        if busy_count >= CONNECTIONS_WANTED_MAX and not entry.is_bootstrap:
+        if self._is_sated() and not entry.is_bootstrap:
             return []
         entry.is_dialling = True
+        self._dialling_count += 1
         return [Dial(peer, entry.addresses)]
 
     def _entry(self, peer: PeerId) -> _Entry:

@@ -22,6 +22,8 @@ from simnet.options import (
     parse_kill,
     parse_restart,
 )
+from simnet.scenario_cli import run as run_worlds
+from simnet.scenario_cli import swarm
 
 DEFAULT_MODEL = "configs/model/tiny.toml"
 DEFAULT_NETWORK = "configs/devnet.toml"
@@ -32,21 +34,8 @@ def simnet() -> None:
     """Networks on this machine: real nodes and sockets with faults on request, and virtual worlds drawn from a seed."""
 
 
-class Worlds(click.Group):
-    """The virtual worlds; each is imported when it is run, so that ``--help`` above it stays quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["finality"]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        from simnet.finality.cli import finality
-
-        return finality
-
-
-simnet.add_command(Worlds("run", help="Virtual worlds: one process, virtual time, every fault drawn from a seed."))
+simnet.add_command(run_worlds)
+simnet.add_command(swarm)
 
 
 @simnet.command(

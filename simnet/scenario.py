@@ -8,6 +8,7 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -247,7 +248,58 @@ def check_scenario(scenario: Scenario) -> Scenario:
         (not scenario.hardware or sum(each.share for each in scenario.hardware) <= 0, "some machines are needed"),
         (scenario.learning.tiles < 1 or scenario.learning.tile_values < 1024, "at least one tile of 1,024 values"),
         (sum(each.share for each in scenario.villains) > 1, "villains are more than everybody"),
+        *_wrong_times(scenario),
     ):
         if is_wrong:
             raise Rejected(Reason.BAD_CONFIG, f"scenario {scenario.name}: {why}")
     return scenario
+
+
+def _wrong_times(scenario: Scenario) -> Iterator[tuple[bool, str]]:
+    """What would not happen in the run, or would be the end of it: whether it is so, and the sentence."""
+    pairs = [tuple(sorted(route.between)) for route in scenario.routes]
+    yield len(set(pairs)) != len(pairs), "two routes are between the same regions; a route is good in both directions"
+    yield scenario.rounds < 1, "not one round fits into its seconds"
+    for arrivals in scenario.arrivals:
+        is_in_time = arrivals.from_seconds <= arrivals.until_seconds <= scenario.seconds
+        yield not is_in_time, "arrivals are from a time until a later one, before the end"
+    for villains in scenario.villains:
+        yield (
+            villains.from_round >= scenario.rounds,
+            f"{villains.kind} begins after the last round, {scenario.rounds - 1}",
+        )
+    if scenario.churn is not None:
+        shortest, longest = scenario.churn.away_seconds
+        yield shortest > longest, "away_seconds of churn are the shortest and the longest time"
+    for fault in scenario.faults:
+        ends = end_seconds(fault, scenario.learning.round_seconds)
+        yield (
+            ends > scenario.seconds + 0.001,  # they may be products of floats
+            f"{type(fault).__name__} ends {ends:g} s from the beginning, and the run has {scenario.seconds:g}",
+        )
+        if isinstance(fault, KillOwners):
+            yield fault.from_round >= fault.until_round, "owners are killed from a round until a later one"
+        if isinstance(fault, KillBootstraps):
+            yield (
+                any(arrivals.until_seconds >= fault.at_seconds for arrivals in scenario.arrivals),
+                "whoever arrives when the bootstraps are dead finds nobody",
+            )
+            yield (
+                scenario.bootstraps * 3 >= scenario.validators,
+                f"without its {scenario.bootstraps} bootstraps the roster of {scenario.validators} has no quorum for ever",
+            )
+
+
+def end_seconds(fault: Fault, round_seconds: float) -> float:
+    """When the last of a fault has happened; 0 for what is there from the beginning and stays."""
+    match fault:
+        case CutRegion() | SlowRegion() | FillDisks():
+            return fault.at_seconds + fault.for_seconds
+        case Crash():
+            return fault.at_seconds + fault.for_seconds + fault.back_seconds
+        case KillOwners():
+            return fault.until_round * round_seconds
+        case KillBootstraps() | Eclipse():
+            return fault.at_seconds
+        case SkewClocks() | GenesisLiars():
+            return 0.0

@@ -70,6 +70,18 @@ class Journal(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedJournal:
+    """What opening a journal found. ``records`` are those before any damage.
+
+    ``journal`` is there only when it may be gone on with.
+    """
+
+    state: JournalState
+    records: tuple[bytes, ...]
+    journal: Journal | None
+
+
 def frame(sequence: int, payloads: Sequence[bytes]) -> bytes:
     """The bytes of one append. Raises ``ValueError`` when they are too many."""
     body = b"".join(_LENGTH.pack(len(payload)) + payload for payload in payloads)

@@ -1,4 +1,4 @@
-"""The parent's half of a worker: one child process per device, started, fed, timed out, replaced.
+"""The parent's half of a worker: one child per device, started, fed, timed out, replaced.
 
     call(job) --> outbox --> [writer] --> child's stdin            one frame at a time, never cut by a cancellation
     waiting[number] <------- [reader] <-- child's stdout           progress and final answers, by call number
@@ -9,6 +9,9 @@ doubles from 0.1 s to 10 s and falls back once a job succeeds. A call that is gi
 cancelled) is cancelled in the child; a child that does not end it within `grace_seconds` is killed: that is how a hung
 kernel is survived. No child outlives its parent: the child exits when its standard input ends
 (`compute.io.worker_loop`).
+
+The child of a `Worker` is a process. A simulated world supervises children of its own (`SupervisedWorker`), which are
+not: all that may go wrong between parent and child is decided here, once.
 """
 
 from __future__ import annotations
@@ -16,15 +19,16 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import trio
 
 from compute.jobs import (
     FINAL_REPLIES,
-    LENGTH,
     Answer,
     AnyJob,
     AnyReply,
@@ -33,9 +37,9 @@ from compute.jobs import (
     Hello,
     JobFailed,
     Ready,
-    check_frame_length,
     frame,
     parse_answer,
+    take_frames,
 )
 from protocol.rejection import REASON_BY_CODE, Rejected
 
@@ -112,30 +116,82 @@ class Replies:
         return reply
 
 
-class Worker:
+class WorkerHandle(Protocol):
+    """What a node needs of a worker, whatever its child is made of."""
+
+    def statistics(self) -> WorkerStatistics:
+        """A snapshot of the counters."""
+        ...
+
+    async def run(
+        self,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]  # stubs end at trio 0.22
+    ) -> None:
+        """Supervise the child until cancelled; `started` once the first one runs."""
+        ...
+
+    async def wait_greeted(self) -> Ready | JobFailed | None:
+        """The present child's final answer to the greeting, once there is one; None where no greeting was given."""
+        ...
+
+    async def call(self, job: AnyJob, timeout_seconds: float = math.inf) -> AnyReply:
+        """The final reply to `job`. Raises JobLost, JobTimedOut, JobError or Rejected."""
+        ...
+
+    def stream(self, job: AnyJob) -> AbstractAsyncContextManager[Replies]:
+        """Progress, then the final reply; leaving the block early cancels the job."""
+        ...
+
+
+class Child(Protocol):
+    """A process as its parent sees it: three pipes, and an end. `trio.Process` is one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def stdin(self) -> trio.abc.SendStream | None: ...
+
+    @property
+    def stdout(self) -> trio.abc.ReceiveStream | None: ...
+
+    @property
+    def stderr(self) -> trio.abc.ReceiveStream | None: ...
+
+    def kill(self) -> None:
+        """It ends at once; no error where it has ended."""
+        ...
+
+    async def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        ...
+
+
+OpenChild = Callable[[trio.Nursery], Awaitable[Child]]
+"""Starts a child. A child that is no process runs in the nursery, which is cancelled when the child has ended."""
+
+
+class SupervisedWorker:
     """Handle of one supervised child. Make it, start `run` in a nursery, then `call` and `stream` from any task."""
 
     def __init__(
         self,
-        argv: Sequence[str],
+        open_child: OpenChild,
         *,
         on_log: Callable[[str], None],
-        environment: Mapping[str, str] | None = None,
         greeting: Hello | None = None,
         grace_seconds: float = 10.0,
     ) -> None:
-        """`argv`: the command of the child, which must enter `worker_loop.serve`. `environment`: all of its variables
-        (None: `worker_environment()`). `greeting`: what every new child gets before any job."""
-        self._argv = list(argv)
+        """`greeting`: what every new child gets before any job. `grace_seconds`: how long a cancelled call may go on."""
+        self._open_child = open_child
         self._on_log = on_log
-        self._environment = dict(environment) if environment is not None else worker_environment()
         self._greeting = greeting
         self._grace_seconds = grace_seconds
         self._open: dict[int, _OpenCall] = {}
         self._next_number = 0
         self._outbox: trio.MemorySendChannel[bytes] | None = None
         self._up = trio.Event()
-        self._process: trio.Process | None = None
+        self._process: Child | None = None
         self._places = trio.Semaphore(OPEN_CALLS_MAX)
         self._pause_seconds = RESTART_SECONDS_MIN
         self._starts = self._answered = self._lost = 0
@@ -246,14 +302,7 @@ class Worker:
 
     async def _start(self, nursery: trio.Nursery) -> None:
         """Start a child and its three pipes; greet it. A command that cannot be run is an OSError for whoever runs us."""
-        process = await trio.lowlevel.open_process(
-            self._argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,  # a Ctrl-C in the terminal is the parent's to handle
-        )
+        process = await self._open_child(nursery)
         self._process = process
         self._starts += 1
         self._outbox, outbox = trio.open_memory_channel[bytes](OPEN_CALLS_MAX + 16)
@@ -294,13 +343,8 @@ class Worker:
         buffer = bytearray()
         while data := await stdout.receive_some():
             buffer += data
-            while len(buffer) >= LENGTH.size:
-                length = check_frame_length(LENGTH.unpack_from(buffer)[0])
-                if len(buffer) < LENGTH.size + length:
-                    break
-                answer = parse_answer(buffer[LENGTH.size : LENGTH.size + length])
-                del buffer[: LENGTH.size + length]
-                self._deliver(answer)
+            for body in take_frames(buffer):
+                self._deliver(parse_answer(body))
 
     def _deliver(self, answer: Answer) -> None:
         call = self._open.get(answer.number)
@@ -322,7 +366,7 @@ class Worker:
         if call.ended.is_set():
             call.replies.close()
 
-    async def _write(self, process: trio.Process, outbox: trio.MemoryReceiveChannel[bytes]) -> None:
+    async def _write(self, process: Child, outbox: trio.MemoryReceiveChannel[bytes]) -> None:
         if process.stdin is None:
             raise RuntimeError("the child has no standard input")
         async with outbox:
@@ -332,7 +376,7 @@ class Worker:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # the child is gone; the reader notices too
 
-    async def _read_log(self, process: trio.Process) -> None:
+    async def _read_log(self, process: Child) -> None:
         if process.stderr is None:
             raise RuntimeError("the child has no standard error")
         line = bytearray()
@@ -367,6 +411,40 @@ class Worker:
                 self._lost += 1
             call.ended.set()
             call.replies.close()
+
+
+class Worker(SupervisedWorker):
+    """Handle of one supervised child process."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        on_log: Callable[[str], None],
+        environment: Mapping[str, str] | None = None,
+        greeting: Hello | None = None,
+        grace_seconds: float = 10.0,
+    ) -> None:
+        """`argv`: the command of the child, which must enter `worker_loop.serve`. `environment`: all of its variables
+        (None: `worker_environment()`)."""
+        environment = dict(environment) if environment is not None else worker_environment()
+        super().__init__(
+            partial(_open_process, list(argv), environment),
+            on_log=on_log,
+            greeting=greeting,
+            grace_seconds=grace_seconds,
+        )
+
+
+async def _open_process(argv: Sequence[str], environment: Mapping[str, str], nursery: trio.Nursery) -> trio.Process:
+    return await trio.lowlevel.open_process(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,  # a Ctrl-C in the terminal is the parent's to handle
+    )
 
 
 def worker_environment(threads: int = 1) -> dict[str, str]:

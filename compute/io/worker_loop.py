@@ -5,7 +5,7 @@
 
 A handler is a plain function of (job, desk) that returns the final reply. Between two steps it calls
 `desk.checkpoint()`, which runs every waiting call that is more urgent than its own, then returns, or raises
-JobCancelled.
+JobCancelled. Work that is written as a generator (`compute.jobs.Work`) becomes a handler by `in_steps`.
 
 The parent's death closes our standard input, whatever killed it; that is the whole orphan protection. (PR_SET_PDEATHSIG
 would be wrong here: it fires when the *thread* that spawned us ends, and trio spawns from short-lived threads.) For it
@@ -14,30 +14,30 @@ to work while torch is being imported, `serve` must be entered first: handlers i
 
 from __future__ import annotations
 
-import heapq
+import contextlib
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from compute.jobs import (
     LENGTH,
     URGENCY,
     Answer,
-    AnyJob,
     AnyReply,
     Call,
-    Cancel,
     Diverged,
     Job,
     JobFailed,
     Shutdown,
+    Work,
     check_frame_length,
     frame,
     parse_call,
 )
+from compute.waiting_calls import WaitingCalls
 from protocol.rejection import Rejected
 
 
@@ -47,6 +47,9 @@ class JobCancelled(Exception):
 
 Handler = Callable[[Any, "Desk"], AnyReply]
 """(job, desk) -> final reply. The job has the type under which the handler is registered."""
+
+EVERY_CALL: Final = len(URGENCY)
+"""An urgency that none has: every waiting call goes before it."""
 
 
 class Desk:
@@ -75,57 +78,48 @@ class WorkerLoop:
         self._calls = calls
         self._answers = answers
         self._condition = threading.Condition()
-        self._waiting: list[tuple[int, int, Call]] = []  # heap of (urgency, arrival, call)
-        self._arrivals = 0
-        self._cancelled: set[int] = set()
-        self._running: set[int] = set()
+        self._waiting = WaitingCalls()
 
     def run_forever(self) -> None:
         """Read in a thread, run in this one; returns never, the process ends with its input."""
         threading.Thread(target=self._read_calls, name="worker-calls", daemon=True).start()
         while True:
             with self._condition:
-                while not self._waiting:
+                while (call := self._waiting.take(EVERY_CALL)) is None:
                     self._condition.wait()
-            self.run_waiting(len(URGENCY))
+            self._serve(call)
 
     def run_waiting(self, urgency: int) -> None:
         """Run waiting calls that are more urgent than `urgency`, the most urgent first, until there is none."""
         while True:
             with self._condition:
-                if not self._waiting or self._waiting[0][0] >= urgency:
-                    return
-                call = heapq.heappop(self._waiting)[2]
-                self._running.add(call.number)
-            self.answer(call.number, self._run(call))
-            with self._condition:
-                self._running.discard(call.number)
-                self._cancelled.discard(call.number)
+                call = self._waiting.take(urgency)
+            if call is None:
+                return
+            self._serve(call)
 
     def is_cancelled(self, number: int) -> bool:
         """Whether the call was cancelled."""
         with self._condition:
-            return number in self._cancelled
+            return self._waiting.is_cancelled(number)
 
     def answer(self, number: int, reply: AnyReply) -> None:
         """Write one answer; only ever called from the main thread."""
         self._answers.write(frame(Answer(number, reply)))
         self._answers.flush()
 
+    def _serve(self, call: Call) -> None:
+        self.answer(call.number, self._run(call))
+        with self._condition:
+            self._waiting.end(call.number)
+
     def _run(self, call: Call) -> AnyReply:
         if self.is_cancelled(call.number):
-            return JobFailed("cancelled", "before it began")
+            return CANCELLED_BEFORE
         try:
             return self._handlers[type(call.job)](call.job, Desk(self, call))
-        except JobCancelled:
-            return JobFailed("cancelled", "at a checkpoint")
-        except Rejected as rejected:
-            return JobFailed(rejected.reason.code, rejected.detail)
-        except Diverged as error:
-            return JobFailed("diverged", str(error))
         except Exception as error:  # a handler's bug must not take the process and its other calls with it
-            traceback.print_exc(file=sys.stderr)
-            return JobFailed("error", f"{type(error).__name__}: {error}"[:1000])
+            return failure_of(error, sys.stderr.write)
 
     def _read_calls(self) -> None:
         """Reader thread. Whatever ends it ends the process: without a reader nobody would notice the parent's death."""
@@ -145,17 +139,46 @@ class WorkerLoop:
         return parse_call(body) if len(body) == length else None
 
     def _accept(self, call: Call) -> None:
-        job: AnyJob = call.job
-        if isinstance(job, Shutdown):
+        if isinstance(call.job, Shutdown):
             os._exit(0)
         with self._condition:
-            if isinstance(job, Cancel):
-                if call.number in self._running or any(call.number == entry[2].number for entry in self._waiting):
-                    self._cancelled.add(call.number)
-            else:
-                self._arrivals += 1
-                heapq.heappush(self._waiting, (URGENCY[type(job)], self._arrivals, call))
-                self._condition.notify()
+            self._waiting.accept(call)
+            self._condition.notify()
+
+
+CANCELLED_BEFORE: Final = JobFailed("cancelled", "before it began")
+
+
+def failure_of(error: Exception, on_bug: Callable[[str], object]) -> JobFailed:
+    """The final answer of a call whose work raised this; the traceback of what nobody foresaw goes to `on_bug`."""
+    match error:
+        case JobCancelled():
+            return JobFailed("cancelled", "at a checkpoint")
+        case Rejected():
+            return JobFailed(error.reason.code, error.detail)
+        case Diverged():
+            return JobFailed("diverged", str(error))
+        case _:
+            on_bug("".join(traceback.format_exception(error)))
+            return JobFailed("error", f"{type(error).__name__}: {error}"[:1000])
+
+
+def in_steps(work_on: Callable[[Any], Work[Any]]) -> Handler:
+    """The handler that does work of this kind: at each checkpoint the reply goes out, then what is more urgent goes first."""
+
+    def handle(job: Any, desk: Desk) -> AnyReply:
+        with contextlib.closing(work_on(job)) as work:
+            while True:
+                try:
+                    checkpoint = next(work)
+                except StopIteration as end:
+                    final: AnyReply = end.value
+                    return final
+                if checkpoint.reply is not None:
+                    desk.send(checkpoint.reply)
+                desk.checkpoint()
+
+    return handle
 
 
 def serve(handlers: Mapping[type[Job], Handler]) -> None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from pathlib import Path
-from stat import S_ISREG
 from typing import Final
 
 import structlog
@@ -21,6 +19,7 @@ import trio
 from node.chain_index import forget_rows
 from node.ground import Ground
 from node.recall import first_needed, heads_downwards
+from node.threads import InThread, in_thread
 from protocol.codec import Message, decode, encode
 from protocol.finality import Body
 from protocol.ids import Digest, Natural, TileField, TileId
@@ -58,8 +57,9 @@ class UseRow(Message, frozen=True):
 class Housekeeping:
     """One node's disk allowance. ``refusal`` is the sentence that says why there is no room, if there is none."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, in_thread: InThread = in_thread) -> None:
         self._ground = ground
+        self._in_thread = in_thread
         self.refusal: str | None = None
         self._pruned_bytes = 0  # since the database was last asked to clean up
         self._is_over = False  # the ledger takes more than it may, nothing more may go, and that was said
@@ -83,7 +83,7 @@ class Housekeeping:
                 ),
                 needed_bytes=needed,
                 bytes_max=ground.settings.storage.storage_bytes_max,
-                other_bytes=self._other_bytes(),
+                other_bytes=ground.disk.other_bytes(),
             )
         except StorageFull as full:
             if self.refusal is None:
@@ -94,12 +94,6 @@ class Housekeeping:
         if removed:
             self._forget_uses(removed)
             log.info("made room", things=len(removed), bytes=sum(held.size_bytes for held in removed))
-
-    def _other_bytes(self) -> int:
-        """Index, journals, learner's state and logs."""
-        places = self._ground.settings.places
-        folders = (places.database, places.journal, places.learner, places.log.parent)
-        return sum(_size_bytes(file) for folder in folders for file in folder.rglob("*"))
 
     def _uses(self) -> Iterator[BlobUse]:
         """What every blob is for. Lazy: nothing is read while there is room."""
@@ -143,7 +137,7 @@ class Housekeeping:
     async def _reclaim(self) -> None:
         """Cleaning up takes room itself: where there is none, it waits for the next time."""
         try:
-            await trio.to_thread.run_sync(self._ground.ledger.reclaim)
+            await self._in_thread(self._ground.ledger.reclaim)
         except DatabaseCorrupt:
             raise
         except OSError as error:
@@ -187,12 +181,3 @@ def _uses_of(head: Head) -> Iterator[BlobUse]:
     yield BlobUse(head.update, Kind.UPDATE, head.tile, head.version)
     for name in head.counted():
         yield BlobUse(name, Kind.DELTA, head.tile, head.round)
-
-
-def _size_bytes(path: Path) -> int:
-    """Of a file; 0 for a folder, and for a file that the database has just removed."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return 0
-    return found.st_size if S_ISREG(found.st_mode) else 0

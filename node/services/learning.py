@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -54,6 +55,7 @@ from node.ground import DeltaRow, Ground, LearnerRecord
 from node.records import Records
 from node.services.exchange import Exchange, Report
 from node.services.tiles import TileService
+from node.threads import InThread
 from p2p.records import record_key
 from p2p.requests import DELTA
 from p2p.transport import RequestFailed, Transport
@@ -64,7 +66,6 @@ from protocol.learning import DeltaBundle, DeltaReceipt, SignedDelta, check_delt
 from protocol.limits import FRAME_BYTES_MAX, KIB
 from protocol.rejection import Reason, Rejected
 from storage.blobs import blob_file_name, is_inline
-from storage.io.files import write_file
 from storage.kv import Batch
 from storage.tile_format import tile_file_name
 
@@ -76,6 +77,19 @@ BUNDLE_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 LEARN_ATTEMPTS = 3
 GREETING_SECONDS_MAX = 120.0
 WORKER_COMMAND = (sys.executable, "-m", "node.worker")
+LEARNER_FOLDER = "learner"  # of the data directory, as node/data_directory.py draws it
+MakeWorker = Callable[[Ground], Worker]
+
+
+def worker_process(ground: Ground, command: Sequence[str] = WORKER_COMMAND) -> Worker:
+    """The learner's process; runs once it is told to."""
+    compute = ground.settings.compute
+    return Worker(
+        command,
+        on_log=lambda line: log.info("worker", line=line),
+        environment=worker_environment(compute.threads),
+        greeting=Hello(compute.device, compute.threads, ground.genesis_bytes),
+    )
 
 
 def dataset_key(root: Digest) -> str:
@@ -100,7 +114,8 @@ class LearningService:
         report: Report,
         find_shortage: Callable[[], str | None],
         find_providers: Callable[[str], Awaitable[tuple[PeerId, ...]]],
-        worker_command: Sequence[str],
+        make_worker: MakeWorker,
+        in_thread: InThread,
     ) -> None:
         self._ground = ground
         self._transport = transport
@@ -114,13 +129,8 @@ class LearningService:
         self._report = report
         self._find_shortage = find_shortage
         self._find_providers = find_providers
-        compute = ground.settings.compute
-        self.worker = Worker(
-            worker_command,
-            on_log=lambda line: log.info("worker", line=line),
-            environment=worker_environment(compute.threads),
-            greeting=Hello(compute.device, compute.threads, ground.genesis_bytes),
-        )
+        self._in_thread = in_thread
+        self.worker = make_worker(ground)
         self.record = ground.learner_record()
         self.device: DeviceReport | None = None
         self.tokens_per_second = 0.0
@@ -154,16 +164,16 @@ class LearningService:
                 log.info("waiting for the data set", missing_shards=len(missing), of=len(manifest.shards))
                 waited = True
             await trio.sleep(1.0)
-        root = self._ground.settings.data_dir
+        files = self._ground.disk.files
         paths = []
         for shard in manifest.shards:
-            path = root / blob_file_name(shard)
+            name = blob_file_name(shard)
             if is_inline(self._ground.blobs.size(shard) or 0):
-                path = self._ground.settings.places.learner / f"shard-{shard.hex()}"
-                if not path.exists():
-                    blob = self._ground.blobs.find(shard)
-                    await trio.to_thread.run_sync(write_file, path, [blob] if blob is not None else [])
-            paths.append(str(path))
+                name = f"{LEARNER_FOLDER}/shard-{shard.hex()}"
+                blob = self._ground.blobs.find(shard)
+                if files.size(name) is None and blob is not None:
+                    await self._in_thread(partial(files.write, name, [blob]))
+            paths.append(self._ground.disk.path(name))
         self._dataset = Dataset(manifest.root(), tuple(paths))
         return self._dataset
 
@@ -172,13 +182,12 @@ class LearningService:
         return await self._find_providers(dataset_key(self._ground.genesis.datasets[0].root()))
 
     def _tile_files(self, bases: Sequence[tuple[TileId, Version]]) -> tuple[TileFile, ...]:
-        root = self._ground.settings.data_dir
         files = []
         for tile, version in bases:
             held = self._ground.tiles.find(tile, version)
             if held is None:
                 raise Rejected(Reason.TILE_CORRUPT, f"{tile} version {version} is not on our disk")
-            files.append(TileFile(tile, version, held.root, str(root / tile_file_name(tile, version))))
+            files.append(TileFile(tile, version, held.root, self._ground.disk.path(tile_file_name(tile, version))))
         return tuple(files)
 
     # -- learning -------------------------------------------------------------------------------------------------------
@@ -206,15 +215,15 @@ class LearningService:
         self._check_room()
         dataset = await self.ensure_dataset()
         settled = {*request.merged, *request.lost}
-        folder = self._ground.settings.places.learner
+        disk = self._ground.disk
         job = Learn(
             round=request.round,
             learner=self._ground.peer,
             tiles=self._tile_files(request.bases),
             dataset=dataset,
             held=(),
-            state_path=str(folder / self.record.state_file) if self.record.state_file else "",
-            output_folder=str(folder),
+            state_path=disk.path(f"{LEARNER_FOLDER}/{self.record.state_file}") if self.record.state_file else "",
+            output_folder=disk.path(LEARNER_FOLDER),
             withheld=request.withheld,
             lost=tuple(delta for name in request.lost if (delta := self._lost(name)) is not None),
         )
@@ -238,7 +247,7 @@ class LearningService:
         record.delta_float32_bytes += 4 * values
         record.delta_payload_bytes += sum(self._ground.blobs.size(delta.digest) or 0 for delta in deltas)
         if previous.state_file and previous.state_file != self.record.state_file:
-            (folder / previous.state_file).unlink(missing_ok=True)
+            disk.files.remove(f"{LEARNER_FOLDER}/{previous.state_file}")
         await self._post(LearnDone(request.round, deltas))
 
     async def _run_learn(self, job: Learn) -> WorkerLearnDone:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,7 +26,6 @@ ADVERT_SECONDS = 30.0  # DESIGN 4
 GREETINGS_APART_SECONDS = 1.0  # adverts after new connections, at most
 RECORD_SECONDS = 12 * 3600.0  # libp2p.md 4: records are put again well before they die at 24 h
 LOOK_SECONDS = 2.0
-CONNECTIONS_WANTED = 32  # in a small network everybody knows everybody; gossip keeps large ones together
 ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
 FIND_SECONDS_MAX = 5.0
 
@@ -93,12 +94,22 @@ class Presence:
         while True:
             await trio.sleep(LOOK_SECONDS)
             connected = set(self._node.transport.connected_peers())
-            for peer, advert in list(self._node.inbound.adverts.items()):
-                if peer == self._node.ground.peer or peer in connected or len(connected) >= CONNECTIONS_WANTED:
-                    continue
+            for peer, advert in self._strangers(connected):
                 if await self._dial(peer, advert.addresses):
                     connected.add(peer)
             await self._judge_clock()
+
+    def _strangers(self, connected: Container[PeerId]) -> list[tuple[PeerId, Advert]]:
+        """Whom to dial: every member of the roster, because owners take deltas and members vote; others while few are here."""
+        node, adverts = self._node, self._node.inbound.adverts
+        members = [member.node for member in node.roster.members]
+        wanted = [peer for peer in members if peer in adverts and peer not in connected]
+        room = node.ground.settings.network.connections - len(node.transport.connected_peers()) - len(wanted)
+        if room > 0:
+            known = set(members)
+            others = (peer for peer in adverts if peer not in connected and peer not in known)
+            wanted += islice(others, room + 1)  # one of them may be this node itself
+        return [(peer, adverts[peer]) for peer in wanted if peer != node.ground.peer]
 
     async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
         for address in addresses:

@@ -20,6 +20,7 @@ import trio
 from consensus.events import HeadsVerified, Merged, MergesDone, StartMerge, TilesApplied
 from node.ground import Ground
 from node.services.exchange import Exchange
+from node.threads import InThread, in_thread
 from node.tile_work import MergeJob
 from protocol.codec import decode
 from protocol.ids import Digest, TileId, Version
@@ -43,8 +44,11 @@ WAITING_MAX = 1024  # jobs of one kind; the engine asks for each head and slot o
 class TileService:
     """Runs the tile thread of one node."""
 
-    def __init__(self, ground: Ground, exchange_of: Callable[[], Exchange], post: PostEvent) -> None:
+    def __init__(
+        self, ground: Ground, exchange_of: Callable[[], Exchange], post: PostEvent, in_thread: InThread = in_thread
+    ) -> None:
         self._ground = ground
+        self._in_thread = in_thread
         self._exchange_of = exchange_of
         self._post = post
         self._thread = trio.CapacityLimiter(1)
@@ -64,7 +68,7 @@ class TileService:
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run ``work`` in the tile thread: the only place that may touch the tile store."""
-        return await trio.to_thread.run_sync(work, limiter=self._thread)
+        return await self._in_thread(work, self._thread)
 
     # -- what the reactor asks ------------------------------------------------------------------------------------------
 

@@ -90,6 +90,7 @@ CLOSE_SECONDS_MAX: Final = (
 )
 REOPEN_SECONDS: Final = 0.25  # pause before a broken one-way stream is opened again
 TICK_SECONDS: Final = 0.5
+OTHERS_KNOWN_SHARE: Final = 2  # of drawn peers, how many more are drawn than are wanted: some have no address
 MISBEHAVIOUR_POINTS: Final = 20.0  # five of them within minutes are a ban
 
 check_invariant(
@@ -174,6 +175,7 @@ class StreamHost(abc.ABC):
         open_protocols: Iterable[str] = (GENESIS.protocol,),
         generator: random.Random,
         clock_milliseconds: Callable[[], int] | None,
+        connections_wanted: int = peerbook.CONNECTIONS_WANTED,
     ) -> None:
         self._peer_id = peer_id
         self._hello = hello
@@ -185,8 +187,9 @@ class StreamHost(abc.ABC):
         self._clock_milliseconds = clock_milliseconds
         self._counters = Counters()
         self._admission = Admission()
-        self._book = PeerBook(peer_id, generator)
+        self._book = PeerBook(peer_id, generator, connections_wanted=connections_wanted)
         self._links: dict[PeerId, _Link] = {}
+        self._connected: tuple[PeerId, ...] | None = None  # admitted peers, until that changes
         self._handlers: dict[str, RequestHandler] = {PING.protocol: self._answer_ping}
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._events_in, self._events_out = trio.open_memory_channel[TransportEvent](EVENTS_MAX)
@@ -207,7 +210,9 @@ class StreamHost(abc.ABC):
         return self._events_out
 
     def connected_peers(self) -> tuple[PeerId, ...]:
-        return tuple(sorted(peer for peer, link in self._links.items() if link.is_admitted))
+        if self._connected is None:
+            self._connected = tuple(sorted(peer for peer, link in self._links.items() if link.is_admitted))
+        return self._connected
 
     def known_addresses(self, peer: PeerId) -> tuple[str, ...]:
         return self._book.known_addresses(peer)
@@ -520,6 +525,7 @@ class StreamHost(abc.ABC):
         link.is_gone = True
         link.lost_reason = reason
         was_admitted, link.is_admitted = link.is_admitted, False
+        self._connected = None
         if self._links.get(link.peer) is link:
             del self._links[link.peer]
         link.decided.set()
@@ -543,9 +549,10 @@ class StreamHost(abc.ABC):
 
     def _some_others(self, count_max: int, asker: PeerId | None = None) -> tuple[str, ...]:
         """An address each of some admitted peers, drawn evenly."""
-        known = [self._book.known_addresses(peer)[:1] for peer in self.connected_peers() if peer != asker]
-        others = [addresses[0] for addresses in known if addresses]
-        return tuple(self._generator.sample(others, min(count_max, len(others))))
+        connected = self.connected_peers()
+        drawn = self._generator.sample(connected, min(OTHERS_KNOWN_SHARE * count_max, len(connected)))
+        known = [self._book.known_addresses(peer)[:1] for peer in drawn if peer != asker]
+        return tuple(addresses[0] for addresses in known if addresses)[:count_max]
 
     async def _greet(self, link: _Link) -> None:
         """The dialler's part. Whatever goes wrong ends in `_refuse` or `_drop`."""
@@ -636,6 +643,7 @@ class StreamHost(abc.ABC):
         peer = link.peer
         link.session = greeting.session
         link.is_admitted = True
+        self._connected = None
         self._book.handle(peerbook.Admitted(peer), trio.current_time())
         self._decide(peerbook.AddressesLearned(peer, usable_addresses(greeting.addresses, peer, link.seen_host)))
         await self._tell(PeerConnected(peer, self._book.known_addresses(peer)))
@@ -690,6 +698,9 @@ class StreamHost(abc.ABC):
             )
         )
 
+    def _start_ping(self, peer: PeerId) -> None:
+        self._start(self._ping, peer)
+
     async def _ping(self, peer: PeerId) -> None:
         ping = Ping(nonce=self._generator.getrandbits(63))
         clock = self._clock_milliseconds
@@ -738,7 +749,7 @@ class StreamHost(abc.ABC):
                 case peerbook.Dial():
                     self._start(self._dial_for_book, decision)
                 case peerbook.Ping(peer):
-                    self._start(self._ping, peer)
+                    self._start_ping(peer)
                 case peerbook.Drop(peer, reason):
                     link = self._links.get(peer)
                     if link is not None:

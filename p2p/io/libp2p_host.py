@@ -83,13 +83,14 @@ async def open_libp2p_host(
     open_protocols: Iterable[str] = (GENESIS.protocol,),
     generator: random.Random | None = None,
     clock_milliseconds: Callable[[], int] | None = None,
+    connections_wanted: int = peerbook.CONNECTIONS_WANTED,
 ) -> AsyncIterator[Libp2pHost]:
     """Open a host for as long as the body runs.
 
     `seed` is the 32-byte seed of the node key; `listen` are multiaddrs without a peer (`tcp/0` for a free port);
     `bootstrap` are multiaddrs with one, dialled for ever. A `generator` that is passed in must be another one for each
     life of a peer: it names the session, by which others notice a restart. `clock_milliseconds` reads the wall clock, for
-    the offset between peers; without it there is none.
+    the offset between peers; without it there is none. Of `connections_wanted` on, nobody new is dialled.
     Raises `AddressInUse` when a port is taken, `Rejected(BAD_ADDRESS)` for a bad multiaddr.
     """
     host = Libp2pHost(
@@ -101,6 +102,7 @@ async def open_libp2p_host(
         open_protocols=open_protocols,
         generator=generator or random.Random(),
         clock_milliseconds=clock_milliseconds,
+        connections_wanted=connections_wanted,
     )
     async with host.run():
         yield host

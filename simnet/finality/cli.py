@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Final
 
@@ -10,18 +9,16 @@ import click
 
 from protocol.rejection import Reason, Rejected
 from simnet.finality.members import RIGHT, Machine
-from simnet.finality.report import ProgressLine, print_json, print_summary, tell_failures
-from simnet.finality.run import Plan, run_many
+from simnet.finality.report import print_json, print_summary, tell_failures
+from simnet.finality.run import Plan, Totals, run_many
 from simnet.finality.scripts import SCRIPTS
 from simnet.finality.villains import SUMMARIES
+from simnet.progress import SeedProgress
+from simnet.seeds import check_jobs, parse_seeds
 
 MEMBERS: Final = ("4", "7", "10", "31")
-SEED_MAX: Final = 10**9
-SEEDS_MAX: Final = 1_000_000
-JOBS_MAX: Final = 256
 FAILED: Final = 1
 
-_SEEDS: Final = re.compile(r"(?P<first>[0-9]{1,10})\.\.(?P<last>[0-9]{1,10})")
 _WIDTH: Final = max(map(len, SUMMARIES))
 _VILLAINS: Final = "\n".join(f"  {name:<{_WIDTH}}  {summary}" for name, summary in SUMMARIES.items())
 
@@ -79,13 +76,16 @@ def finality(
     chosen = parse_seeds(seeds or (f"0..{SCRIPTS - 1}" if twins else "0..99"))
     if twins and (chosen[-1] >= SCRIPTS or (members, villain, byzantine) != ("4", None, "below")):
         raise Rejected(Reason.BAD_ARGUMENT, f"--twins has its own members and villain, and --seeds up to {SCRIPTS - 1}")
-    if not 1 <= jobs <= JOBS_MAX:
-        raise Rejected(Reason.BAD_ARGUMENT, f"--jobs {jobs}: it must be 1 to {JOBS_MAX}")
+    check_jobs(jobs)
     plan = Plan(int(members), villain, byzantine == "over", twins)
     machine = context.find_object(Machine) or RIGHT  # tests hand in a wrong one
-    progress = ProgressLine(len(chosen))
+    progress = SeedProgress(len(chosen))
+
+    def on_result(totals: Totals) -> None:
+        progress.update(totals.seeds, totals.events, len(totals.failures))
+
     try:
-        totals = run_many(plan, chosen, min(jobs, len(chosen)), progress.update, machine)
+        totals = run_many(plan, chosen, min(jobs, len(chosen)), on_result, machine)
     except BaseException as error:
         for note in getattr(error, "__notes__", ()):
             click.echo(note, err=True)
@@ -98,15 +98,3 @@ def finality(
     else:
         print_summary(plan, totals)
     sys.exit(FAILED if totals.failures else 0)
-
-
-def parse_seeds(text: str) -> range:
-    """``17..20``, both ends included; raises ``Rejected(BAD_ARGUMENT)``."""
-    match = _SEEDS.fullmatch(text)
-    if match is None:
-        raise Rejected(Reason.BAD_ARGUMENT, f"--seeds {text}: write A..B, for example --seeds 0..99")
-    first, last = int(match["first"]), int(match["last"])
-    if first > last or last > SEED_MAX or last - first >= SEEDS_MAX:
-        detail = f"--seeds {text}: at most {SEEDS_MAX} seeds, upwards, up to {SEED_MAX}"
-        raise Rejected(Reason.BAD_ARGUMENT, detail)
-    return range(first, last + 1)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from simnet.finality.run import Plan, Totals
 from simnet.finality.watch import Rule
-from simnet.text import count_text
 
 FAILURES_TOLD_MAX: Final = 10
-LINES_BETWEEN: Final = 10  # without a terminal: one line for each tenth
 MS_PER_HOUR: Final = 3_600_000
 
 # For people; the names in the JSON object are the rules' own.
@@ -30,34 +26,6 @@ HEADINGS: Final = {
     Rule.UNATTRIBUTED: "unattributed",
     Rule.BROKEN: "broken",
 }
-
-
-class ProgressLine:
-    """A bar on a terminal, a line now and then elsewhere. How fast it went is said here only: results know no clock."""
-
-    def __init__(self, seeds: int) -> None:
-        console = Console(stderr=True)
-        self._seeds = seeds
-        self._began = time.monotonic()
-        self._bar: Progress | None = None
-        if console.is_terminal and not console.is_dumb_terminal:
-            columns = (TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-            self._task = self._bar.add_task("seeds", total=seeds, said="")
-            self._bar.start()
-
-    def update(self, totals: Totals) -> None:
-        said = f"{totals.events / max(0.001, time.monotonic() - self._began):,.0f} events/s"
-        if totals.failures:
-            said += f", {count_text(len(totals.failures), 'failure')}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=totals.seeds, said=said)
-        elif totals.seeds == self._seeds or totals.seeds % max(1, self._seeds // LINES_BETWEEN) == 0:
-            print(f"{totals.seeds} of {count_text(self._seeds, 'seed')}, {said}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def facts_of(plan: Plan, totals: Totals) -> dict[str, object]:

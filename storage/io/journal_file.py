@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from storage.io.files import sync_data, sync_directory, write_file
-from storage.journal import MAGIC, JournalState, frame, read_journal
+from storage.journal import MAGIC, JournalState, OpenedJournal, frame, read_journal
 
 
 class JournalFile:
@@ -63,18 +62,6 @@ class JournalFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedJournal:
-    """What was found. ``records`` are those before any damage.
-
-    ``journal`` is there only when it may be gone on with.
-    """
-
-    state: JournalState
-    records: tuple[bytes, ...]
-    journal: JournalFile | None
 
 
 def open_journal(path: Path) -> OpenedJournal:

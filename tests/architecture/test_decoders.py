@@ -44,7 +44,6 @@ RAW = {
     "compute/data.py": "shards of a data set whose digests were checked; any byte is a token",
     "compute/delta/bits.py": "delta",
     "compute/delta/codec.py": "delta",
-    "compute/io/pool.py": "worker answer",
     "compute/io/worker_loop.py": "worker call",
     "compute/jobs.py": "worker call",
     "compute/model/genesis.py": "numbers from a hash",

@@ -9,7 +9,7 @@ import torch
 from compute.data import batch_windows, pack_corpus, tokens_of_windows, validation_windows
 from compute.evaluation import evaluate
 from compute.jobs import Diverged
-from compute.learner import Cancelled, Learner, learning_rate_micro
+from compute.learner import Learner, learning_rate_micro
 from compute.model.genesis import genesis_weights
 from protocol.rejection import Rejected
 
@@ -128,16 +128,20 @@ def test_experts_that_are_not_held_are_not_touched(config, rule, tile_map, weigh
     assert routers["layer0.router"][:2].any()
 
 
-def test_a_callback_sees_every_step_and_may_stop(config, rule, weights, shards):
-    """False from it raises Cancelled after that step."""
+def test_steps_may_be_taken_one_by_one(config, rule, weights, shards):
+    """Each says its number and its loss as it is taken; the report comes after the last, and is that of an undivided run."""
     seen = []
-    learner = Learner(config, rule)
-    learner.load(weights)
-    with pytest.raises(Cancelled):
-        learner.run_steps(
-            0, batches(shards, rule, config.context), lambda step, loss: seen.append((step, loss)) or step < 2
-        )
-    assert [step for step, _ in seen] == [0, 1, 2]
+
+    def steps(learner):
+        learner.load(weights)
+        seen.append((yield from learner.steps(0, batches(shards, rule, config.context))))
+
+    taken = list(steps(Learner(config, rule)))
+    assert [step for step, _ in taken] == list(range(rule.inner_steps))
+    undivided = Learner(config, rule)
+    undivided.load(weights)
+    assert seen == [undivided.run_steps(0, batches(shards, rule, config.context))]
+    assert taken[-1][1] == seen[0].loss_last
 
 
 def test_weights_that_are_no_numbers_are_noticed(config, rule, weights, shards):

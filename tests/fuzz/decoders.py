@@ -41,7 +41,7 @@ from node.inbound import Inbound
 from node.keys import CARD_BYTES_MAX, card_text, parse_card
 from node.money import parse_nock
 from node.services.housekeeping import UseRow
-from node.toml_table import Key, read_table, write_table
+from node.toml_table import Key, parse_document, read_table, write_table
 from p2p.addresses import parse_address, usable_addresses
 from p2p.framing import FrameReader, decode_answer, encode_answer, encode_frame, encode_refusal
 from p2p.greeting import Greeting, Ping, Pong
@@ -103,9 +103,10 @@ from protocol.transactions import (
     check_transaction,
     sign_transaction,
 )
-from simnet.finality.cli import parse_seeds
 from simnet.finality.genesis import quick_verify
 from simnet.options import parse_kill, parse_restart
+from simnet.scenario_file import parse_scenario
+from simnet.seeds import parse_seeds
 from storage import journal
 from storage.journal import MAGIC, frame, read_journal
 from storage.tensor_block import BlockShape, Dtype, PageVerifier, Quantisation, build_block, check_block
@@ -534,6 +535,12 @@ def toml_row(name: str, schema: tuple[Key, ...], *files: str) -> Decoder:
     )
 
 
+@functools.cache
+def read_calm(_name: str) -> str:
+    """Whatever base a scenario names."""
+    return (CONFIGS / "scenarios" / "calm.toml").read_text()
+
+
 ADDRESS = f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_text(PeerId(NODE_KEYS[0].public))}"
 
 PROVED_KEYS = (f"account:{account_text(ACCOUNT_IDS[0])}", "tile:trunk/0", "supply")
@@ -704,6 +711,17 @@ DECODERS: tuple[Decoder, ...] = (
     toml_row("node configuration", config.NODE_KEYS),
     toml_row("network template", config.TEMPLATE_KEYS, "devnet.toml"),
     toml_row("model shape", config.MODEL_KEYS, "model/tiny.toml"),
+    Decoder(
+        "scenario",
+        Form.TEXT,
+        functools.cache(lambda: [path.read_bytes() for path in sorted((CONFIGS / "scenarios").glob("*.toml"))]),
+        lambda data: parse_scenario(data.decode("utf-8", "replace"), "fuzz", "fuzz.toml", read_calm),
+        (parse_scenario, parse_document),
+        (*TOML_WORDS, b"[[faults]]\nkind = ", b"[[routes]]", b"[must_hold]", b'base = "calm"', b"[[a.b]]\n", b"= []"),
+        allowed=512 * KIB,
+        per_byte=256,
+        input_bytes_max=8 * KIB,
+    ),
     text_row("card", parse_card, card_text(member_cards()[0]), words="nock1 NOCK1 ==== \u0130"),
     text_row("account", parse_account, account_text(ACCOUNT_IDS[0]), words="1 0 z nock \u0661"),
     text_row("amount", lambda text: parse_nock(text, "amount"), "12.5", reads=parse_nock, words=". , e9 - \u0661 NaN"),

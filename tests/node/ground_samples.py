@@ -18,6 +18,7 @@ from protocol.finality import Body, FinalizedBlock, body_root
 from protocol.ids import Height, MemberIndex, TileId
 from protocol.roster import Head
 from protocol.transactions import SignedTransaction, Transfer
+from simnet.virtual.disk import Pool, VirtualDisk
 from storage.files import MemoryFiles
 from storage.io.blob_store import BlobStore
 from storage.io.tile_store import TileStore
@@ -44,10 +45,11 @@ def make_ground(
 ) -> MemoryGround:
     """As a process finds it that begins on what ``index`` and ``files`` have."""
     index, files = index or MemoryKeyValue(), files or MemoryFiles()
-    absent: dict[str, Any] = dict.fromkeys(("lock", "keys", "work", "votes", "vote_state", "proposals"))
+    absent: dict[str, Any] = dict.fromkeys(("keys", "work", "votes", "vote_state", "proposals"))
     return MemoryGround(
         **absent,
         settings=settings,
+        disk=VirtualDisk("memory", Pool()),
         genesis=replace(DOCUMENT, chain=replace(DOCUMENT.chain, epoch_heights=EPOCH_HEIGHTS)),
         genesis_bytes=b"",
         network=DOCUMENT.network_id(),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from consensus.finality.signer import REFUSALS, JournalState
+from node.disk import DirectoryJournals
 from node.ground import _open_votes
 from storage.journal import MAGIC, frame
 from storage.kv import Batch, KeyValue, MemoryKeyValue
@@ -18,7 +19,7 @@ WHOLE = MAGIC + FIRST + SECOND
 def voted(path: Path) -> KeyValue:
     """The database of a directory that has voted, with a journal of two votes."""
     index = MemoryKeyValue()
-    journal, records, state = _open_votes(path, index)
+    journal, records, state = _open_votes(DirectoryJournals(path.parent), index)
     assert journal is not None
     assert (records, state) == ((), JournalState.CLEAN)
     journal.append(b"first vote")
@@ -62,16 +63,16 @@ def test_what_is_known_of_the_past(tmp_path: Path, image: bytes | None, state: J
     path.unlink()
     if image is not None:
         path.write_bytes(image)
-    journal, records, found = _open_votes(path, index)
+    journal, records, found = _open_votes(DirectoryJournals(path.parent), index)
     assert (found, len(records)) == (state, votes)
     assert (journal is None) == (found in REFUSALS)
     if journal is not None:
         journal.append(b"goes on")
         journal.close()
-        assert _open_votes(path, index)[1] == (*records, b"goes on")
+        assert _open_votes(DirectoryJournals(path.parent), index)[1] == (*records, b"goes on")
     else:
         assert (path.read_bytes() if path.exists() else None) == image
-        assert _open_votes(path, index)[2] is state
+        assert _open_votes(DirectoryJournals(path.parent), index)[2] is state
 
 
 def test_every_state_is_asked_for_above():
@@ -87,12 +88,12 @@ def test_a_journal_without_its_row_gets_one(tmp_path: Path):
     path = tmp_path / "votes.journal"
     voted(path)
     index = MemoryKeyValue()
-    journal, records, state = _open_votes(path, index)
+    journal, records, state = _open_votes(DirectoryJournals(path.parent), index)
     assert journal is not None
     assert (len(records), state) == (2, JournalState.CLEAN)
     journal.close()
     path.unlink()
-    assert _open_votes(path, index)[2] is JournalState.MISSING
+    assert _open_votes(DirectoryJournals(path.parent), index)[2] is JournalState.MISSING
     assert not path.exists()
 
 
@@ -105,8 +106,8 @@ def test_a_crash_before_the_row_is_durable_leaves_a_journal_to_go_on_with(tmp_pa
             raise OSError("the power failed")
 
     with pytest.raises(OSError, match="power"):
-        _open_votes(path, Cut())
-    journal, records, state = _open_votes(path, MemoryKeyValue())
+        _open_votes(DirectoryJournals(path.parent), Cut())
+    journal, records, state = _open_votes(DirectoryJournals(path.parent), MemoryKeyValue())
     assert journal is not None
     assert (records, state) == ((), JournalState.CLEAN)
     journal.close()

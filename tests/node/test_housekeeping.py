@@ -9,7 +9,6 @@ import trio
 from trio.testing import MockClock
 
 from node.config import Settings
-from node.services import housekeeping
 from node.services.housekeeping import PRUNE_SECONDS, Housekeeping
 from protocol.ids import Height
 from protocol.limits import UPDATES_KEPT_MIN
@@ -137,10 +136,3 @@ def test_a_disk_without_room_to_clean_up_does_not_stop_the_node():
         run_for(ground, 4 * PRUNE_SECONDS)
     assert [entry["why"] for entry in said if entry["log_level"] == "warning"] == ["no space left"]
     assert ground.ledger.statistics().bytes_used <= 8_000
-
-
-def test_a_file_that_the_database_just_removed_weighs_nothing(tmp_path):
-    """The database cleans up while files are counted."""
-    (tmp_path / "file").write_bytes(b"four")
-    sizes = [housekeeping._size_bytes(tmp_path / name) for name in ("file", "gone", ".")]
-    assert sizes == [4, 0, 0]

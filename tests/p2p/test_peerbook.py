@@ -12,7 +12,7 @@ from p2p.peerbook import (
     BACKOFF_MAX_SECONDS,
     BAN_SECONDS,
     BOOTSTRAP_BACKOFF_MAX_SECONDS,
-    CONNECTIONS_WANTED_MAX,
+    CONNECTIONS_WANTED,
     PING_SECONDS,
     SCORE_HALF_LIFE_SECONDS,
     SILENCE_SECONDS,
@@ -172,7 +172,7 @@ def test_the_clock_offset_is_the_median():
 def test_dialling_stops_at_enough_connections():
     """Beyond so many connections strangers are not dialled any more, bootstrap peers are."""
     known = book()
-    for number in range(CONNECTIONS_WANTED_MAX):
+    for number in range(CONNECTIONS_WANTED):
         known.handle(Admitted(peer(number)), 0.0)
     assert known.handle(AddressesLearned(peer(999), HERE), 0.0) == []
     assert known.handle(AddressesLearned(peer(998), HERE, is_bootstrap=True), 0.0) == [Dial(peer(998), HERE)]

@@ -14,10 +14,10 @@ import pytest
 from consensus.finality.core import FinalityCore
 from protocol.rejection import InvariantBroken, Reason, Rejected, check_invariant
 from simnet.cli import simnet
-from simnet.finality.cli import parse_seeds
 from simnet.finality.members import RIGHT, Machine
 from simnet.finality.scripts import SCRIPTS
 from simnet.finality.villains import SUMMARIES
+from simnet.seeds import parse_seeds
 from tests.consensus.finality.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,112 @@
+"""What a worker computes with, as three protocols: the device, a trainer on it, and a reader of weights.
+
+    Device.open --> DeviceReport        once, at the greeting
+    Device.trainer --> Trainer          load --> steps --> changes, round after round; export_state goes to disk with them
+    Device.reader --> Reader            weights that are only read: evaluate, generate
+
+A worker process has torch behind them (`compute.io.torch_device`), a simulated one whatever its world makes of them. This
+file imports neither torch nor numpy: a worker reads it before it has said that it lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+
+from compute.jobs import DeviceReport, Generate, Learn
+from protocol.genesis import Genesis
+from protocol.ids import TileId
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    from compute.model.tiling import Float32Array, TileMap
+
+BytesBatch: TypeAlias = "NDArray[numpy.uint8]"
+"""(sequences, context + 1) bytes of text: inputs, and targets one later."""
+
+Held = Sequence[Sequence[int]]
+"""For each layer the experts to train."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepsReport:
+    """What a run of local steps saw. Losses are cross-entropy in nats per byte, without the load-balance loss."""
+
+    steps: int
+    tokens: int
+    loss_mean: float
+    loss_last: float
+    balance_loss_mean: float
+
+
+class Trainer(Protocol):
+    """A learner's part of a round without its residuals: decided weights in, what local steps changed out."""
+
+    def import_state(self, state: Mapping[str, Float32Array]) -> None:
+        """Go on from what `export_state` gave; nothing in it: begin anew. Raises Rejected(BAD_SHAPE)."""
+        ...
+
+    def export_state(self) -> dict[str, Float32Array]:
+        """What must survive to the next round, as named float32 matrices: the moments of an optimiser."""
+        ...
+
+    def load(self, job: Learn, weights: Mapping[TileId, Float32Array]) -> None:
+        """Begin the job's round from these weights. Raises Rejected(BAD_SHAPE)."""
+        ...
+
+    def steps(self, batches: Iterable[BytesBatch]) -> Generator[tuple[int, float], None, StepsReport]:
+        """Take the steps, one for each batch; yields the step's number, from 0 on, and its loss. Raises Diverged.
+
+        Steps may be left out of what is yielded, but for the last. Whoever needs no text takes none.
+        """
+        ...
+
+    def changes(self) -> dict[TileId, Float32Array]:
+        """For every tile that was trained, the weights it was loaded with minus what they are now."""
+        ...
+
+
+class Reader(Protocol):
+    """Weights that nothing changes any more."""
+
+    def evaluate(self, batches: Iterable[BytesBatch]) -> Generator[int, None, float]:
+        """Nats per byte over all targets; yields the number of each batch, from 0 on. Infinite if a logit is no number."""
+        ...
+
+    def generate(self, job: Generate) -> Iterator[int]:
+        """The tokens that follow the job's prompt, one by one. Raises Rejected(BAD_ARGUMENT) before the first."""
+        ...
+
+
+class Device(Protocol):
+    """Where a worker computes."""
+
+    def open(self, option: str, threads: int) -> DeviceReport:
+        """Choose and measure the device: before anything else is asked. Raises Rejected(BAD_DEVICE, BAD_ARGUMENT)."""
+        ...
+
+    def trainer(self, genesis: Genesis, tile_map: TileMap, held: Held | None) -> Trainer:
+        """A trainer with nothing learned yet. `held`: None means all experts."""
+        ...
+
+    def reader(
+        self, genesis: Genesis, tile_map: TileMap, roots: Sequence[bytes], weights: Mapping[TileId, Float32Array]
+    ) -> Reader:
+        """A reader of these weights; `roots` name their versions, in the order of the weights. Raises Rejected(BAD_SHAPE)."""
+        ...
+
+
+Result = TypeVar("Result")
+
+
+def run_to_end(steps: Generator[object, None, Result]) -> Result:
+    """What a generator returns, whatever it yields on its way."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result

@@ -1,0 +1,177 @@
+"""What the learners of a simulated world compute with, in place of torch on a device of their own.
+
+    AnalyticDevice     a valley for each tile (``simnet/compute.py``): cheap, and its loss depends on what was merged
+    ModelDevice        the real model of the genesis, in this process, on one thread
+
+Both are the ``compute.trainer.Device`` of a real ``node.worker.WorkerMain``: residuals, compression, files and replies are
+those of the real worker. A villain puts its own change in place of the honest one, before any of that.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from compute.exact import Float32
+from compute.io.device import configure, import_torch
+from compute.io.torch_device import TorchDevice
+from compute.jobs import DeviceReport, Generate, Learn
+from compute.model.tiling import TileMap
+from compute.trainer import BytesBatch, Held, StepsReport
+from protocol.genesis import Genesis, LearningRule
+from protocol.ids import PeerId, TileId, Version
+from simnet.compute import Valley
+from simnet.villains.villain import Conspiracy, Villain
+
+PROGRESS_REPLIES: Final = 5  # of one round: somebody may look at it, and each costs the world a few events
+LOSSES_REMEMBERED_MAX: Final = 256  # of sets of versions: a round's is asked for by everybody, soon after each other
+BYTE_TOKENS: Final = 256
+
+
+def made_report(name: str, gigaflops: int = 100, memory_bytes: int = 16 * 10**9) -> DeviceReport:
+    """What a device of this world says of itself; nothing is measured, or two runs would differ."""
+    return DeviceReport(
+        device="cpu",
+        name=name,
+        threads=1,
+        float32_gigaflops=gigaflops,
+        float16_gigaflops=gigaflops,
+        link_megabytes_per_second=0,
+        memory_bytes=memory_bytes,
+        tier=0,
+        torch_version="none",
+    )
+
+
+@dataclass(slots=True)
+class Landscape:
+    """What all analytic learners of one world share: the valley, what villains saw, and losses that somebody has computed."""
+
+    valley: Valley
+    conspiracy: Conspiracy
+    losses: OrderedDict[tuple[bytes, ...], float] = field(default_factory=OrderedDict)
+
+    def loss(self, roots: tuple[bytes, ...], weights: Mapping[TileId, Float32]) -> float:
+        """Of these versions, which ``roots`` name."""
+        found = self.losses.get(roots)
+        if found is None:
+            found = self.losses[roots] = self.valley.loss(weights)
+            if len(self.losses) > LOSSES_REMEMBERED_MAX:
+                self.losses.popitem(last=False)
+        return found
+
+
+class AnalyticDevice:
+    """A device that goes down the valley of its world."""
+
+    def __init__(
+        self, landscape: Landscape, report: DeviceReport, villain: Villain | None = None, villain_from_round: int = 0
+    ) -> None:
+        self._landscape = landscape
+        self._report = report
+        self._villain = villain
+        self._villain_from_round = villain_from_round
+
+    def open(self, option: str, threads: int) -> DeviceReport:
+        return self._report
+
+    def trainer(self, genesis: Genesis, tile_map: TileMap, held: Held | None) -> AnalyticTrainer:
+        return AnalyticTrainer(
+            self._landscape, genesis.learning, genesis.model.context, self._villain, self._villain_from_round
+        )
+
+    def reader(
+        self, genesis: Genesis, tile_map: TileMap, roots: Sequence[bytes], weights: Mapping[TileId, Float32]
+    ) -> AnalyticReader:
+        return AnalyticReader(self._landscape.loss(tuple(roots), weights))
+
+
+class AnalyticTrainer:
+    """A learner whose steps are taken all at once, after the time that they take. Between rounds it remembers nothing."""
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        rule: LearningRule,
+        context: int,
+        villain: Villain | None,
+        villain_from_round: int,
+    ) -> None:
+        self._landscape = landscape
+        self._steps = rule.inner_steps
+        self._tokens = rule.inner_steps * rule.batch_sequences * context
+        self._villain = villain
+        self._villain_from_round = villain_from_round
+        self._job: Learn | None = None
+        self._weights: Mapping[TileId, Float32] = {}
+
+    def import_state(self, state: Mapping[str, Float32]) -> None:
+        """There is none."""
+
+    def export_state(self) -> dict[str, Float32]:
+        return {}
+
+    def load(self, job: Learn, weights: Mapping[TileId, Float32]) -> None:
+        self._job = job
+        self._weights = weights
+
+    def steps(self, batches: Iterable[BytesBatch]) -> Generator[tuple[int, float], None, StepsReport]:
+        """The loss that is said is the one before the first step. No text is read."""
+        loss = self._landscape.valley.loss(self._weights)
+        replies = min(self._steps, PROGRESS_REPLIES)
+        for number in range(1, replies + 1):
+            yield number * self._steps // replies - 1, loss
+        return StepsReport(self._steps, self._tokens, loss_mean=loss, loss_last=loss, balance_loss_mean=0.0)
+
+    def changes(self) -> dict[TileId, Float32]:
+        """An honest learner's are seen by those who conspire; a villain says others, or none, of the tiles it likes."""
+        job = self._job
+        if job is None:
+            return {}
+        villain = self._villain if job.round >= self._villain_from_round else None
+        learner = PeerId(job.learner)
+        changes = {}
+        for file in job.tiles:
+            tile = TileId(file.tile)
+            weights_N = self._weights[tile]
+            change_N = self._landscape.valley.change(
+                tile, weights_N, learner, job.round, self._steps, flipped=villain is not None and villain.FLIPS_LABELS
+            )
+            if villain is None:
+                self._landscape.conspiracy.saw(learner, tile, job.round, change_N)
+                changes[tile] = change_N
+            else:
+                said_N = villain.change(tile, job.round, Version(file.version), weights_N, change_N)
+                if said_N is not None:
+                    changes[tile] = said_N
+        return changes
+
+
+class AnalyticReader:
+    """Weights of which only the loss is known."""
+
+    def __init__(self, loss: float) -> None:
+        self._loss = loss
+
+    def evaluate(self, batches: Iterable[BytesBatch]) -> Generator[int, None, float]:
+        """One step, whatever there is to read; no text is read."""
+        yield 0
+        return self._loss
+
+    def generate(self, job: Generate) -> Iterator[int]:
+        """Bytes that depend on the request and mean nothing."""
+        return ((job.seed + position) % BYTE_TOKENS for position in range(job.max_tokens))
+
+
+class ModelDevice(TorchDevice):
+    """The real model. Deterministic: one thread, and a report that is made instead of measured."""
+
+    def __init__(self, report: DeviceReport) -> None:
+        super().__init__()
+        self._report = report
+
+    def open(self, option: str, threads: int) -> DeviceReport:
+        configure(import_torch(), threads=1)
+        return self._report
