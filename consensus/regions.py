@@ -65,7 +65,7 @@ class Regions:
         tried: Container[PeerId],
         number: int,
     ) -> PeerId | None:
-        """The first of ``here`` that gathers for us in round ``number``, but for those that were ``tried``; it may be ourselves."""
+        """The first of ``here`` that gathers for us in a round, but for those that were ``tried``; it may be ourselves."""
         near = [
             peer
             for peer in here

@@ -9,7 +9,7 @@ A round at a node
 ::
 
     open --> learner: StartLearning ... LearnDone --> DeliverDeltas to the acting owner of each tile, or to our aggregator
-         |-> aggregator: collect from its region, until all delivered, or before the deadline --> StartAggregation --> deliver
+         |-> aggregator: collect, until its region delivered, or most of the round is over --> StartAggregation --> deliver
          \-> owner:   collect, until every expected learner delivered, or the deadline --> StartMerge --> Propose
     a slot of every tile decided and applied ----------------------------------------> close, open the next round
     patience over, something decided --> close with the rest reported as lagging ----> open the next round
@@ -27,8 +27,8 @@ A round at a node
   owner leaves out what would count twice.
 * **A proposer has one value for a slot in an epoch**: once signed and journaled it is only ever published again. In the next
   epoch it may have another place in the tile's order, or none: then it proposes anew, or somebody else does.
-* **The fate of a delta** is sealed when a head lists it, itself or inside an aggregate (merged), or when the version after next of its base is decided
-  without it (lost: the learner returns it to its residual). A learner has one delta for a tile and base: while the
+* **The fate of a delta** is sealed when a head lists it, itself or inside an aggregate (merged), or when the version after
+  next of its base is decided without it (lost: the learner returns it to its residual). A learner has one delta for a tile and base: while the
   slot is open it resends the same bytes, and what it learns of the tile meanwhile waits in its residual.
 * **The round number** follows the chain: a decided head of a later round moves this node to that round.
 """
@@ -586,11 +586,16 @@ class RoundMachine:
             made = tile.aggregates.get(own.delta.base)
             if made is None and (gathers or tile.aggregating):
                 return self._me
-            if made is not None and self._contributor_of.get(own.delta.digest) is made:
-                if made.taken or now < self._asks_at():
-                    return self._me
+            inside = self._contributor_of.get(own.delta.digest)
+            if inside is not None and inside is made and (inside.taken or now < self._asks_at()):
+                return self._me
             own.give_up_aggregator()
-        if own.through is None and gathers and len(own.tried) < AGGREGATORS_TRIED_MAX and tile.decided_round < self._round:
+        if (
+            own.through is None
+            and gathers
+            and len(own.tried) < AGGREGATORS_TRIED_MAX
+            and tile.decided_round < self._round
+        ):
             own.through = self._regions.find_aggregator(
                 self._rules.roster.beacon,
                 own.delta.tile,

@@ -8,7 +8,8 @@ Own rows in the database (storage.keys.own_key):
     genesis   tile                  -> root                of version 0, so that a start need not draw it again
     state     chain | key           -> an entry of the state (consensus/state.py), written with the block that changed it
     open      epoch | view | 0 or 1 | id -> StoredBlock or Certificate    finality above the tip, dropped when final
-    delta     tile | base | learner -> Delta               deltas given to this node as an owner
+    delta     tile | base | learner -> Delta               deltas given to this node as an owner or aggregator; and, with a
+                                                           + behind the key, aggregates
     learner                         -> LearnerRecord       the learner's journal: state file and deltas without a fate
     pool      id                    -> Transaction         our own transactions that are in no block yet
     sequence                        -> u64                 envelope numbers below this may have been used
@@ -20,6 +21,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from consensus.events import CommittedBlock, Delta
 from consensus.finality.events import Anchor, Restored, StoredBlock
@@ -51,7 +55,8 @@ from protocol.ids import (
     VersionField,
     parse_hex32,
 )
-from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
+from protocol.learning import Contributor
+from protocol.limits import BODY_BYTES_MAX, CONTRIBUTORS_PER_AGGREGATE_MAX, FRAME_BYTES_MAX, KIB
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, Slot
 from storage.io.blob_store import BlobStore
@@ -81,14 +86,10 @@ class DeltaRow(Message, frozen=True):
 
     @classmethod
     def of(cls, delta: Delta) -> DeltaRow:
-        return cls(
-            delta.tile, delta.base, delta.round, delta.learner, delta.digest, delta.tokens, delta.contributors
-        )
+        return cls(delta.tile, delta.base, delta.round, delta.learner, delta.digest, delta.tokens, delta.contributors)
 
     def delta(self) -> Delta:
-        return Delta(
-            self.tile, self.base, self.round, self.learner, self.digest, self.tokens, self.contributors
-        )
+        return Delta(self.tile, self.base, self.round, self.learner, self.digest, self.tokens, self.contributors)
 
 
 class LearnerRecord(Message, frozen=True):
