@@ -28,8 +28,8 @@ A round at a node
 * **A proposer has one value for a slot in an epoch**: once signed and journaled it is only ever published again. In the next
   epoch it may have another place in the tile's order, or none: then it proposes anew, or somebody else does.
 * **The fate of a delta** is sealed when a head lists it, itself or inside an aggregate (merged), or when the version after
-  next of its base is decided without it (lost: the learner returns it to its residual). A learner has one delta for a tile and base: while the
-  slot is open it resends the same bytes, and what it learns of the tile meanwhile waits in its residual.
+  next of its base is decided without it (lost: the learner returns it to its residual). A learner has one delta for a tile
+  and base: while the slot is open it resends the same bytes, and what it learns of the tile meanwhile waits in its residual.
 * **The round number** follows the chain: a decided head of a later round moves this node to that round.
 """
 
