@@ -206,6 +206,7 @@ class World:
         self.heap: list[tuple[int, int, Callable[[], None]]] = []
         self.sequence = 0
         self.events = 0
+        self.crossed = 0  # deltas that went from one region to another
         self.log = hashlib.sha256()
         self.oracle = Oracle(self)
         self.sides = [0] * (count + len(strangers))
@@ -452,7 +453,10 @@ class Peer:
         world.note(self.index, "start")
         world.relink()
         self._apply(self._decided_but_not_applied())
-        self.handle(e.DeltasArrived(tuple(disk.candidates.values())))
+        candidates = tuple(disk.candidates.values())
+        if world.mutant.forgets == "aggregates":
+            candidates = tuple(delta for delta in candidates if not delta.contributors)
+        self.handle(e.DeltasArrived(candidates))
         self.handle(f.Started())
         for payment in list(disk.payments.values()):
             if self.engine is not None:
@@ -807,6 +811,7 @@ class Peer:
     def _hand_over(self, effect: e.DeliverDeltas) -> None:
         world = self.world
         owner = world.peers[world.index_of[effect.owner]]
+        world.crossed += len(effect.deltas) * (owner.region != self.region)
         failed = partial(self.handle, e.DeliveryFailed(effect.owner, effect.deltas))
         lost = world.chaos and world.chance(world.options.loss)
         if not world.can_reach(self.index, owner.index) or lost:
