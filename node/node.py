@@ -77,7 +77,7 @@ from node.ground import Ground, open_ground
 from node.history_work import HistoryWork
 from node.inbound import AuthorRejected, Inbound
 from node.keys import AskPassphrase
-from node.reactor import Reactor
+from node.reactor import INBOX_MAX, Reactor
 from node.recall import counted, decided_but_not_applied, heads_downwards
 from node.records import Records
 from node.services.evidence import EvidenceService
@@ -87,7 +87,7 @@ from node.services.history import HistoryService
 from node.services.housekeeping import Housekeeping
 from node.services.learning import WORKER_COMMAND, LearningService, MakeWorker, worker_process
 from node.services.presence import Presence, model_key
-from node.services.tiles import TileService
+from node.services.tiles import JOBS_MAX, TileService
 from node.threads import InThread, in_thread
 from node.timers import Timers
 from node.view import View
@@ -263,6 +263,11 @@ class Node:
         if isinstance(event, HeadsVerified) and event.verdicts:
             self.crash_points.reach("update-stored", self._round)
         await self.reactor.post(event)
+
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits inside this node: name -> (how many, how many there may be)."""
+        jobs = {f"tiles to {name}": (count, JOBS_MAX) for name, count in self.tiles.waiting().items()}
+        return {"events": (self.reactor.waiting(), INBOX_MAX), **jobs}
 
     # -- running --------------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,10 @@ class Reactor:
         """Handle an event before all others, from inside a performer."""
         self._next.append(event)
 
+    def waiting(self) -> int:
+        """How many events wait."""
+        return self._receive.statistics().current_buffer_used + len(self._next)
+
     async def run(self) -> None:
         """Handle events until cancelled."""
         async for event in self._receive:

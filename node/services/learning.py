@@ -23,7 +23,7 @@ import structlog
 import trio
 
 from compute.delta.codec import payload_bytes_max
-from compute.io.pool import JobError, JobLost, JobTimedOut, Replies, Worker, worker_environment
+from compute.io.pool import JobError, JobLost, JobTimedOut, Replies, Worker, WorkerHandle, worker_environment
 from compute.jobs import (
     Dataset,
     DeviceReport,
@@ -90,7 +90,7 @@ LEARN_ATTEMPTS = 3
 GREETING_SECONDS_MAX = 120.0
 WORKER_COMMAND = (sys.executable, "-m", "node.worker")
 LEARNER_FOLDER = "learner"  # of the data directory, as node/data_directory.py draws it
-MakeWorker = Callable[[Ground], Worker]
+MakeWorker = Callable[[Ground], WorkerHandle]
 
 
 def worker_process(ground: Ground, command: Sequence[str] = WORKER_COMMAND) -> Worker:

@@ -49,7 +49,7 @@ UPDATES_BEFORE_TILE = (
 )
 RETRY_SECONDS = 1.0
 PARENT_PATIENCE_SECONDS = 10.0
-WAITING_MAX = 1024  # jobs of one kind; the engine asks for each head and slot once
+JOBS_MAX = 65_536  # that wait, of one kind; the engine asks for each head and slot once
 
 
 class TileService:
@@ -63,10 +63,10 @@ class TileService:
         self._exchange_of = exchange_of
         self._post = post
         self._thread = trio.CapacityLimiter(1)
-        self._verify_in, self._verify_out = trio.open_memory_channel[Head](WAITING_MAX * 64)
-        self._merge_in, self._merge_out = trio.open_memory_channel[StartMerge](WAITING_MAX * 64)
-        self._aggregate_in, self._aggregate_out = trio.open_memory_channel[StartAggregation](WAITING_MAX * 64)
-        self._apply_in, self._apply_out = trio.open_memory_channel[Decided](WAITING_MAX * 64)
+        self._verify_in, self._verify_out = trio.open_memory_channel[Head](JOBS_MAX)
+        self._merge_in, self._merge_out = trio.open_memory_channel[StartMerge](JOBS_MAX)
+        self._aggregate_in, self._aggregate_out = trio.open_memory_channel[StartAggregation](JOBS_MAX)
+        self._apply_in, self._apply_out = trio.open_memory_channel[Decided](JOBS_MAX)
         self._applied = trio.Condition()
         self.fetched_tiles = 0
         self.repaired_tiles = 0
@@ -82,6 +82,16 @@ class TileService:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run ``work`` in the tile thread: the only place that may touch the tile store."""
         return await self._in_thread(work, self._thread)
+
+    def waiting(self) -> dict[str, int]:
+        """How many jobs of each kind wait."""
+        channels = {
+            "verify": self._verify_out,
+            "merge": self._merge_out,
+            "aggregate": self._aggregate_out,
+            "apply": self._apply_out,
+        }
+        return {name: channel.statistics().current_buffer_used for name, channel in channels.items()}
 
     # -- what the reactor asks ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """One simulated machine: a disk that lasts, a clock, and the process that runs on it now and then.
 
-The process is the node's own (``node/node.py``) with every service it has. It ends by itself when something is wrong, is killed at
-any await, and begins again on what the disk has.
+The process is the node's own (``node/node.py``) with every service it has. It ends by itself when something is wrong, is killed
+at any await, and begins again on what the disk has.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from consensus.engine import Effect
 from consensus.events import RoundClosed, StoreFinalized, TilesApplied
 from node.config import Settings, load_settings
 from node.ground import Ground, stand_on
 from node.node import Machine, Node
-from p2p.io.memory_host import MemoryNetwork, open_memory_host
+from p2p.io.host import EVENTS_MAX
+from p2p.io.memory_host import MemoryHost, MemoryNetwork, open_memory_host
+from protocol.finality import Header
 from protocol.genesis import Genesis
-from protocol.ids import Digest, PeerId, TileId, Version
+from protocol.ids import Digest, PeerId, TileId, Version, peer_text
 from protocol.rejection import Reason, Rejected
 from simnet.network import PeerPlan
 from simnet.virtual.clock import VirtualClock
@@ -37,9 +38,14 @@ CONNECTIONS: Final = 12  # that each looks for: enough for a mesh, few enough fo
 MakeLearner = Callable[["VirtualMachine", Ground], "WorkerHandle"]
 
 
-def address_of(plan: PeerPlan) -> str:
+def listen_address(plan: PeerPlan) -> str:
     """Where a machine listens, without its peer id."""
     return f"/ip4/10.{plan.index >> 16 & 255}.{plan.index >> 8 & 255}.{plan.index & 255}/tcp/{PORT}"
+
+
+def address_of(plan: PeerPlan) -> str:
+    """Where anybody can dial a machine."""
+    return f"{listen_address(plan)}/p2p/{peer_text(plan.peer)}"
 
 
 @dataclass(slots=True)
@@ -54,6 +60,7 @@ class World:
     make_learner: MakeLearner
     bootstrap: tuple[str, ...]
     draw: random.Random
+    finalized: Callable[[PeerId, Header], None]
 
 
 class WatchedNode(Node):
@@ -67,6 +74,7 @@ class WatchedNode(Node):
         await super()._store_finalized(effect)
         for committed in effect.blocks:
             self._machine.world.watch.finalized(self.ground.peer, committed.block, trio.current_time())
+            self._machine.world.finalized(self.ground.peer, committed.block.header)
 
     async def _round_closed(self, effect: RoundClosed) -> None:
         await super()._round_closed(effect)
@@ -90,6 +98,7 @@ class VirtualMachine:
         self.node: Node | None = None
         self.lives = 0
         self.is_stopping = False
+        self._host: MemoryHost | None = None
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
         self._ended.set()
@@ -143,7 +152,7 @@ class VirtualMachine:
             except Exception as error:
                 if not self._is_excused(error):
                     watch.failed(self.peer, _sentence(error), now())
-        self._scope, self.node = None, None
+        self._scope = self.node = self._host = None
         self._look_behind()
         watch.left(self.peer, now())
         self._ended.set()
@@ -160,16 +169,16 @@ class VirtualMachine:
             async with open_memory_host(
                 self.world.network,
                 ground.keys.node.seed,
-                listen=(address_of(self.plan),),
+                listen=(listen_address(self.plan),),
                 hello=network,
                 check_hello=check_hello,
-                bootstrap=[each for each in self.world.bootstrap if not each.startswith(address_of(self.plan) + "/")],
+                bootstrap=[each for each in self.world.bootstrap if each != address_of(self.plan)],
                 generator=random.Random(self.world.draw.getrandbits(64)),
                 clock_milliseconds=self.clock.now_ms,
                 connections_wanted=CONNECTIONS,
-            ) as transport:
+            ) as self._host:
                 machine = Machine(lambda ground: self.world.make_learner(self, ground), run_inline)
-                self.node = WatchedNode(self, ground, transport, self.clock, machine)
+                self.node = WatchedNode(self, ground, self._host, self.clock, machine)
                 await self.node.run()
         finally:
             ground.close()
@@ -200,9 +209,14 @@ class VirtualMachine:
             self.node.stop_requested.set()
         await self._ended.wait()
 
-    def queues(self) -> list[tuple[str, int, int]]:
-        """Inbound queues now: name, length, bound."""
-        return [] if self.node is None else self.node.queues()
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits inside its process now: name -> (how many, how many there may be)."""
+        if self.node is None or self._host is None:
+            return {}
+        return {
+            "from the network": (self._host.events.statistics().current_buffer_used, EVENTS_MAX),
+            **self.node.queues(),
+        }
 
 
 def _sentence(error: BaseException) -> str:
@@ -210,6 +224,3 @@ def _sentence(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"
-
-
-__all__ = ["Effect", "VirtualMachine", "World", "address_of"]

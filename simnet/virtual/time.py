@@ -1,8 +1,8 @@
 """Virtual time: trio's event loop on a clock that jumps when everybody waits, with a schedule that follows from a seed.
 
-The only file that touches trio's private parts: the switch that makes its scheduling deterministic, which trio keeps for its own
-tests, and the hook by which its ``MockClock`` learns that everybody waits. A jump ends at the next line of a grid, so that what
-happens within some milliseconds happens at once: a world of hundreds of nodes has millions of moments, and each costs a jump.
+A jump ends at the next line of a grid, so that what happens within some milliseconds happens at once: a world of hundreds of
+nodes has millions of moments, and each costs a jump. This is the only file that touches trio's private switch for a schedule
+that can be repeated, which trio keeps for its own tests.
 """
 
 from __future__ import annotations
@@ -11,58 +11,55 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import trio
-from trio._core import _run
+import trio.testing
+from trio._core import _run as _trio_run
 
 T = TypeVar("T")
 
+_private: Any = _trio_run  # trio calls these names final
 GRID_SECONDS: Final = 0.005  # shorter than any way between two machines
-NEVER_SECONDS: Final = 999_999_999.0  # how long trio may sleep for real: it does not, because the clock jumps first
 
 
-class GridClock(trio.abc.Clock):
-    """A clock that stands still while anything runs."""
-
-    def __init__(self, grid_seconds: float = GRID_SECONDS) -> None:
-        self._grid_seconds = grid_seconds
-        self._line = 0  # of the grid
-        self.jumps = 0
-
-    def start_clock(self) -> None:
-        _run.GLOBAL_RUN_CONTEXT.runner.clock_autojump_threshold = 0.0
-
-    def current_time(self) -> float:
-        return self._line * self._grid_seconds
-
-    def deadline_to_sleep_time(self, deadline: float) -> float:
-        return 0.0 if deadline <= self.current_time() else NEVER_SECONDS
-
-    def _autojump(self) -> None:
-        """Everybody waits. Called by trio's loop."""
+async def _jump_along(clock: trio.testing.MockClock, grid_seconds: float) -> NoReturn:
+    """Whenever everybody waits, go to the line at or after the next moment at which somebody wakes."""
+    while True:
+        await trio.testing.wait_all_tasks_blocked()
         wait = trio.lowlevel.current_statistics().seconds_to_next_deadline
         if 0 < wait < math.inf:
-            self.jumps += 1
-            deadline = self.current_time() + wait
-            self._line = max(self._line + 1, math.ceil(deadline / self._grid_seconds - 1e-9))
+            now = clock.current_time()
+            line = max(round(now / grid_seconds) + 1, math.ceil((now + wait) / grid_seconds - 1e-6))
+            clock.jump(line * grid_seconds - now)
+        elif wait == math.inf:
+            raise RuntimeError("everybody in this world waits for ever")
 
 
 @contextmanager
 def _scheduled_by(seed: int) -> Iterator[None]:
     """Which of several ready tasks goes first follows from the seed."""
-    switch, generator = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r
-    _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r = True, random.Random(f"schedule {seed}")
+    switch, generator = _private._ALLOW_DETERMINISTIC_SCHEDULING, _private._r
+    _private._ALLOW_DETERMINISTIC_SCHEDULING, _private._r = True, random.Random(f"schedule {seed}")
     try:
         yield
     finally:
-        _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r = switch, generator
+        _private._ALLOW_DETERMINISTIC_SCHEDULING, _private._r = switch, generator
 
 
 def run_virtually(seed: int, main: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     """Run ``main`` to its end in virtual time, the same way each time."""
+    clock = trio.testing.MockClock()
+
+    async def run() -> T:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_jump_along, clock, GRID_SECONDS)
+            result = await main(*arguments)
+            nursery.cancel_scope.cancel()
+        return result
+
     with _scheduled_by(seed):
-        return trio.run(main, *arguments, clock=GridClock())
+        return trio.run(run, clock=clock)
 
 
 async def run_inline(work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
