@@ -56,6 +56,10 @@ class Regions:
         self._passed_over = {other: until for other, until in self._passed_over.items() if until > number}
         self._passed_over[peer] = number + PASSED_OVER_ROUNDS
 
+    def find_relay(self, seed: Digest, tile: TileId, here: Iterable[PeerId]) -> PeerId | None:
+        """Who of ``here`` fetches a tile's updates into our region; it may be ourselves."""
+        return self.find_aggregator(seed, tile, here, (), (), 0)
+
     def find_aggregator(
         self,
         beacon: Digest,

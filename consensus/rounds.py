@@ -228,7 +228,7 @@ class RoundMachine:
         self._rule = learning
         self._learns = learns
         self._rounds_max = rounds_max
-        self._regions = Regions(me, region)
+        self.regions = Regions(me, region)
         self._contributor_of: dict[Digest, _Own] = {}  # contributor -> our aggregate of it
         self._tiles = {tile: _Tile(at, at.version if applied is None else applied[tile]) for tile, at in tiles.items()}
         self._proposed: dict[Slot, Head] = {head.slot: head for head in proposed if head.epoch == rules.roster.epoch}
@@ -533,7 +533,7 @@ class RoundMachine:
             self._lost_own.append(digest)
             through = self._own[digest].through
             if through is not None and through != self._me:
-                self._regions.pass_over(through, self._round)
+                self.regions.pass_over(through, self._round)
         else:
             return
         del self._own[digest]
@@ -569,7 +569,7 @@ class RoundMachine:
         takers: list[PeerId] = []
         for index in self._rules.order(tile)[: self.acting_attempt(tile, now) + 1]:
             owner = self._rules.roster.members[index].node
-            is_far = self._regions.is_far(owner)
+            is_far = self.regions.is_far(owner)
             if own.delta.contributors:
                 taker = owner if is_far else None
             else:
@@ -596,7 +596,7 @@ class RoundMachine:
             and len(own.tried) < AGGREGATORS_TRIED_MAX
             and tile.decided_round < self._round
         ):
-            own.through = self._regions.find_aggregator(
+            own.through = self.regions.find_aggregator(
                 self._rules.roster.beacon,
                 own.delta.tile,
                 (self._me, *self._connected),
@@ -671,7 +671,7 @@ class RoundMachine:
     def _maybe_aggregate(self, now: int) -> list[RoundEffect]:
         """Merge what our region gave us for owners far away: when all of it is there, or 0.8 rounds are over."""
         effects: list[RoundEffect] = []
-        if not self._regions.is_near(self._me):
+        if not self.regions.is_near(self._me):
             return effects
         expected: set[PeerId] | None = None
         for name in sorted(self._tiles):
@@ -682,7 +682,7 @@ class RoundMachine:
             gathered = [
                 delta
                 for delta in tile.candidates.values()
-                if delta.base == base and not delta.contributors and self._regions.is_near(delta.learner)
+                if delta.base == base and not delta.contributors and self.regions.is_near(delta.learner)
             ]
             if all(delta.learner == self._me for delta in gathered) or not self._has_far_owner(name, now):
                 continue
@@ -698,13 +698,13 @@ class RoundMachine:
 
     def _has_far_owner(self, name: TileId, now: int) -> bool:
         order = self._rules.order(name)[: self.acting_attempt(name, now) + 1]
-        return any(self._regions.is_far(self._rules.roster.members[index].node) for index in order)
+        return any(self.regions.is_far(self._rules.roster.members[index].node) for index in order)
 
     def _expected_near(self) -> set[PeerId]:
         """The learners of our region that announced themselves, strangers too: here they cost 0.8 rounds at most."""
         here = self._connected | ({self._me} if self._learns and self._failed < self._round else set())
         announced = {peer for peer, at in self._announced.items() if at >= self._round - 1} & here
-        return {peer for peer in announced | self._expected() if self._regions.is_near(peer)}
+        return {peer for peer in announced | self._expected() if self.regions.is_near(peer)}
 
     def _on_aggregates(self, event: AggregationsDone, now: int) -> list[RoundEffect]:
         unusable = set(event.unusable)
@@ -752,7 +752,7 @@ class RoundMachine:
         tile = self._tiles.get(delta.tile)
         if tile is None:
             return Reason.UNKNOWN_TILE
-        gathers = not delta.contributors and self._regions.is_near(delta.learner)
+        gathers = not delta.contributors and self.regions.is_near(delta.learner)
         if self._rules.roster.find_index(self._me) is None and not gathers:
             return Reason.WRONG_OWNER
         if not tile.at.version - 1 <= delta.base <= tile.at.version + 1:
@@ -765,7 +765,7 @@ class RoundMachine:
         if any(tile.counts(name) for name in delta.counted()):
             return Reason.ALREADY_COUNTED
         if first is None and self._is_stranger(delta.learner):
-            near = [self._regions.is_near(other) for other, _, _ in tile.candidates if self._is_stranger(other)]
+            near = [self.regions.is_near(other) for other, _, _ in tile.candidates if self._is_stranger(other)]
             if near.count(gathers) >= (STRANGERS_GATHERED_MAX if gathers else STRANGERS_PER_TILE_MAX):
                 return Reason.BUSY
         return None
@@ -808,7 +808,7 @@ class RoundMachine:
                 for delta in usable
                 if delta.base == tile.at.version
                 for learner in delta.learners()
-                if self._regions.is_together(learner, delta.learner)  # an aggregator speaks for its own region only
+                if self.regions.is_together(learner, delta.learner)  # an aggregator speaks for its own region only
             }
             if not expected <= delivered and now < self._collects_until(opens_at):
                 continue
@@ -887,7 +887,7 @@ class RoundMachine:
         return []
 
     def _on_region(self, event: RegionTold, now: int) -> list[RoundEffect]:
-        self._regions.tell(event.peer, event.region)
+        self.regions.tell(event.peer, event.region)
         return []
 
     def _on_announced(self, event: RoundAnnounced, now: int) -> list[RoundEffect]:

@@ -145,7 +145,7 @@ class Node:
         self.chain = ChainId.of(ground.network)
         self.reactor = Reactor(self._restore_engine(), clock, self._performers())
         self.tiles = TileService(ground, lambda: self.exchange, self._post_tiles, machine.in_thread)
-        self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report)
+        self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report, self.engine.rounds.regions)
         self.history = HistoryService(HistoryWork(in_thread=machine.in_thread), self.reactor.post)
         self.gossip = Gossip(ground, transport, clock)
         self.presence = Presence(self)

@@ -117,9 +117,7 @@ class TileService:
             parents = {head.tile: Version(head.version - 1) for head in heads}
             with trio.move_on_after(PARENT_PATIENCE_SECONDS):
                 await self._wait_applied(parents)
-            missing = await self._exchange_of().ensure_blobs(
-                (head.update for head in heads), (head.proposer for head in heads)
-            )
+            missing = await self._exchange_of().ensure_updates(heads)
             ready = [(head, self._blob(head.update)) for head in heads if head.update not in missing]
             jobs = [(head, update) for head, update in ready if update is not None]
             verdicts = await self.in_thread(lambda: self._ground.work.verify(jobs))  # noqa: B023 - awaited here
@@ -264,10 +262,7 @@ class TileService:
             for each in decided:
                 by_tile.setdefault(each.slot.tile, []).append(each)
             quick = [chain for chain in by_tile.values() if len(chain) <= UPDATES_BEFORE_TILE]
-            await self._exchange_of().ensure_blobs(
-                (each.head.update for chain in quick for each in chain),
-                (each.head.proposer for chain in quick for each in chain),
-            )
+            await self._exchange_of().ensure_updates(each.head for chain in quick for each in chain)
             await self._apply_updates(quick)
             for tile, chain in by_tile.items():
                 while not await self._bring_up(tile, chain):

@@ -36,7 +36,7 @@ def region_of(peer: PeerId) -> str:
 
 def started(me: PeerId, *, more: Iterable[PeerId] = ()) -> tuple[RoundMachine, list]:
     """A machine that knows where everybody is, and the effects of its start."""
-    machine = RoundMachine(me, RULES, learning_rule(), tile_heads(state, TILES), learns=True, region=region_of(me))
+    machine = RoundMachine(me, RULES, learning_rule(), tile_heads(GENESIS, TILES), learns=True, region=region_of(me))
     for peer in [*ORDER, *more]:
         if peer != me:
             machine.handle(e.PeerConnected(peer), 0)
@@ -184,8 +184,8 @@ def test_an_aggregator_with_which_a_delta_was_lost_is_passed_over():
         state = extend(state, head)
     assert machine.statistics().outstanding_deltas == 0
     args = (ROSTER.beacon, TILE, WEST, MEMBERS, ())
-    assert machine._regions.find_aggregator(*args, 1) == LEARNER
-    assert machine._regions.find_aggregator(*args, 1 + PASSED_OVER_ROUNDS) == AGGREGATOR
+    assert machine.regions.find_aggregator(*args, 1) == LEARNER
+    assert machine.regions.find_aggregator(*args, 1 + PASSED_OVER_ROUNDS) == AGGREGATOR
 
 
 def test_a_delta_inside_a_decided_aggregate_is_merged():
