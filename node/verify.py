@@ -68,7 +68,7 @@ class VerifyReport:
     merges_derived: int = 0  # from all their deltas, to the same update bytes
     merges_not_derivable: int = 0  # some delta, or the update, is not held here
     aggregates_derived: int = 0  # from all their contributors, to the same payload
-    aggregates_not_derivable: int = 0  # some contributor is not held here: the aggregator and its learners hold them
+    aggregates_not_derivable: int = 0  # it, or some contributor, is not held here: only its aggregator holds all
     files_verified: int = 0
     files_behind: int = 0  # decided just before the node ended and derived here; written at the next start
     problems: list[str] = field(default_factory=list)
@@ -190,6 +190,8 @@ class _Verification:
 
     def _derive_head(self, head: Head) -> None:
         self._report.heads += 1
+        for reference in head.deltas:
+            self._derive_aggregate(head, reference)
         self._derive_merge(head)
         self._derive_root(head)
 
@@ -213,7 +215,6 @@ class _Verification:
             if signed is None:
                 self._report.merges_not_derivable += 1
                 return
-            self._derive_aggregate(head, reference, signed)
             contributions.append((contributor(reference), reference.weight, decode_delta(signed.payload, tile.values)))
         gradient = merge(contributions, self._merge_rule).gradient_N
         if encode_delta(gradient, self._update_pipeline, matrices_of(tile)) != update:
@@ -224,15 +225,19 @@ class _Verification:
         data = self._find(name)
         return None if data is None else decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX)
 
-    def _derive_aggregate(self, head: Head, reference: DeltaRef, signed: SignedDelta) -> None:
+    def _derive_aggregate(self, head: Head, reference: DeltaRef) -> None:
         """What an aggregate says, from what it was made of; whose deltas those are, from the head."""
+        signed = self._find_delta(reference.delta)
+        if signed is None:
+            self._report.aggregates_not_derivable += bool(reference.contributors)
+            return
         named = f"the aggregate of {short(reference.learner)} in {head.slot}"
         if reference.contributors != tuple(sorted(each.delta for each in signed.contributors)):
             self._problem(f"{named} was made of other deltas than the head counts")
-        inside = [(each, self._find_delta(each.delta)) for each in signed.contributors]
-        deltas = [(each, delta) for each, delta in inside if delta is not None]
         if not signed.contributors:
             return
+        inside = [(each, self._find_delta(each.delta)) for each in signed.contributors]
+        deltas = [(each, delta) for each, delta in inside if delta is not None]
         if len(deltas) < len(inside):
             self._report.aggregates_not_derivable += 1
             return
@@ -240,8 +245,13 @@ class _Verification:
         for each, delta in deltas:
             if (delta.tile, delta.base, delta.learner) != (signed.tile, signed.base, each.learner):
                 self._problem(f"{named} holds a delta of something else")
-        decoded = [(each.learner, each.weight, decode_delta(delta.payload, tile.values)) for each, delta in deltas]
-        if aggregate_payload(decoded, self._ground.genesis.learning, tile) != signed.payload:
+        try:
+            decoded = [(each.learner, each.weight, decode_delta(delta.payload, tile.values)) for each, delta in deltas]
+            derived = aggregate_payload(decoded, self._ground.genesis.learning, tile)
+        except Rejected as refusal:  # it counts what nobody could have merged
+            self._problem(f"{named}: {refusal}")
+            return
+        if derived != signed.payload:
             self._problem(f"{named} is not what merging its deltas gives")
         self._report.aggregates_derived += 1
 

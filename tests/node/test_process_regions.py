@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.config import default_config_text
+from node.verify import verify_tiles
 from protocol.codec import decode
 from protocol.finality import Body
 from protocol.ids import Height
@@ -45,4 +46,6 @@ def test_a_region_sends_one_delta_of_a_tile(tmp_path: Path) -> None:
         assert max(reference.learners for reference in aggregates) == 2
         counted = [name for head in heads for name in head.counted()]
         assert len(counted) == len(set(counted))
-        assert all(node.problems() == [] for node in network.nodes)
+        reports = [verify_tiles(node.directory, lambda done, total, what: None) for node in network.nodes]
+        assert [report.problems for report in reports] == [[]] * 4
+        assert sum(report.aggregates_derived for report in reports) == len(aggregates)  # each by its aggregator
