@@ -5,10 +5,10 @@ into a delta; deltas are merged with the same bits on every machine. What it nev
 decide what counts. Files outside `io/` hold no I/O; `io/` alone starts processes, reads files and asks for devices.
 
 The network process imports this package too, so importing it, `compute.model.tiling`, `compute.model.genesis`,
-`compute.jobs` or `compute.io.pool` never imports torch; `compute.model.moe`, `compute.learner`, `compute.evaluation`
-and `compute.inference` do, and belong into a worker process.
+`compute.jobs`, `compute.trainer` or `compute.io.pool` never imports torch; `compute.model.moe`, `compute.learner`,
+`compute.evaluation` and `compute.inference` do, and belong into a worker process.
 
 Reading order: `model/config`, `model/layout`, `model/tiling`, `model/genesis` (what the weights are),
 `model/attention`, `model/moe` (what they compute), `data`, `learner`, `evaluation`, `inference` (what is done with
-them), `jobs`, `io/pool`, `io/worker_loop` (how the node asks for it).
+them), `trainer` (what of it a worker needs), `jobs`, `io/pool`, `io/worker_loop` (how the node asks for it).
 """

@@ -145,7 +145,10 @@ class Generate(Job, frozen=True, tag="generate"):
 
 
 class Cancel(Job, frozen=True, tag="cancel"):
-    """End the call that this one shares its number with; it answers JobFailed("cancelled") unless it was done."""
+    """End the call that this one shares its number with; it answers JobFailed("cancelled") unless it was done.
+
+    At a checkpoint of whatever runs, also when the call itself has not begun.
+    """
 
 
 class Shutdown(Job, frozen=True, tag="shutdown"):

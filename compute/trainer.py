@@ -72,8 +72,11 @@ class Trainer(Protocol):
 class Reader(Protocol):
     """Weights that nothing changes any more."""
 
-    def evaluate(self, batches: Iterable[BytesBatch]) -> Generator[int, None, float]:
-        """Nats per byte over all targets; yields the number of each batch, from 0 on. Infinite if a logit is no number."""
+    def evaluate(self, batches: Iterable[BytesBatch], count: int) -> Generator[int, None, float]:
+        """Nats per byte over all targets of so many batches; infinite if a logit is no number.
+
+        Yields the number of each batch, from 0 on; as with steps, all but the last may be left out.
+        """
         ...
 
     def generate(self, job: Generate) -> Iterator[int]:

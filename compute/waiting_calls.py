@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from typing import Final
 
 from compute.jobs import URGENCY, Call, Cancel
+
+CANCELLED_URGENCY: Final = -1
+"""Whoever cancels a call that waits hears of its end at the next checkpoint, whatever runs: it costs nobody any time."""
 
 
 class WaitingCalls:
@@ -19,8 +23,14 @@ class WaitingCalls:
     def accept(self, call: Call) -> None:
         """A call arrived, or the cancellation of one; one that has ended cannot be cancelled."""
         if isinstance(call.job, Cancel):
-            if call.number in self._running or any(call.number == waiting.number for _, _, waiting in self._waiting):
+            if call.number in self._running:
                 self._cancelled.add(call.number)
+            for index, (_, arrival, waiting) in enumerate(self._waiting):
+                if waiting.number == call.number:
+                    self._cancelled.add(call.number)
+                    self._waiting[index] = (CANCELLED_URGENCY, arrival, waiting)
+                    heapq.heapify(self._waiting)
+                    break
         else:
             self._arrivals += 1
             heapq.heappush(self._waiting, (URGENCY[type(call.job)], self._arrivals, call))

@@ -231,7 +231,7 @@ class WorkerMain:
             windows[first : first + EVALUATION_BATCH_SEQUENCES]
             for first in range(0, len(windows), EVALUATION_BATCH_SEQUENCES)
         ]
-        steps = self._reader(job.tiles).evaluate(self._texts(job, batches, context))
+        steps = self._reader(job.tiles).evaluate(self._texts(job, batches, context), len(batches))
         loss = yield from _checkpoints(steps, lambda batch: Checkpoint((batch + 1) / len(batches)))
         return EvaluateDone(loss_micro=round(min(loss, 1e6) * MILLION), tokens=len(windows) * context)
 

@@ -80,7 +80,7 @@ class TorchReader:
     def __init__(self, model: MoEModel) -> None:
         self._model = model
 
-    def evaluate(self, batches: Iterable[BytesBatch]) -> Generator[int, None, float]:
+    def evaluate(self, batches: Iterable[BytesBatch], count: int) -> Generator[int, None, float]:
         from compute.evaluation import evaluate_batches
 
         return evaluate_batches(self._model, batches)

@@ -158,9 +158,11 @@ def failure_of(error: Exception, on_bug: Callable[[str], object]) -> JobFailed:
             return JobFailed(error.reason.code, error.detail)
         case Diverged():
             return JobFailed("diverged", str(error))
+        case OSError():  # a full disk, a file that is gone: nobody's bug
+            pass
         case _:
             on_bug("".join(traceback.format_exception(error)))
-            return JobFailed("error", f"{type(error).__name__}: {error}"[:1000])
+    return JobFailed("error", f"{type(error).__name__}: {error}"[:1000])
 
 
 def in_steps(work_on: Callable[[Any], Work[Any]]) -> Handler:

@@ -155,9 +155,9 @@ class AnalyticReader:
     def __init__(self, loss: float) -> None:
         self._loss = loss
 
-    def evaluate(self, batches: Iterable[BytesBatch]) -> Generator[int, None, float]:
-        """One step, whatever there is to read; no text is read."""
-        yield 0
+    def evaluate(self, batches: Iterable[BytesBatch], count: int) -> Generator[int, None, float]:
+        """All batches at once. No text is read."""
+        yield count - 1
         return self._loss
 
     def generate(self, job: Generate) -> Iterator[int]:

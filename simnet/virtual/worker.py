@@ -54,7 +54,7 @@ class NamedFiles:
         self._name_of = name_of
 
     def map(self, path: str) -> memoryview:
-        return self._files.read(self._name_of(path))
+        return memoryview(bytearray(self._files.read(self._name_of(path))))  # private, and writable for torch
 
     def open(self, path: str) -> BinaryIO:
         return io.BytesIO(self._files.read(self._name_of(path)))

@@ -3,7 +3,8 @@
 Hello         answers Ready, and counts the greetings
 Learn         `round` steps, a checkpoint after each, answering Progress; round 0 never ends; with an output_folder
               every step waits for a file of that name, so that a test decides when it goes on
-Evaluate      validation_sequences: 1 exits, 2 raises, 3 hangs without checkpoints, 4 prints to both outputs, 5 writes garbage
+Evaluate      validation_sequences: 1 exits, 2 raises, 3 says Progress and hangs without checkpoints, 4 prints to both outputs,
+              5 writes garbage, 6 has a bug
 Generate      streams its prompt
 """
 
@@ -55,6 +56,7 @@ def evaluate(job: Evaluate, desk: Desk) -> AnyReply:
         case 2:
             raise Rejected(Reason.BAD_SHAPE, "on purpose")
         case 3:
+            desk.send(Progress(0, 1, 0.0))
             threading.Event().wait()
         case 4:
             print("printed")

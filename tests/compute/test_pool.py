@@ -184,15 +184,30 @@ def test_a_child_that_does_not_end_a_cancelled_call_is_killed():
     """A hung kernel reaches no checkpoint: after the grace the process is replaced, and what waited behind it is lost."""
 
     async def test(worker, log):
-        with pytest.raises(JobTimedOut):
-            await worker.call(evaluate(3), timeout_seconds=0.2)
+        async with worker.stream(evaluate(3)) as replies:
+            await anext(replies)  # now it hangs, and is left
         with pytest.raises(JobLost):
             await worker.call(evaluate(0))
         assert isinstance(await worker.call(evaluate(0)), EvaluateDone)
         assert worker.statistics().starts == 2
         assert any("killing" in line for line in log)
 
-    run_with_worker(test, grace_seconds=0.1)
+    run_with_worker(test, grace_seconds=0.5)
+
+
+def test_a_cancelled_call_that_waits_behind_a_long_one_costs_nobody_the_child():
+    """It has not begun and cannot for as long as the other runs; it ends all the same, well within the grace."""
+
+    async def test(worker, log):
+        async with worker.stream(learn(0)) as steps:
+            await anext(steps)
+            async with worker.stream(learn(1)):
+                assert worker.statistics().open_calls == 2
+            while worker.statistics().open_calls == 2:
+                assert isinstance(await anext(steps), Progress)
+        assert worker.statistics().starts == 1
+
+    run_with_worker(test)
 
 
 def test_leaving_a_stream_cancels_its_job():

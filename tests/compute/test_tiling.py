@@ -141,6 +141,7 @@ def test_the_network_process_imports_the_tiling_without_torch():
     """Importing tiles, genesis weights, jobs and the pool leaves torch out."""
     program = (
         "import sys, compute, compute.model.tiling, compute.model.genesis, compute.jobs, compute.io.pool, compute.data, "
-        "compute.io.corpus, compute.io.device, compute.tokenizer; sys.exit('torch' in sys.modules)"
+        "compute.io.corpus, compute.io.device, compute.io.torch_device, compute.trainer, "
+        "compute.waiting_calls, compute.tokenizer; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,7 +1,8 @@
-"""A worker's rounds, file to file: what it loads, what it says, what it keeps."""
+"""A worker's rounds, file to file: what it loads, what it says, what it keeps. In a process and in a simulated world alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,95 +13,55 @@ from msgspec.structs import replace
 
 from compute.delta.codec import decode
 from compute.delta.feedback import begin_ahead, compress_with_feedback
-from compute.jobs import Dataset, Learn, LearnDone, TileDelta, TileFile
+from compute.io.torch_device import TorchDevice
+from compute.io.worker_loop import JobCancelled, in_steps
+from compute.jobs import Dataset, Progress, TileDelta
 from compute.learner import Learner
 from compute.model.config import check_config
-from compute.model.genesis import genesis_tile
-from compute.model.tiling import TileMap
-from node.config import load_template
-from node.genesis_file import found_network
+from compute.trainer import run_to_end
 from node.tile_work import matrices_of
 from node.worker import RESIDUAL, WorkerMain
-from protocol.genesis import MILLION, Genesis
-from protocol.keys import KeyPair
-from protocol.roster import MemberCard
-from storage.tile_format import tile_block
-from tests.node.processes import CREATED_MS, corpus
+from protocol.genesis import MILLION
+from protocol.rejection import Reason, Rejected
+from simnet.compute import Valley
+from simnet.villains import Conspiracy
+from simnet.virtual.learner import AnalyticDevice, Landscape, ModelDevice, made_report
+from tests.node.worker_samples import Bench, bench_in_memory, bench_on_disk, learn, three_rounds
 
-LEARNER = bytes([7]) * 32
-
-
-class QuietDesk:
-    """Nobody waits for this worker."""
-
-    def send(self, reply: Any) -> None:
-        """Nobody listens either."""
-
-    def checkpoint(self) -> None:
-        """Nothing is more urgent."""
+REPORT = made_report("bench")
 
 
-class Bench:
-    """A genesis, its tiles of version 0 and its text as files, and a worker that was told of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        card = MemberCard.bind(*(KeyPair.from_seed(bytes([seed]) * 32) for seed in (1, 2, 3)))
-        self.shard = corpus()[:65_536]
-        self.genesis: Genesis = found_network(load_template("test"), [card], [self.shard], 0, CREATED_MS)
-        self.tile_map = TileMap.from_shape(self.genesis.model, self.genesis.tile_bytes)
-        (folder / "shard").write_bytes(self.shard)
-        self.weights = {
-            tile.id: genesis_tile(self.genesis.model, self.tile_map, self.genesis.model_seed, tile.id)
-            for tile in self.tile_map.tiles
-        }
-        files = []
-        for index, (tile, values) in enumerate(self.weights.items()):
-            block, root = tile_block(tile, values.tobytes(), 1, values.size)
-            (folder / f"tile-{index}").write_bytes(block)
-            files.append(TileFile(tile, 0, root, str(folder / f"tile-{index}")))
-        self.first = Learn(
-            0,
-            LEARNER,
-            tuple(files),
-            Dataset(self.genesis.datasets[0].root(), (str(folder / "shard"),)),
-            held=(),
-            state_path="",
-            output_folder=str(folder),
-        )
-
-    def worker(self) -> WorkerMain:
-        worker = WorkerMain()
-        worker._genesis = self.genesis  # as Hello leaves it; choosing a device takes a benchmark
-        return worker
-
-    def learn(self, worker: WorkerMain, job: Learn) -> LearnDone:
-        return worker.learn(job, QuietDesk())  # type: ignore[arg-type]  # a desk without a loop behind it
-
-    def residuals(self, done: LearnDone) -> dict[str, np.ndarray]:
-        with np.load(done.state_path) as state:
-            return {
-                name.removeprefix(RESIDUAL): state[name].copy() for name in state.files if name.startswith(RESIDUAL)
-            }
+@pytest.fixture(params=["process", "simulated"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    return bench_on_disk(tmp_path) if request.param == "process" else bench_in_memory()
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def model(bench: Bench) -> WorkerMain:
+    """A worker that learns with the real model, on one thread as both kinds do."""
+    return bench.worker(ModelDevice(REPORT))
+
+
+def valley(bench: Bench) -> WorkerMain:
+    """A worker that learns in the analytic model."""
+    landscape = Landscape(Valley(bench.tile_map, bytes(32)), Conspiracy(0))
+    return bench.worker(AnalyticDevice(landscape, REPORT))
+
+
+MakeWorker = Callable[[Bench], WorkerMain]
+both_models = pytest.mark.parametrize("worker_of", [model, valley])
 
 
 def test_a_round_begins_ahead_of_the_decided_weights_by_a_share_of_the_residual(bench: Bench) -> None:
     """The deltas of a second round are, bit for bit, those of a learner that was loaded with weights less half the residual."""
     rule = bench.genesis.learning
-    worker = bench.worker()
-    first = bench.learn(worker, bench.first)
+    worker = model(bench)
+    first = learn(worker, bench.first)
     residuals = bench.residuals(first)
     assert any(residual.any() for residual in residuals.values())
-    second = bench.learn(worker, replace(bench.first, round=1, state_path=first.state_path))
+    second = learn(worker, replace(bench.first, round=1, state_path=first.state_path))
 
     learner = Learner(check_config(bench.genesis.model), rule)
-    with np.load(first.state_path) as state:
-        learner.import_state({name: state[name] for name in state.files if not name.startswith(RESIDUAL)})
+    learner.import_state({name: array for name, array in bench.state(first).items() if not name.startswith(RESIDUAL)})
     start = Fraction(rule.residual_start_micro, MILLION)
     assert start > 0
     learner.load(
@@ -122,21 +83,23 @@ def test_a_round_begins_ahead_of_the_decided_weights_by_a_share_of_the_residual(
         assert said[tile] == payload
 
 
-def test_a_worker_that_was_killed_goes_on_from_the_state_file(bench: Bench) -> None:
+@both_models
+def test_a_worker_that_was_killed_goes_on_from_the_state_file(bench: Bench, worker_of: MakeWorker) -> None:
     """A new worker with the state file says in round 1 what the old one says: residuals and moments came along."""
-    worker = bench.worker()
-    first = bench.learn(worker, bench.first)
+    worker = worker_of(bench)
+    first = learn(worker, bench.first)
     job = replace(bench.first, round=1, state_path=first.state_path)
-    assert bench.learn(worker, job).deltas == bench.learn(bench.worker(), job).deltas
+    assert learn(worker, job).deltas == learn(worker_of(bench), job).deltas
 
 
-def test_what_is_withheld_or_lost_waits_in_the_residual(bench: Bench) -> None:
+@both_models
+def test_what_is_withheld_or_lost_waits_in_the_residual(bench: Bench, worker_of: MakeWorker) -> None:
     """A withheld tile has no delta and its whole change waits; a lost delta comes back before the steps begin."""
     tile = bench.tile_map.ids[0]
     values = bench.tile_map.tile(tile).values
-    withheld = bench.learn(bench.worker(), replace(bench.first, withheld=(tile,)))
+    withheld = learn(worker_of(bench), replace(bench.first, withheld=(tile,)))
     waiting = bench.residuals(withheld)[tile]  # read now: the next state of round 0 takes its name
-    plain = bench.learn(bench.worker(), bench.first)
+    plain = learn(worker_of(bench), bench.first)
     assert tile not in {delta.tile for delta in withheld.deltas}
     payload = next(delta.payload for delta in plain.deltas if delta.tile == tile)
     decay = np.float32(bench.genesis.learning.residual_decay_micro / MILLION)
@@ -144,7 +107,119 @@ def test_what_is_withheld_or_lost_waits_in_the_residual(bench: Bench) -> None:
     assert np.allclose(bench.residuals(plain)[tile], decay * rest, rtol=1e-5, atol=1e-9)
 
     lost = TileDelta(tile, 0, payload)
-    given_back = bench.learn(bench.worker(), replace(bench.first, round=1, state_path=plain.state_path, lost=(lost,)))
-    forgotten = bench.learn(bench.worker(), replace(bench.first, round=1, state_path=plain.state_path))
+    given_back = learn(worker_of(bench), replace(bench.first, round=1, state_path=plain.state_path, lost=(lost,)))
+    forgotten = learn(worker_of(bench), replace(bench.first, round=1, state_path=plain.state_path))
     said = [next(each.payload for each in done.deltas if each.tile == tile) for done in (given_back, forgotten)]
     assert said[0] != said[1]
+
+
+@both_models
+def test_a_simulated_disk_changes_no_byte(tmp_path: Path, worker_of: MakeWorker) -> None:
+    """The same rounds on a real disk and on a simulated one: the same deltas, and state files of the same bytes."""
+    real, made = (
+        (bench, *three_rounds(bench, worker_of(bench))) for bench in (bench_on_disk(tmp_path), bench_in_memory())
+    )
+    assert [done.deltas for done in real[1]] == [done.deltas for done in made[1]]
+    assert real[2] == made[2]
+
+
+def test_a_model_in_this_process_learns_what_a_worker_process_learns(tmp_path: Path) -> None:
+    """Without a benchmark at its greeting, to the bit."""
+    bench = bench_on_disk(tmp_path)
+    said = [learn(bench.worker(device), bench.first).deltas for device in (TorchDevice(), ModelDevice(REPORT))]
+    assert said[0] == said[1]
+
+
+@both_models
+def test_work_is_done_in_shares(bench: Bench, worker_of: MakeWorker) -> None:
+    """Every job's shares rise to the whole; learning says how far it is, reading how it continues."""
+    worker, rule = worker_of(bench), bench.genesis.learning
+    for work in (worker.learn(bench.first), worker.evaluate(bench.evaluation), worker.generate(bench.generation(3))):
+        shares = [checkpoint.share for checkpoint in work]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0
+    replies = [checkpoint.reply for checkpoint in worker.learn(bench.first)]
+    assert [(reply.step, reply.steps) for reply in replies] == [
+        (n + 1, rule.inner_steps) for n in range(rule.inner_steps)
+    ]
+
+
+@both_models
+def test_a_round_that_was_given_up_leaves_nothing(bench: Bench, worker_of: MakeWorker) -> None:
+    """Closed after its first step, with a delta already back in the residual: the round begins again as if never begun."""
+    worker = worker_of(bench)
+    first = learn(worker, bench.first)
+    job = replace(bench.first, round=1, state_path=first.state_path, lost=first.deltas[:1])
+    work = worker.learn(job)
+    assert isinstance(next(work).reply, Progress)
+    work.close()
+    again = learn(worker, job)
+    assert again.deltas == learn(worker_of(bench), job).deltas
+
+
+def test_a_worker_process_does_the_work_between_its_checkpoints(bench: Bench) -> None:
+    """The loop's handler sends every reply, then lets others go first; a cancellation gives the round up there."""
+
+    class Desk:
+        """Cancels after so many checkpoints."""
+
+        def __init__(self, checkpoints: int) -> None:
+            self.left = checkpoints
+            self.heard: list[Any] = []
+
+        def send(self, reply: Any) -> None:
+            self.heard.append(reply)
+
+        def checkpoint(self) -> None:
+            if not self.left:
+                raise JobCancelled
+            self.left -= 1
+
+    worker = valley(bench)
+    handle, patient, hasty = in_steps(worker.learn), Desk(99), Desk(1)
+    done = handle(bench.first, patient)  # type: ignore[arg-type]  # a desk without a loop behind it
+    assert [type(reply) for reply in patient.heard] == [Progress] * bench.genesis.learning.inner_steps
+    with pytest.raises(JobCancelled):
+        handle(bench.first, hasty)  # type: ignore[arg-type]  # as above
+    assert len(hasty.heard) == 2
+    assert handle(bench.first, Desk(99)).deltas == done.deltas  # type: ignore[arg-type]  # as above
+
+
+@both_models
+def test_a_tile_that_is_not_what_was_decided_is_refused(bench: Bench, worker_of: MakeWorker) -> None:
+    """Its file is gone, or a bit of it is another: the node fetches it again."""
+    good = bench.tiles[0]
+    gone = replace(good, path=bench.path("nowhere"))
+    other = replace(
+        bench.store_tile(bench.tile_map.ids[0], bench.weights[bench.tile_map.ids[0]] + 1, bench.path("other"))
+    )
+    worker = worker_of(bench)
+    for bad in (gone, replace(other, root=good.root)):
+        tiles = (bad, *bench.tiles[1:])
+        for work in (
+            worker.learn(replace(bench.first, tiles=tiles)),
+            worker.evaluate(replace(bench.evaluation, tiles=tiles)),
+        ):
+            with pytest.raises(Rejected) as refused:
+                run_to_end(work)
+            assert refused.value.reason is Reason.TILE_CORRUPT
+
+
+def test_only_the_real_model_reads_text(bench: Bench) -> None:
+    """Without its shards the analytic model learns and is measured all the same."""
+    nowhere = Dataset(bench.dataset.root, (bench.path("nowhere"),))
+    worker = valley(bench)
+    assert learn(worker, replace(bench.first, dataset=nowhere)).deltas == learn(valley(bench), bench.first).deltas
+    done = run_to_end(worker.evaluate(replace(bench.evaluation, dataset=nowhere)))
+    assert done.loss_micro > 0
+    with pytest.raises(FileNotFoundError):
+        learn(model(bench), replace(bench.first, dataset=nowhere))
+
+
+def test_a_worker_that_knows_no_genesis_learns_nothing(bench: Bench) -> None:
+    """It was greeted without one."""
+    worker = WorkerMain(ModelDevice(REPORT), bench.files, lambda: 0, process=1)
+    run_to_end(worker.hello(replace(bench.greeting, genesis=b"")))
+    with pytest.raises(Rejected) as refused:
+        learn(worker, bench.first)
+    assert refused.value.reason is Reason.BAD_ARGUMENT
