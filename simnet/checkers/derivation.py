@@ -2,6 +2,7 @@
 
     genesis weights --> state of version 0
     head:   deltas by digest -> signatures, tile, base, learner, weight -> merge -> the bytes of its update
+            of them, aggregates: what is inside likewise                -> merge -> the bytes that the aggregate says
             update by digest -> outer step on the state before it       -> its root
 
     N  values of a tile          P  planes of its state
@@ -26,9 +27,9 @@ from node.tile_work import contributor, matrices_of, merge_rule, outer_rule
 from protocol.codec import decode
 from protocol.digest import blob_digest
 from protocol.genesis import Genesis
-from protocol.ids import Digest, TileId, Version, short
+from protocol.ids import Digest, PeerId, TileId, Version, short
 from protocol.learning import SignedDelta, check_delta_signature
-from protocol.limits import FRAME_BYTES_MAX
+from protocol.limits import AGGREGATE_WEIGHT_DELTAS_MAX, FRAME_BYTES_MAX
 from protocol.rejection import Rejected
 from protocol.roster import DeltaRef, Head
 from simnet.checkers.facts import FindBlob
@@ -93,17 +94,49 @@ class Derivation:
     def _delta(self, head: Head, reference: DeltaRef, values: int) -> DecodedDelta:
         """One delta that the head lists, when it is what the head says that it is."""
         name = f"delta {reference.delta[:4].hex()} of {short(reference.learner)}"
-        blob = self._blob(reference.delta, name)
+        signed, decoded = self._signed(head.tile, reference.base, reference.learner, reference.delta, values)
+        if reference.contributors != tuple(sorted(each.delta for each in signed.contributors)):
+            raise Underivable(f"{name} was made of other deltas than the head names")
+        if signed.contributors:
+            self._check_aggregate(name, signed, values)
+        heaviest = min(
+            signed.tokens, min(len(signed.contributors) or 1, AGGREGATE_WEIGHT_DELTAS_MAX) * self._weight_max
+        )
+        # Strangers' aggregates share what strangers may weigh: they may weigh less than they could.
+        if not 0 < reference.weight <= heaviest or (reference.weight < heaviest and not signed.contributors):
+            raise Underivable(f"{name} has weight {reference.weight} with {signed.tokens} tokens")
+        return decoded
+
+    def _signed(
+        self, tile: TileId, base: Version, learner: PeerId, delta: Digest, values: int
+    ) -> tuple[SignedDelta, DecodedDelta]:
+        """A delta of this learner for this tile and base, under its signature."""
+        name = f"delta {delta[:4].hex()} of {short(learner)}"
+        blob = self._blob(delta, name)
         try:
             signed = decode(SignedDelta, blob, limit_bytes=FRAME_BYTES_MAX)
-            if (signed.tile, signed.base, signed.learner) != (head.tile, reference.base, reference.learner):
+            if (signed.tile, signed.base, signed.learner) != (tile, base, learner):
                 raise Underivable(f"{name} is one of {short(signed.learner)} for {signed.tile}@{signed.base}")
-            if reference.weight != min(signed.tokens, self._weight_max):
-                raise Underivable(f"{name} has weight {reference.weight} with {signed.tokens} tokens")
             check_delta_signature(signed)
-            return decode_delta(signed.payload, values)
+            return signed, decode_delta(signed.payload, values)
         except Rejected as refusal:
             raise Underivable(f"{name}: {refusal}") from refusal
+
+    def _check_aggregate(self, name: str, whole: SignedDelta, values: int) -> None:
+        """An aggregate says the merge of what is inside, each of another learner, and claims no token more."""
+        if len({each.learner for each in whole.contributors}) != len(whole.contributors):
+            raise Underivable(f"{name} holds two deltas of one learner")
+        if sum(each.weight for each in whole.contributors) != whole.tokens:
+            raise Underivable(f"{name} claims {whole.tokens} tokens, which its contributors did not see")
+        parts = []
+        for each in whole.contributors:
+            signed, decoded = self._signed(whole.tile, whole.base, each.learner, each.delta, values)
+            if signed.contributors or each.weight != min(signed.tokens, self._weight_max):
+                raise Underivable(f"{name} takes {each.delta[:4].hex()} for {each.weight} tokens")
+            parts.append((bytes(each.learner), each.weight, decoded))
+        gradient_N = merge(parts, self._merge_rule).gradient_N
+        if encode_delta(gradient_N, self._update_pipeline, matrices_of(self._map.tile(whole.tile))) != whole.payload:
+            raise Underivable(f"{name} is not what merging its deltas gives")
 
     def _blob(self, name: Digest, what: str) -> bytes:
         blob = self._find_blob(name)

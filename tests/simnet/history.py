@@ -15,13 +15,13 @@ from msgspec.structs import replace as replace_message
 
 from compute.delta.codec import encode as encode_delta
 from compute.exact import Float32
-from node.tile_work import MergeJob, TileWork, matrices_of
+from node.tile_work import AggregateJob, MergeJob, TileWork, matrices_of
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest, digest
 from protocol.finality import NO_BLOCK, Body, ChainId, FinalizedBlock, Header, body_root
 from protocol.genesis import genesis_roster
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, Round, Signature, TileId, Version, View
-from protocol.learning import SignedDelta, sign_delta
+from protocol.learning import Contributor, SignedDelta, sign_delta
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.roster import DeltaRef, Head, Slot, sign_head
 from simnet.checkers import Watch
@@ -99,6 +99,24 @@ class History:
         )
         signed = sign_delta(replace_message(unsigned, **changes), KEYS[learner].node)
         return DeltaRef(self.store(encode(signed)), signed.learner, signed.base, signed.tokens)
+
+    def aggregate(self, aggregator: int, tile: TileId, parts: Sequence[DeltaRef], **changes: Any) -> DeltaRef:
+        """What an aggregator makes of these, stored; ``changes`` are made before it is signed."""
+        inside = sorted((Contributor(each.learner, each.delta, each.weight) for each in parts), key=lambda c: c.learner)
+        job = AggregateJob(tile, tuple((each, self.signed(each.delta).payload) for each in inside))
+        unsigned = SignedDelta(
+            tile=tile,
+            base=parts[0].base,
+            round=Round(parts[0].base),
+            learner=KEYS[aggregator].peer,
+            tokens=sum(each.weight for each in inside),
+            payload=self._work.aggregate([job])[0].payload,
+            signature=UNSIGNED,
+            contributors=tuple(inside),
+        )
+        signed = sign_delta(replace_message(unsigned, **changes), KEYS[aggregator].node)
+        names = tuple(sorted(each.delta for each in signed.contributors))
+        return DeltaRef(self.store(encode(signed)), signed.learner, signed.base, signed.tokens, names)
 
     def weights(self, tile: TileId) -> Float32:
         """The newest weights of a tile, as a holder's disk has them."""

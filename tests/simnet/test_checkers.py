@@ -270,6 +270,74 @@ def test_a_delta_that_is_not_what_the_head_says_is_told(
     one_breach(history, "roots_derivable", f"{tile}@1", short(history.peer(2)), words)
 
 
+def three(history: History) -> list[DeltaRef]:
+    return [history.delta(learner, history.tiles[0], 0) for learner in (1, 2, 3)]
+
+
+def test_an_aggregate_is_derived_from_what_is_inside() -> None:
+    """Each of its learners counts, and none of them may count again."""
+    history = History()
+    tile = history.tiles[0]
+    parts = three(history)
+    history.decide([history.head(tile, [history.aggregate(2, tile, parts), history.delta(0, tile, 0)], 0)])
+    assert history.breaches() == {}
+    history.now += 10
+    history.decide([history.head(tile, [parts[0], history.delta(2, tile, 1)], 1)])
+    one_breach(history, "counted_once", f"{tile}@2", short(history.peer(1)), "version 1 counted it before")
+
+
+def other_payload(history: History, parts: list[DeltaRef]) -> DeltaRef:
+    fewer = history.signed(history.aggregate(2, history.tiles[0], parts[:2]).delta).payload
+    return history.aggregate(2, history.tiles[0], parts, payload=fewer)
+
+
+def other_names(history: History, parts: list[DeltaRef]) -> DeltaRef:
+    good = history.aggregate(2, history.tiles[0], parts)
+    return replace_message(good, contributors=good.contributors[:2])
+
+
+def invented_learner(history: History, parts: list[DeltaRef]) -> DeltaRef:
+    inside = history.signed(history.aggregate(2, history.tiles[0], parts).delta).contributors
+    changed = (replace_message(inside[0], learner=history.peer(5)), *inside[1:])
+    return history.aggregate(2, history.tiles[0], parts, contributors=changed)
+
+
+def more_tokens(history: History, parts: list[DeltaRef]) -> DeltaRef:
+    return history.aggregate(2, history.tiles[0], parts, tokens=10_000)
+
+
+def heavier_than_inside(history: History, parts: list[DeltaRef]) -> DeltaRef:
+    return replace_message(history.aggregate(2, history.tiles[0], parts), weight=10_000)
+
+
+def one_inside_gone(history: History, parts: list[DeltaRef]) -> DeltaRef:
+    good = history.aggregate(2, history.tiles[0], parts)
+    del history.blobs[parts[1].delta]
+    return good
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (other_payload, "is not what merging its deltas gives"),
+        (other_names, "was made of other deltas than the head names"),
+        (invented_learner, "is one of"),
+        (more_tokens, "which its contributors did not see"),
+        (heavier_than_inside, "has weight 10000 with 306 tokens"),
+        (one_inside_gone, "is on nobody's disk"),
+    ],
+)
+def test_an_aggregate_that_is_not_what_it_says_is_told(
+    spoil: Callable[[History, list[DeltaRef]], DeltaRef], words: str
+) -> None:
+    """Whatever its aggregator signed."""
+    history = History()
+    tile = history.tiles[0]
+    head = history.head(tile, [spoil(history, three(history))], 0)
+    history.watch.finalized(history.peer(0), history.block([head]), 50.0)
+    one_breach(history, "roots_derivable", f"{tile}@1", words)
+
+
 def test_a_tile_is_not_derived_beyond_a_wrong_head() -> None:
     """Every later head of that tile is told too; the others go on."""
     history = History()
