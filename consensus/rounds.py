@@ -956,7 +956,7 @@ class RoundMachine:
             if attempt is not None:
                 moments.add(self._collects_until(times[attempt]))
             moments.add(self._tiles[name].again_at)
-        for own in self._own.values():
+        for own in self._deliverables():
             moments.update(own.again_at.values())
         upcoming = min((moment for moment in moments if now < moment < _NEVER), default=None)
         if upcoming is None or upcoming == self._timer_at:

@@ -293,6 +293,18 @@ def test_after_a_restart_an_aggregate_is_the_same_and_is_given_again():
     assert not of(e.StartAggregation, effects)
 
 
+def test_an_aggregate_that_could_not_be_delivered_is_delivered_again():
+    """The timer is set for it: nobody else may say anything until then."""
+    machine, effects = started(AGGREGATOR)
+    mine, other = make_delta(AGGREGATOR), make_delta(LEARNER)
+    learn(machine, effects)
+    machine.handle(e.DeltasArrived((other,)), 300)
+    made = gather(AGGREGATOR, mine, other)
+    machine.handle(e.AggregationsDone((made,)), 400)
+    (timer,) = of(e.SetRoundTimer, machine.handle(e.DeliveryFailed(OWNER, (made.digest,)), 500))
+    assert sent(machine.handle(e.RoundTimer(), timer.at_ms), made) == [OWNER]
+
+
 def test_a_stranger_may_gather_but_takes_no_deltas_from_far_away():
     """Only owners take anybody's; an aggregate it takes from nobody."""
     stranger = STRANGERS[0]
