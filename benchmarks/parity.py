@@ -123,7 +123,7 @@ def main(
         for seed in (seeds.split(",")[:1] if quick else seeds.split(","))
         for arm in names
     ]
-    outcomes = _run_all(cases, min(jobs or os.cpu_count() or 1, len(cases)))
+    outcomes = run_all(cases, min(jobs or os.cpu_count() or 1, len(cases)), run_case)
     rows = make_rows(outcomes)
     facts = {
         "dataset_root": outcomes[0].dataset_root,
@@ -152,19 +152,19 @@ def main(
     report("parity", rows, as_json, facts)
 
 
-def _run_all(cases: Sequence[Case], jobs: int) -> list[Outcome]:
+def run_all(cases: Sequence[Case], jobs: int, run: Callable[[Any], Outcome]) -> list[Outcome]:
     """Every case in a process of its own, `jobs` at a time; in the order of `cases`."""
     from compute.io.pool import worker_environment
 
     os.environ.update(worker_environment(threads=1))  # read by the children before they import torch
     outcomes: dict[Case, Outcome] = {}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting = [pool.submit(run_case, case) for case in cases]
+        waiting = [pool.submit(run, case) for case in cases]
         for future in as_completed(waiting):
             outcome = future.result()
             outcomes[outcome.case] = outcome
             say(
-                f"{_title(outcome.case)}: {outcome.losses[-1]:.4f} nats per byte after {outcome.case.rounds} rounds, "
+                f"{title(outcome.case)}: {outcome.losses[-1]:.4f} nats per byte after {outcome.case.rounds} rounds, "
                 f"{outcome.seconds:.0f} s"
             )
     return [outcomes[case] for case in cases]
@@ -175,7 +175,7 @@ def _run_all(cases: Sequence[Case], jobs: int) -> list[Outcome]:
 
 def make_rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Final losses by arm and seed, their means, how the rounds stand to the other arms, and the bytes."""
-    rows = [compare(f"{_title(outcome.case)}, final loss", "nats/byte", outcome.losses[-1]) for outcome in outcomes]
+    rows = [compare(f"{title(outcome.case)}, final loss", "nats/byte", outcome.losses[-1]) for outcome in outcomes]
     means = _means(outcomes)
     rows += [
         compare(f"{arm}, mean of the seeds", "nats/byte", means[arm], means.get(other), other)
@@ -229,7 +229,7 @@ def _means(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return {arm: sum(losses) / len(losses) for arm, losses in finals.items()}
 
 
-def _title(case: Case) -> str:
+def title(case: Case) -> str:
     return f"{case.arm}, seed {case.seed}"
 
 
@@ -242,12 +242,12 @@ def run_case(case: Case) -> Outcome:
 
     torch.set_num_threads(1)
     started = time.monotonic()
-    world = _World(case)
+    world = World(case)
     outcome = world.learn_together() if case.arm == SYNCHRONOUS else world.learn_in_rounds()
     return outcome(seconds=time.monotonic() - started)
 
 
-class _World:
+class World:
     """A network's genesis and text, and the functions of a node and its worker over them."""
 
     def __init__(self, case: Case) -> None:
@@ -270,6 +270,18 @@ class _World:
         self.learners = [founder.card.node for founder in self.genesis.founders]
         self._reader = MoEModel(self.config).to(case.device)
         self._validation = list(self._validation_batches())
+
+    # -- what a benchmark may have otherwise ------------------------------------------------------------------------------
+
+    def read(self, number: int, peer: bytes) -> Iterator[NDArray[numpy.uint8]]:
+        """The batches of a learner's round."""
+        return self._batches(number, [peer])
+
+    def send(self, number: int, peer: bytes, tile: Any, weights_N: Any, change_N: Any) -> Any:
+        """What a learner sends as its change of a tile; None: nothing."""
+        return change_N
+
+    # -- the arms ---------------------------------------------------------------------------------------------------------
 
     def learn_in_rounds(self) -> Callable[..., Outcome]:
         """What four nodes do when no delta is lost: learn from the same versions, merge all deltas, apply the updates."""
@@ -305,11 +317,14 @@ class _World:
                         {tile: begin_ahead(state[0], residuals[peer, tile], start) for tile, state in states.items()}
                     )
                 )
-                seen = learner.run_steps(number, self._batches(number, [peer])).tokens
+                seen = learner.run_steps(number, self.read(number, peer)).tokens
                 tokens += seen
                 for tile, change in sorted(learner.deltas(self.tile_map).items()):
+                    sent = self.send(number, peer, tile, states[tile][0], change)
+                    if sent is None:
+                        continue
                     payload, residuals[peer, tile] = compress_with_feedback(
-                        change,
+                        sent,
                         residuals[peer, tile],
                         rule.delta_pipeline,
                         Fraction(rule.residual_decay_micro, MILLION),
@@ -323,7 +338,7 @@ class _World:
                 said = decode(update, self.tile_map.tile(tile).values)
                 states[tile] = apply_update(states[tile], said, outer, Version(number + 1))
             losses.append(self._evaluate({tile: state[0] for tile, state in states.items()}))
-            say(f"{_title(self.case)}, round {number}: {losses[-1]:.4f}")
+            say(f"{title(self.case)}, round {number}: {losses[-1]:.4f}")
         return self._outcome(losses, first_loss, tokens, delta_bytes, update_bytes)
 
     def learn_together(self) -> Callable[..., Outcome]:
@@ -339,7 +354,7 @@ class _World:
         for number in range(self.case.rounds):
             tokens += learner.run_steps(number, self._batches(number, self.learners)).tokens
             losses.append(self._loss_of(learner.model))
-            say(f"{_title(self.case)}, round {number}: {losses[-1]:.4f}")
+            say(f"{title(self.case)}, round {number}: {losses[-1]:.4f}")
         return self._outcome(losses, first_loss, tokens, 0, 0)
 
     def _merge(self, tile: Any, contributions: Sequence[tuple[bytes, int, bytes]]) -> bytes:

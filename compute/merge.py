@@ -23,6 +23,11 @@ in the deltas of those who touched the tile, and averages are over these alone.
                       fewer than half kept the value: meant for dense pipelines
     centred_clip      three times v += weighted mean of (x - v) clipped to a radius, from v = 0; the radius is the
                       median norm, weights count as in the mean
+    agreement         mean of those whose signs agree with most of the others', each shortened to the median norm, copies
+                      and weights bounded (compute/agreement.py): the rule for strangers
+
+The first three are for those who trust each other. With three poisoners in ten each of them loses a tenth of the loss
+or all of it, ``agreement`` less than two hundredths (docs/decisions/0017).
 
 Sources: norm clipping by a median, Sun et al. (2019); trimmed mean and median, Yin et al.
 (2018); centred clipping, Karimireddy, He and Jaggi (2021).
@@ -39,6 +44,7 @@ from typing import Final
 
 import numpy as np
 
+from compute.agreement import hear
 from compute.delta.decoded import DecodedDelta
 from compute.exact import Float32, exact_dot, float32_of, settle
 from protocol.ids import Digest
@@ -75,6 +81,7 @@ class Merged:
 
     gradient_N: Float32  # merged pseudo-gradient: old weights minus new ones
     clipped: frozenset[bytes]  # learners whose norm was above the limit
+    left_out: frozenset[bytes]  # learners of whom the rule took nothing, though they said something
     _ordered: Sequence[Contribution] = field(repr=False)
     _kept_CK: Sequence[Float32] = field(repr=False)
     _norms_C: Sequence[Fraction] = field(repr=False)
@@ -98,10 +105,10 @@ def merge(deltas: Sequence[Contribution], rule: MergeRule) -> Merged:
     median = median_square(norms_C)
     limit = median * rule.clip_multiple**2
     factors_C = [root(limit / norm) if norm > limit else Fraction(1) for norm in norms_C]
-    job = _Job(values, ordered, kept_CK, factors_C, median, rule.trim)
-    gradient_N = settle(RULES[rule.name](job))
+    job = _Job(values, ordered, kept_CK, norms_C, factors_C, median, rule)
+    gradient_N, left_out = RULES[rule.name](job)
     clipped = frozenset(learner for (learner, _, _), factor in zip(ordered, factors_C, strict=True) if factor != 1)
-    return Merged(gradient_N, clipped, ordered, kept_CK, norms_C)
+    return Merged(settle(gradient_N), clipped, left_out, ordered, kept_CK, norms_C)
 
 
 def cosines_micro(
@@ -140,9 +147,10 @@ class _Job:
     values: int
     ordered: Sequence[Contribution]
     kept_CK: Sequence[Float32]
+    norms_C: Sequence[Fraction]  # squared
     factors_C: Sequence[Fraction]
     median_square: Fraction
-    trim: Fraction
+    rule: MergeRule
 
     def shares_C(self) -> list[Fraction]:
         """Weight of each over the weight of all."""
@@ -150,23 +158,48 @@ class _Job:
         return [Fraction(weight, total) for _, weight, _ in self.ordered]
 
 
-def _mean(job: _Job) -> Float32:
+_Ruling = tuple[Float32, frozenset[bytes]]  # the gradient, and who is left out
+_NOBODY: Final[frozenset[bytes]] = frozenset()
+
+
+def _mean(job: _Job) -> _Ruling:
+    parts_C = [share * factor for share, factor in zip(job.shares_C(), job.factors_C, strict=True)]
+    return _sum(job, parts_C), _NOBODY
+
+
+def _sum(job: _Job, parts_C: Sequence[Fraction]) -> Float32:
+    """The sum of so much of each."""
     sum_N = np.zeros(job.values, np.float32)
-    for (_, _, delta), kept_K, factor, share in zip(
-        job.ordered, job.kept_CK, job.factors_C, job.shares_C(), strict=True
-    ):
-        sum_N[delta.indices_K] += settle(kept_K * float32_of(share * factor))
+    for (_, _, delta), kept_K, part in zip(job.ordered, job.kept_CK, parts_C, strict=True):
+        sum_N[delta.indices_K] += settle(kept_K * float32_of(part))
     return sum_N
 
 
-def _trimmed_mean(job: _Job) -> Float32:
-    dropped = len(job.ordered) * job.trim.numerator // job.trim.denominator
-    return _by_rank(job, range(dropped, len(job.ordered) - dropped))
+def _agreement(job: _Job) -> _Ruling:
+    live = [index for index, norm in enumerate(job.norms_C) if norm]
+    parts_C = [Fraction(0)] * len(job.ordered)
+    if not live:
+        return _sum(job, parts_C), _NOBODY
+    voices = hear(
+        [(job.ordered[index][2].indices_K, job.kept_CK[index]) for index in live],
+        [job.ordered[index][1] for index in live],
+        job.values,
+        job.rule.clip_multiple,
+    )
+    for index, share in zip(live, voices.shares_C, strict=True):
+        norm = job.norms_C[index]
+        parts_C[index] = share * (root(job.median_square / norm) if norm > job.median_square else 1)
+    return _sum(job, parts_C), frozenset(job.ordered[index][0] for index in live if not parts_C[index])
 
 
-def _median(job: _Job) -> Float32:
+def _trimmed_mean(job: _Job) -> _Ruling:
+    dropped = len(job.ordered) * job.rule.trim.numerator // job.rule.trim.denominator
+    return _by_rank(job, range(dropped, len(job.ordered) - dropped)), _NOBODY
+
+
+def _median(job: _Job) -> _Ruling:
     count = len(job.ordered)
-    return _by_rank(job, range((count - 1) // 2, count // 2 + 1))
+    return _by_rank(job, range((count - 1) // 2, count // 2 + 1)), _NOBODY
 
 
 def _by_rank(job: _Job, ranks: range) -> Float32:
@@ -188,7 +221,7 @@ def _by_rank(job: _Job, ranks: range) -> Float32:
     return gradient_N
 
 
-def _centred_clip(job: _Job) -> Float32:
+def _centred_clip(job: _Job) -> _Ruling:
     centre_N = np.zeros(job.values, np.float32)
     for _ in range(CENTRING_STEPS):
         step_N = np.zeros(job.values, np.float32)
@@ -200,14 +233,15 @@ def _centred_clip(job: _Job) -> Float32:
             factor = root(job.median_square / square) if square > job.median_square else Fraction(1)
             step_N += away_N * float32_of(share * factor)
         centre_N = settle(centre_N + step_N)
-    return centre_N
+    return centre_N, _NOBODY
 
 
-RULES: Final[Mapping[str, Callable[[_Job], Float32]]] = {
+RULES: Final[Mapping[str, Callable[[_Job], _Ruling]]] = {
     "mean": _mean,
     "trimmed_mean": _trimmed_mean,
     "median": _median,
     "centred_clip": _centred_clip,
+    "agreement": _agreement,
 }
 
 

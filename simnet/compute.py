@@ -73,7 +73,7 @@ class Valley:
         for tile_id in sorted(weights):
             slope = self._slope(tile_id)
             away_N = (_check(weights[tile_id], slope) - slope.optimum_N) / slope.scale_N
-            height += float(np.sum(slope.curvature_N * away_N * away_N, dtype=np.float64))
+            height += float(np.sum(slope.curvature_N * np.square(away_N, dtype=np.float64)))
             expected += slope.expected
         if not weights:
             raise Rejected(Reason.BAD_SHAPE, "no tile has no loss")
@@ -158,6 +158,11 @@ class _Slope:
             wander_N = RATE * NOISE * self.scale_N * np.sqrt((1 - left_N ** (2 * steps)) / (1 - left_N**2))
             found = self.steps[steps] = (1 - left_N**steps).astype(np.float32), wander_N.astype(np.float32)
         return found
+
+
+def make_valley(tile_map: TileMap, seed: int) -> Valley:
+    """The valley of the world of this seed."""
+    return Valley(tile_map, b"simnet %d" % seed)
 
 
 def _check(weights_N: Float32, slope: _Slope) -> Float32:

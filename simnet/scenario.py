@@ -173,7 +173,7 @@ class Learning:
     inner_steps: int = 30
     tiles: int = 12
     tile_values: int = 2048
-    merge_rule: str = "mean"
+    merge_rule: str = "agreement"  # the one for strangers (compute/merge.py)
     compute: str = "analytic"
     aggregation: bool = True  # one delta a region and tile crosses the regions (learning.md 2)
 

@@ -5,6 +5,10 @@
 A villain replaces the change of its local steps, nothing after it: what it sends goes through the real compression,
 journal, delivery and merge. It knows what any learner knows: the decided weights, its own honest change, and the deltas of
 this round that were sent before its own. It holds its own key, and so speaks in nobody else's name.
+
+Like everybody it begins its steps ahead of the decided weights by a share of its residual (``begin_ahead``), which holds
+what it said before and not what it found. So its honest change answers its own lies, and whoever is too loud must bound
+that.
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ class Villain:
     ) -> Float32 | None:
         """What it sends as its change in place of the honest one; None: nothing for this tile.
 
-        ``weights_N`` are the decided ones of version ``base``, from which ``honest_N`` was found.
+        ``weights_N``, from which ``honest_N`` was found, are the decided ones of version ``base``, or a little ahead of them.
         """
         return honest_N
 

@@ -16,6 +16,7 @@ PROGRAMS = [
     "chain",
     "storage",
     pytest.param("parity", marks=pytest.mark.slow),
+    pytest.param("poison", marks=pytest.mark.slow),
     pytest.param("tile_round", marks=pytest.mark.slow),
 ]
 

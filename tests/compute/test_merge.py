@@ -65,6 +65,8 @@ def reference(deltas: list[Contribution], rule: MergeRule) -> np.ndarray:
             return np.sort(clipped, axis=0)[dropped : len(deltas) - dropped].mean(axis=0)
         case "median":
             return np.median(clipped, axis=0)
+        case "agreement":
+            return shares_of_those_who_agree(rows, shares) @ (rows * np.minimum(1, median / norms)[:, None])
         case _:
             centre = np.zeros(rows.shape[1])
             for _ in range(3):
@@ -72,6 +74,18 @@ def reference(deltas: list[Contribution], rule: MergeRule) -> np.ndarray:
                 sizes = np.sqrt((away**2).sum(axis=1))
                 centre = centre + shares @ (away * np.minimum(1, median / sizes)[:, None])
             return centre
+
+
+def shares_of_those_who_agree(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Voices in float64, for weights that are about equal."""
+    signs = np.sign(rows)
+    cosines = signs @ signs.T / np.sqrt(np.outer(np.abs(signs).sum(axis=1), np.abs(signs).sum(axis=1)))
+    agreements = np.array(
+        [np.sort(np.delete(row, index))[::-1][(len(rows) - 2) // 2] for index, row in enumerate(cosines)]
+    )
+    taken = agreements >= max(0, np.sort(agreements)[(len(rows) - 1) // 2] * 2 / 3)
+    voices = weights * taken / (np.maximum(cosines, 0) ** 2 @ taken)
+    return voices / voices.sum()
 
 
 @pytest.mark.parametrize("pipeline", ["top10_int4", "int8", "none"])

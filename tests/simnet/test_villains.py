@@ -73,8 +73,15 @@ def test_same_seed_same_villain(kind: str) -> None:
 
 
 def test_scaled_says_the_same_a_hundred_times_as_loud() -> None:
-    """Direction of the honest change, a hundred times its length."""
-    assert np.array_equal(ask(make("scaled"), 0), honest(9, 0) * np.float32(100))
+    """Direction of the honest change, a hundred times the length of the shortest that it found: its own echo is not louder."""
+    villain = make("scaled")
+    quiet = villain.change(TILE, 0, Version(0), np.zeros(VALUES, np.float32), honest(9, 0))
+    loud = villain.change(TILE, 1, Version(1), np.zeros(VALUES, np.float32), honest(9, 1) * np.float32(50))
+    assert quiet is not None
+    assert loud is not None
+    assert cosine(quiet, honest(9, 0)) > 0.9999 < cosine(loud, honest(9, 1))
+    assert norm_of(quiet) == pytest.approx(100 * norm_of(honest(9, 0)), rel=1e-4)
+    assert norm_of(loud) == pytest.approx(norm_of(quiet), rel=1e-4)
 
 
 def test_sign_flipped_goes_the_other_way() -> None:
