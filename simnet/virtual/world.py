@@ -80,6 +80,7 @@ class VirtualWorld:
             watch=self.watch,
             make_learner=self._make_learner,
             bootstrap=tuple(address_of(plan) for plan in plans if plan.is_bootstrap),
+            aggregation=scenario.learning.aggregation,
             draw=self.draw,
             finalized=self._finalized,
         )
