@@ -12,12 +12,14 @@ INSTALLED := $(VENV)/.installed
 PEERS ?= 4
 ROUNDS ?= 20
 SECONDS ?= 60
+SEEDS ?= 0..499
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 TORCH_INDEX ?=
 ARGS ?=
 PACKAGES := protocol consensus p2p storage compute node simnet
 
 .DEFAULT_GOAL := help
-.PHONY: help devnet test quick check mutants fuzz bench docs vectors vectors-approve clean
+.PHONY: help devnet test quick check mutants fuzz nightly bench docs vectors vectors-approve clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -54,6 +56,13 @@ mutants: $(INSTALLED) ## which generator of simnet/finality notices which wrong 
 
 fuzz: $(INSTALLED) ## hostile bytes for every decoder: SECONDS=600 for longer, ARGS="transaction --seed 7" for one
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+nightly: $(INSTALLED) ## every scenario in its small form and the swarm, 500 seeds each: hours; SEEDS=0..19 JOBS=8 for other ones
+	@failed=; for name in $(basename $(notdir $(wildcard configs/scenarios/*.toml))); do \
+	  echo "== $$name"; $(BIN)/nocknode simnet run $$name --ci --seeds $(SEEDS) --jobs $(JOBS) $(ARGS) || failed="$$failed $$name"; \
+	done; \
+	echo "== swarm"; $(BIN)/nocknode simnet swarm --seeds $(SEEDS) --jobs $(JOBS) $(ARGS) || failed="$$failed swarm"; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 bench: $(INSTALLED) ## every program in benchmarks/, its short form; one that fails does not hide the others
 	@failed=; for program in $(basename $(notdir $(wildcard benchmarks/[a-z]*.py))); do \

@@ -1,6 +1,7 @@
 """Addresses as people type them, checked before anything is opened.
 
 /ip4/127.0.0.1/tcp/4001                     where to listen
+/dns4/home.example.org/tcp/4001             what to tell others instead, where that is not how they reach us
 /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...     whom to dial: only with the peer id can we know who answers
 127.0.0.1:0                                 the HTTP API; port 0 lets the system choose
 """
@@ -11,9 +12,11 @@ import ipaddress
 import re
 
 from p2p.addresses import Address, parse_address
+from protocol.ids import PeerId, peer_text
 from protocol.rejection import Reason, Rejected
 
 EXAMPLE = "/ip4/127.0.0.1/tcp/4001"
+_ANYBODY = peer_text(PeerId(bytes(32)))
 _LISTEN = re.compile(r"/(ip4|ip6)/([0-9a-fA-F.:]{2,45})/tcp/([0-9]{1,5})", re.ASCII)
 
 
@@ -30,6 +33,17 @@ def check_listen_address(text: object) -> str:
     except ValueError:
         raise Rejected(Reason.BAD_ADDRESS, f"{shown!r} is no address to listen on, such as {EXAMPLE}") from None
     return match[0]
+
+
+def check_announced_address(text: object) -> str:
+    """A multiaddr at which others reach us, without our id, in its canonical form; raises ``Rejected(BAD_ADDRESS)``."""
+    shown = str(text)[:100]
+    if "/p2p/" in shown:
+        raise Rejected(Reason.BAD_ADDRESS, f"{shown!r} names a peer; announce an address alone, such as {EXAMPLE}")
+    try:
+        return parse_address(f"{text}/p2p/{_ANYBODY}").transport_text
+    except Rejected:
+        raise Rejected(Reason.BAD_ADDRESS, f"{shown!r} is no address to announce, such as {EXAMPLE}") from None
 
 
 def check_peer_address(text: object) -> str:

@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from node.addresses import check_api_address, check_listen_address, check_peer_address
+from node.addresses import check_announced_address, check_api_address, check_listen_address, check_peer_address
 from node.data_directory import DataDirectory
 from node.toml_table import (
     Key,
@@ -54,6 +54,7 @@ class NetworkSettings:
 
     id: str  # 64 hexadecimal digits; empty: whatever genesis.bin says
     listen: tuple[str, ...]  # multiaddrs without a peer id
+    announce: tuple[str, ...]  # the same; empty: where we listen
     bootstrap: tuple[str, ...]  # multiaddrs with one
     region: str
     connections: int  # nobody is dialled beyond so many, but for members of the roster
@@ -137,6 +138,13 @@ NODE_KEYS: Final = (
         ["/ip4/127.0.0.1/tcp/0"],
         "Port 0: the system chooses, so that several nodes fit on one machine. For other machines: /ip4/0.0.0.0/tcp/4001.",
         option="--listen",
+    ),
+    Key(
+        "network.announce",
+        listed(check_announced_address),
+        [],
+        "What peers are told to dial, if that is not where we listen: the outside of a port forward, a container, a proxy.",
+        option="--announce",
     ),
     Key(
         "network.bootstrap",

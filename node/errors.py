@@ -2,6 +2,7 @@
 
     the user's mistake, or the world's      one sentence with the remedy                           exit 2
     our own bug                             one sentence, and where the traceback was written      exit 1
+                                            (on stderr, where no file can be)
     Ctrl-C                                  nothing                                                exit 130
 
 Whoever raises knows the remedy best, so most sentences come with their exception; the table below has the rest.
@@ -27,6 +28,7 @@ _REMEDIES: Final = {
     errno.EADDRINUSE: "the port is in use by another process; choose another address, or port 0",
     errno.EADDRNOTAVAIL: "this machine does not have that address; listen on 127.0.0.1 or 0.0.0.0",
     errno.ENOSPC: "the disk is full; make room, or lower storage.storage_bytes_max in config.toml",
+    errno.EFBIG: "a file may not grow any more; make room, and raise the limit with ulimit -f unlimited",
     errno.EDQUOT: "your disk quota is used up; make room, or lower storage.storage_bytes_max in config.toml",
     errno.EACCES: "permission denied; choose a file or folder that you may use",
     errno.EPERM: "permission denied; choose a file or folder that you may use",
@@ -65,9 +67,13 @@ def explain(error: BaseException) -> Failure:
     bug = next((leaf for leaf, failure in zip(leaves, failures, strict=True) if failure is None), None)
     if bug is None and failures and failures[0] is not None:
         return failures[0]
-    path = _write_traceback(error)
     name = type(bug).__name__ if bug is not None else type(error).__name__
-    return Failure(f"this is a bug of ours ({name}: {bug}); please report it with {path}", EXIT_BUG)
+    try:
+        where = f"with {_write_traceback(error)}"
+    except OSError:  # a full disk, perhaps what met the bug: then the traceback is all there is
+        traceback.print_exception(error)
+        where = "with the traceback above, for which no file could be written"
+    return Failure(f"this is a bug of ours ({name}: {bug}); please report it {where}", EXIT_BUG)
 
 
 def sentence_of_rejection(error: Rejected) -> str:

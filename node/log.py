@@ -14,6 +14,7 @@ import logging
 import logging.handlers
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -39,6 +40,29 @@ LIBRARY_LEVELS: Final[Mapping[str, int]] = {
 Logger = structlog.stdlib.BoundLogger
 
 
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A log file that a full disk may cut short: that is said once on the other log, and not with a traceback a line."""
+
+    def __init__(self, file: Path, other: logging.StreamHandler[TextIO]) -> None:
+        super().__init__(file, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT, encoding="utf-8")
+        self._other = other
+        self._is_said = False
+
+    def close(self) -> None:
+        with suppress(OSError):  # what does not fit now either; the file is closed all the same
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's name for it
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_said:
+            self._is_said = True
+            with suppress(OSError):
+                self._other.stream.write(f"{self.baseFilename} loses lines: {error.strerror}\n")
+                self._other.flush()
+
+
 def configure_logging(level: str, file: Path | None, clock: Clock, stream: TextIO | None = None) -> None:
     """Send every log of this process to ``stream`` (stderr) and, as JSON, to ``file``; replaces an earlier set-up.
 
@@ -55,9 +79,7 @@ def configure_logging(level: str, file: Path | None, clock: Clock, stream: TextI
     handlers: list[logging.Handler] = [to_stream]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.handlers.RotatingFileHandler(
-            file, maxBytes=FILE_BYTES_MAX, backupCount=FILES_KEPT, encoding="utf-8"
-        )
+        to_file = _LogFile(file, to_stream)
         to_file.setFormatter(_formatter(shared, structlog.processors.JSONRenderer(default=_printable)))
         handlers.append(to_file)
     root = logging.getLogger()

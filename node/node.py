@@ -708,6 +708,7 @@ async def _main(ground: Ground, machine: Machine) -> None:
     async with open_libp2p_host(
         ground.keys.node.seed,
         listen=settings.network.listen,
+        announce=settings.network.announce,
         hello=ground.network,
         check_hello=check_hello,
         bootstrap=settings.network.bootstrap,
@@ -731,6 +732,7 @@ async def _main(ground: Ground, machine: Machine) -> None:
                     settings.api.listen,
                     peer_text(ground.peer),
                     transport.addresses,
+                    transport.listening,
                 )
             )
             await node.run()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from protocol.ids import PeerId, parse_peer, peer_text
+from protocol.ids import TEXTS_REMEMBERED_MAX, PeerId, parse_peer, peer_text
 from protocol.rejection import Reason, Rejected
 
 ADDRESS_CHARACTERS_MAX: Final = 256
@@ -32,8 +33,9 @@ class Address:
         return f"{self.transport_text}/p2p/{peer_text(self.peer)}"
 
 
+@lru_cache(TEXTS_REMEMBERED_MAX)
 def parse_address(text: str) -> Address:
-    """Raises `Rejected(BAD_ADDRESS)` with what is wrong."""
+    """Raises `Rejected(BAD_ADDRESS)` with what is wrong. Good ones are remembered: every ping names some."""
     what = f"{text[:80]!r} is not /ip4/HOST/tcp/PORT/p2p/PEER"
     parts = text.split("/")
     if len(text) > ADDRESS_CHARACTERS_MAX or len(parts) != 7 or parts[0] or parts[3] != "tcp" or parts[5] != "p2p":

@@ -33,7 +33,8 @@ from typing import Final, assert_never
 
 from protocol.ids import PeerId
 
-PING_SECONDS: Final = 3.0
+PING_SECONDS: Final = 5.0  # two pings, and time for their answers, before silence is over
+SECOND_SECONDS: Final = 1.0  # of two ends that hear nothing of each other, one asks first
 LATE_SECONDS: Final = 0.1  # after the end of somebody's patience, so that it is certainly over
 CLOCK_SECONDS: Final = 30.0  # how old a peer's clock reading may become
 SILENCE_SECONDS: Final = 12.0  # required: a stopped peer is dropped within 15 s; this leaves 3 s for a late tick
@@ -324,12 +325,15 @@ class PeerBook:
                 continue
             if now - entry.heard_at > SILENCE_SECONDS:
                 decisions.append(Drop(peer, f"it was silent for {SILENCE_SECONDS:.0f} seconds"))
-            elif now - entry.heard_at >= PING_SECONDS or now - entry.clock_at >= CLOCK_SECONDS:
+                continue
+            ask_at = min(entry.heard_at + PING_SECONDS, entry.clock_at + CLOCK_SECONDS)
+            ask_at += SECOND_SECONDS if peer < self.me else 0.0
+            if now >= ask_at:
                 dropped_at = entry.heard_at + SILENCE_SECONDS + LATE_SECONDS
                 entry.ping_at, entry.clock_at = min(now + PING_SECONDS, max(dropped_at, now + LATE_SECONDS)), now
                 decisions.append(Ping(peer))
             else:
-                entry.ping_at = min(entry.heard_at + PING_SECONDS, entry.clock_at + CLOCK_SECONDS)
+                entry.ping_at = ask_at
         for peer, entry in (self._bootstraps if self._is_sated() else self._entries).items():
             decisions += self._dial_if_due(peer, entry, now)
         return decisions

@@ -7,6 +7,7 @@ are in one-to-one correspondence.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, NewType
 
 from msgspec import Meta
@@ -50,11 +51,13 @@ MemberField = Annotated[MemberIndex, Meta(ge=0, le=2**16 - 1)]
 Natural = Annotated[int, _natural]
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"  # base58, Bitcoin's order
+TEXTS_REMEMBERED_MAX = 4096  # of peer ids and addresses: some hundred bytes each
 _PEER_PREFIX = bytes.fromhex("002408011220")  # identity multihash of 36 bytes; protobuf: type Ed25519, 32 bytes of data
 
 
+@lru_cache(TEXTS_REMEMBERED_MAX)
 def peer_text(peer: PeerId) -> str:
-    """The libp2p peer id of an Ed25519 key: ``12D3KooW...``."""
+    """The libp2p peer id of an Ed25519 key: ``12D3KooW...``. Remembered: peers are told of all the time."""
     number = int.from_bytes(_PEER_PREFIX + peer, "big")
     text = ""
     while number:

@@ -49,7 +49,9 @@ CONTRIBUTORS_PER_HEAD_MAX = 512  # eight full aggregates: 17 KiB of a head, a qu
 AGGREGATE_WEIGHT_DELTAS_MAX = UNREGISTERED_DELTAS_PER_SLOT_MAX
 TILE_VERSIONS_KEPT = 4  # learning.md 1
 UPDATES_KEPT_MIN = 16  # learning.md 1: kept always; more while the storage budget lasts
-HEADS_PER_BODY_MAX = 80  # as many heads of 64 deltas each as fit in a body (asserted below); fewer with many contributors
+HEADS_PER_BODY_MAX = (
+    80  # as many heads of 64 deltas each as fit in a body (asserted below); fewer with many contributors
+)
 DIRECT_HEAD_BYTES_MAX = 320 + 88 * DELTAS_PER_SLOT_MAX  # the longest numbers: 306 bytes, and 88 for each delta
 # Of each contributor 34 bytes, and two more for a list of more than fifteen.
 HEAD_BYTES_MAX = DIRECT_HEAD_BYTES_MAX + 34 * CONTRIBUTORS_PER_HEAD_MAX + 2 * DELTAS_PER_SLOT_MAX

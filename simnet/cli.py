@@ -13,14 +13,19 @@ import click
 from node.clock import Clock
 from protocol.rejection import Reason, Rejected
 from simnet.options import (
+    FAULT_SECONDS,
     PEERS_MAX,
     ROUNDS_MAX,
+    SLOW_BYTES_PER_SECOND,
+    SLOW_DELAY_MS,
+    FaultKind,
     NodeProgram,
+    RepairKind,
     Settings,
-    check_restarts,
+    check_repairs,
     default_timeout_seconds,
-    parse_kill,
-    parse_restart,
+    parse_fault,
+    parse_repair,
 )
 from simnet.scenario_cli import run as run_worlds
 from simnet.scenario_cli import swarm
@@ -45,8 +50,16 @@ Examples:
   nocknode simnet up --peers 8 --rounds 50 --corpus ~/books
   nocknode simnet up --kill 1@5 --restart 1@7     lose peer 1 for two rounds
   nocknode simnet up --kill owner:trunk/0@3 --json
+  nocknode simnet up --pause 2@4+20               hang peer 2 for 20 seconds
+  nocknode simnet up --pause 2@4 --resume 2@6     or until round 6 opens
+  nocknode simnet up --fill-disk 1@3+15 --slow-link 3@3+60
 
-Exit codes: 0 the network finished and agrees; 1 it did not; 2 a mistake in the options; 130 stopped by Ctrl-C."""
+A fault hits in the middle of its round; all but a kill end by themselves. A node that stops on its full disk, as it may, is
+started again when there is room: 0 means that it came back and lost nothing.
+
+
+Exit codes: 0 the network finished and agrees; 1 it did not, or a node ended that should not have;
+2 a mistake in the options, or a fault that this system cannot make; 130 stopped by Ctrl-C."""
 )
 @click.option(
     "--peers", default=4, show_default=True, metavar="N", help="How many nodes, each a process. E.g. --peers 8"
@@ -70,6 +83,23 @@ Exit codes: 0 the network finished and agrees; 1 it did not; 2 a mistake in the 
 @click.option(
     "--restart", "restarts", multiple=True, metavar="PEER@ROUND",
     help="Start it again when the round opens; PEER may be 'killed': all that are down. Repeatable. E.g. --restart killed@7",
+)  # fmt: skip
+@click.option(
+    "--pause", "pauses", multiple=True, metavar="PEER@ROUND[+SECONDS]",
+    help=f"SIGSTOP to its processes for {FAULT_SECONDS:.0f} s, SECONDS, or until --resume. Repeatable. E.g. --pause 1@5+30",
+)  # fmt: skip
+@click.option(
+    "--resume", "resumes", multiple=True, metavar="PEER@ROUND",
+    help="Wake it when the round opens; PEER may be 'paused': all that are. Repeatable. E.g. --resume 1@7",
+)  # fmt: skip
+@click.option(
+    "--fill-disk", "full_disks", multiple=True, metavar="PEER@ROUND[+SECONDS]",
+    help="None of its files may grow for a while (Linux). Repeatable. E.g. --fill-disk 1@5",
+)  # fmt: skip
+@click.option(
+    "--slow-link", "slow_links", multiple=True, metavar="PEER@ROUND[+SECONDS]",
+    help=f"{SLOW_DELAY_MS} ms more and {SLOW_BYTES_PER_SECOND // 1000} kB/s at most, each way, between it and the others. "
+    "Repeatable. E.g. --slow-link 1@5+60",
 )  # fmt: skip
 @click.option(
     "--out", metavar="DIR", help="Where data and report go; new or empty; else ./devnet/TIME. E.g. --out /tmp/run"
@@ -104,6 +134,10 @@ def up(
     round_seconds: float | None,
     kills: tuple[str, ...],
     restarts: tuple[str, ...],
+    pauses: tuple[str, ...],
+    resumes: tuple[str, ...],
+    full_disks: tuple[str, ...],
+    slow_links: tuple[str, ...],
     out: str | None,
     as_json: bool,
     device: str,
@@ -118,7 +152,10 @@ def up(
     one line a round. In the end there is a summary, a picture (report.png), the facts (report.json), and the command with which
     to talk to the model. Ctrl-C stops everything and leaves no process.
     """
-    from simnet.processes import ChildFailed  # these draw in the event loop and the terminal; --help needs neither
+    from simnet.processes import (  # these draw in the event loop and the terminal; --help needs neither
+        ChildFailed,
+        check_system,
+    )
     from simnet.up import run
 
     _check_range("--peers", peers, 1, PEERS_MAX)
@@ -126,9 +163,17 @@ def up(
     _check_range("--threads", threads, 1, 1024)
     _check_range("--round-seconds", round_seconds, 0.1, 86_400)
     _check_range("--timeout-seconds", timeout_seconds, 1, 10**9)
-    parsed_kills = tuple(parse_kill(text, peers, rounds) for text in kills)
-    parsed_restarts = tuple(parse_restart(text, peers, rounds) for text in restarts)
-    check_restarts(parsed_kills, parsed_restarts)
+    asked_faults = {
+        FaultKind.KILL: kills,
+        FaultKind.PAUSE: pauses,
+        FaultKind.FILL_DISK: full_disks,
+        FaultKind.SLOW_LINK: slow_links,
+    }
+    asked_repairs = {RepairKind.RESTART: restarts, RepairKind.RESUME: resumes}
+    faults = tuple(parse_fault(kind, text, peers, rounds) for kind, texts in asked_faults.items() for text in texts)
+    repairs = tuple(parse_repair(kind, text, peers, rounds) for kind, texts in asked_repairs.items() for text in texts)
+    check_repairs(faults, repairs)
+    check_system(faults)
     settings = Settings(
         network=_find_template("--network", DEFAULT_NETWORK),
         model=_find_template("--model", model),
@@ -136,13 +181,13 @@ def up(
         peers=peers,
         rounds=rounds,
         round_seconds=round_seconds,
-        kills=parsed_kills,
-        restarts=parsed_restarts,
+        faults=faults,
+        repairs=repairs,
         device=device,
         threads=threads or max(1, (os.cpu_count() or 1) // peers),
         verify=verify and not keep,
         keep=keep,
-        timeout_seconds=timeout_seconds or default_timeout_seconds(rounds, round_seconds),
+        timeout_seconds=timeout_seconds or default_timeout_seconds(rounds, round_seconds, faults),
         program=context.find_object(NodeProgram) or NodeProgram(),
         out=_make_out(out),
     )

@@ -96,7 +96,8 @@ class ApiFile(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     pid: int = 0
     peer: str = ""
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()  # where others dial it
+    listening: tuple[str, ...] = ()  # its own sockets, without its id
 
 
 def read(kind: type[T], text: bytes) -> T:

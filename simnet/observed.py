@@ -22,15 +22,16 @@ from itertools import pairwise
 from typing import Final
 
 from simnet.facts import Lagging, PeerFacts, RoundFacts, RoundSlots, Status, TileFacts
-from simnet.options import AllKilled, Kill, PeerIndex, Restart, TileOwner
+from simnet.options import FAULTS, REPAIRED, AllHit, Fault, FaultKind, PeerIndex, Repair, repairs_fault
 from simnet.text import count_text
 
 ROUND_SECONDS_GUESS: Final = 2.0  # before any round was timed and where no deadline was asked for
-MIDDLE_OF_ROUND: Final = 0.4  # when a kill fires, as a part of a usual round: learners are at work, nothing is decided
-STALL_ROUNDS: Final = 3.0  # a restart may come early when all nodes have been stalled for so many rounds ...
+MIDDLE_OF_ROUND: Final = 0.4  # when a fault fires, as a part of a usual round: learners are at work, nothing is decided
+STALL_ROUNDS: Final = 3.0  # a repair may come early when all nodes have been stalled for so many rounds ...
 STALL_SECONDS_MIN: Final = (
     10.0  # ... and at least so long: its round cannot open without the peer that it would bring back
 )
+MISTAKE: Final = 2  # the exit code of a node that stopped with one sentence, for the world's or a user's fault
 LEARNING_STATES: Final = frozenset({"learning", "merging", "waiting", "stalled", "done"})
 
 
@@ -40,7 +41,7 @@ class Event:
 
     seconds: float
     round: int
-    kind: str  # "kill", "restart", "takeover", "lagging", "stalled", "exit", "note"
+    kind: str  # a FaultKind; "restart", "over" (a fault that ended); "takeover", "lagging", "stalled", "exit", "note"
     text: str
 
 
@@ -53,6 +54,9 @@ class Peer:
     answering: bool = False
     killed: bool = False
     starts: int = 0
+    faults: dict[FaultKind, float | None] = field(default_factory=dict)  # what ails it, and when that ends by itself
+    was_full: bool = False  # its present process has met a full disk, or begun on one
+    gave_up: bool = False  # it stopped in order because its disk was full
     status: Status = field(default_factory=Status)
     rounds: dict[int, RoundFacts] = field(default_factory=dict)
     rtt_ms: float | None = None
@@ -75,10 +79,12 @@ class Peer:
 
     @property
     def state(self) -> str:
-        """The state to show: ours where the process is gone or silent, else what the node says."""
+        """The state to show: ours where the process is gone, broken or silent, else what the node says."""
         if not self.running:
-            return "killed" if self.killed else "exited" if self.starts else "new"
-        return self.status.state if self.answering else "starting" if self.status.state == "booting" else "silent"
+            return "killed" if self.killed else "stopped" if self.gave_up else "exited" if self.starts else "new"
+        ailing = next((FAULTS[kind].state for kind in FAULTS if kind in self.faults), None)
+        said = "starting" if self.status.state == "booting" else "silent"
+        return ailing or (self.status.state if self.answering else said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +129,43 @@ class Network:
     def started(self, index: int, now: float) -> None:
         """A process of this peer was started."""
         peer = self.peers[index]
-        peer.running, peer.answering, peer.killed = True, False, False
+        # What a full disk stopped is over when its node runs again, anywhere in a round.
+        kind = "over" if peer.gave_up else "restart"
+        peer.running, peer.answering, peer.killed, peer.gave_up = True, False, False, False
+        peer.was_full = FaultKind.FILL_DISK in peer.faults
         peer.starts += 1
         peer.bytes_sent_before, peer.rejected_before = peer.bytes_sent, peer.rejected
         peer.status = Status(peer=peer.status.peer, short=peer.status.short, round=peer.status.round)
         if peer.starts > 1:
-            self.tell(now, "restart", f"{peer.name} started again")
+            self.tell(now, kind, f"{peer.name} started again")
 
-    def killed(self, index: int, now: float, why: str = "") -> None:
-        """We killed this peer's process."""
+    def hit(self, index: int, kind: FaultKind, now: float, why: str = "", ends_at: float | None = None) -> None:
+        """We did this to the peer."""
         peer = self.peers[index]
-        peer.running, peer.answering, peer.killed = False, False, True
-        self.tell(now, "kill", f"{peer.name} killed (kill -9){why}")
+        if kind is FaultKind.KILL:
+            peer.running, peer.answering, peer.killed = False, False, True
+            peer.faults.pop(FaultKind.PAUSE, None)  # a pause is of a process; a full disk and a slow link stay
+        else:
+            peer.faults[kind] = ends_at
+            peer.was_full = peer.was_full or kind is FaultKind.FILL_DISK
+        self.tell(now, kind, f"{peer.name} {FAULTS[kind].began}{why}")
 
-    def exited(self, index: int, now: float, how: str) -> None:
-        """The process ended by itself, which no node does before it is asked."""
+    def recovered(self, index: int, kind: FaultKind, now: float) -> None:
+        """We undid it."""
+        peer = self.peers[index]
+        del peer.faults[kind]
+        self.tell(now, "over", f"{peer.name} {FAULTS[kind].ended}")
+
+    def exited(self, index: int, now: float, how: str, code: int | None = None) -> None:
+        """The process ended by itself: in order on a full disk, with its sentence; else no node does before it is asked."""
         peer = self.peers[index]
         peer.running, peer.answering = False, False
-        self.tell(now, "exit", f"{peer.name} ended by itself: {how}")
+        peer.faults.pop(FaultKind.PAUSE, None)
+        peer.gave_up = peer.was_full and code == MISTAKE
+        if peer.gave_up:
+            self.tell(now, "note", f"{peer.name} stopped on its full disk: {how}")
+        else:
+            self.tell(now, "exit", f"{peer.name} ended by itself: {how}")
 
     def saw_silence(self, index: int) -> None:
         """The interface did not answer."""
@@ -200,6 +225,16 @@ class Network:
     def live(self) -> list[Peer]:
         """Peers whose process runs."""
         return [peer for peer in self.peers if peer.running]
+
+    @property
+    def waiting_to_start(self) -> list[int]:
+        """Peers that stopped on a full disk, and have room again."""
+        return [peer.index for peer in self.peers if peer.gave_up and FaultKind.FILL_DISK not in peer.faults]
+
+    @property
+    def hindered(self) -> bool:
+        """Whether a peer is missing that comes back by itself."""
+        return any(peer.gave_up or FaultKind.PAUSE in peer.faults for peer in self.peers)
 
     @property
     def round(self) -> int:
@@ -265,7 +300,8 @@ class Network:
                 self.opened_at[number] = now
 
     def _all_stalled(self) -> bool:
-        return bool(self.live) and all(peer.status.state == "stalled" for peer in self.live)
+        awake = [peer for peer in self.live if FaultKind.PAUSE not in peer.faults]
+        return bool(awake) and all(peer.status.state == "stalled" for peer in awake)
 
     def _tell_once(self, now: float, kind: str, text: str, round_number: int) -> None:
         if (kind, text, round_number) not in self._told:
@@ -274,38 +310,61 @@ class Network:
 
 
 class FaultPlan:
-    """Which kills and restarts are still to come."""
+    """Which faults and repairs are still to come."""
 
-    def __init__(self, kills: Iterable[Kill], restarts: Iterable[Restart]) -> None:
-        self.kills = list(kills)
-        self.restarts = list(restarts)
+    def __init__(self, faults: Iterable[Fault], repairs: Iterable[Repair]) -> None:
+        self.faults = list(faults)
+        self.repairs = list(repairs)
 
-    def take_due_kills(self, network: Network, now: float) -> list[Kill]:
-        """The kills whose round is past its first part, each handed out once."""
+    def take_due_faults(self, network: Network, now: float) -> list[Fault]:
+        """The faults whose round is past its first part, each handed out once."""
         wait = MIDDLE_OF_ROUND * network.round_seconds_usual()
-        due = [kill for kill in self.kills if _middle_reached(network, kill.round, now, wait)]
-        self.kills = [kill for kill in self.kills if kill not in due]
+        due = [fault for fault in self.faults if _middle_reached(network, fault.round, now, wait)]
+        self.faults = [fault for fault in self.faults if fault not in due]
         return due
 
-    def take_due_restarts(self, network: Network, now: float) -> list[Restart]:
-        """The restarts whose round has opened, or all that are left if the survivors cannot go on alone; each once."""
+    def take_due_repairs(self, network: Network, now: float) -> list[Repair]:
+        """The repairs whose round has opened, or all that are left if the survivors cannot go on alone; each once."""
         grace = max(STALL_SECONDS_MIN, STALL_ROUNDS * network.round_seconds_usual())
         stuck = network.stalled_since is not None and now - network.stalled_since >= grace
-        due = [restart for restart in self.restarts if stuck or (network.opened_at and network.round >= restart.round)]
-        self.restarts = [restart for restart in self.restarts if restart not in due]
+        due = [repair for repair in self.repairs if stuck or (network.opened_at and network.round >= repair.round)]
+        self.repairs = [repair for repair in self.repairs if repair not in due]
         return due
 
+    def ends_at(self, fault: Fault, now: float) -> float | None:
+        """When a fault that happens now ends by itself; None if only a repair ends it, at the latest the end of the run."""
+        repaired = any(repairs_fault(repair, fault) for repair in self.repairs)
+        seconds = fault.seconds or (None if repaired else FAULTS[fault.kind].seconds)
+        return None if seconds is None else now + seconds
 
-def killed_peers(network: Network, target: PeerIndex | AllKilled) -> list[int]:
-    """The stopped peers that a restart means."""
-    stopped = [peer.index for peer in network.peers if peer.killed and not peer.running]
-    return stopped if isinstance(target, AllKilled) else [index for index in stopped if index == target.index]
+
+def ended_faults(network: Network, now: float) -> list[tuple[int, FaultKind]]:
+    """What is over by itself: (peer, fault)."""
+    return [
+        (peer.index, kind)
+        for peer in network.peers
+        for kind, ends_at in peer.faults.items()
+        if ends_at is not None and now >= ends_at
+    ]
 
 
-def kill_target(network: Network, target: PeerIndex | TileOwner) -> int | None:
-    """The running peer that a kill means; None if it is not running or nobody owns the tile."""
+def repaired_peers(network: Network, repair: Repair) -> list[int]:
+    """The peers that a repair means: of those that are killed, or paused, now."""
+    kind = REPAIRED[repair.kind]
+    if kind is FaultKind.KILL:
+        hit = [peer.index for peer in network.peers if peer.killed and not peer.running]
+    else:
+        hit = [peer.index for peer in network.peers if kind in peer.faults]
+    return hit if isinstance(repair.target, AllHit) else [index for index in hit if index == repair.target.index]
+
+
+def fault_target(network: Network, fault: Fault) -> int | None:
+    """The peer that a fault means; None if it is not running, nobody owns the tile, or it ails from that already."""
+    target = fault.target
     index = target.index if isinstance(target, PeerIndex) else network.find_owner(target.tile)
-    return index if index is not None and network.peers[index].running else None
+    if index is None or not network.peers[index].running or fault.kind in network.peers[index].faults:
+        return None
+    return index
 
 
 @dataclass(frozen=True, slots=True)

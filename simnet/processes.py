@@ -1,7 +1,7 @@
 """The operating-system processes of a local network: started, killed, and never left behind.
 
 Each node is a session of its own (``setsid``), so that a Ctrl-C at the terminal reaches us and not them, and so that one
-signal to the group reaches a node and its workers. Three nets catch what could outlive us:
+signal to the group reaches a node and its workers. Four nets catch what could outlive us:
 
     we end as planned, by an exception or by a signal     `Fleet.__exit__`: SIGTERM, a grace, SIGKILL of the group and of all
                                                           descendants noted before
@@ -10,6 +10,14 @@ signal to the group reaches a node and its workers. Three nets catch what could 
                                                           thread; a worker ends when its node's pipe closes
     a node is killed on purpose                           its group and its descendants are killed with it, as if the power
                                                           had failed
+    we end, however, while a node is paused               a guard, a shell that waits for our pipe to close, wakes its groups:
+                                                          a stopped worker would never see that its node has gone
+
+A full disk is a soft limit of nought on the size of every file that the node writes (RLIMIT_FSIZE, set on the running process
+by prlimit; Linux): no root, no mount, no other node is touched, and the limit goes as it came. It is not quite a full disk:
+the error is EFBIG and not ENOSPC, the temporary directory and the log are full too, and bytes that would replace others are
+refused as well. All of that is harder for the node than the real thing. So that its last words are not lost, the log of such
+a run goes through a pipe.
 
 We signal only processes that we started, by number, and check a descendant's start time before we trust its number (psutil).
 """
@@ -19,24 +27,26 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import msgspec
 import psutil
 import trio
 
+from protocol.rejection import Reason, Rejected
 from simnet import facts
-from simnet.options import NodeProgram, Settings
+from simnet.options import Fault, FaultKind, NodeProgram, Settings
 
 STOP_GRACE_SECONDS: Final = 8.0  # a node promises to end within a few seconds of SIGTERM
 POLL_SECONDS: Final = 0.05
@@ -46,6 +56,9 @@ START_WAIT_SECONDS: Final = (
 COMMAND_WAIT_SECONDS: Final = 600.0  # keys, init, verify; a large corpus takes its time
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 USER_MISTAKE: Final = 2  # the exit code of the node for bad input
+
+# Wakes the process groups that it is given when its input ends, that is when we let go of it or die.
+GUARD: Final = ("sh", "-c", 'read -r _; for group; do kill -s CONT -- "-$group"; done', "sh")
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -59,6 +72,10 @@ class ChildFailed(Exception):
         self.exit_code = exit_code
 
 
+class FaultRefused(Exception):
+    """The system does not let us break a node in that way; its text is for the user."""
+
+
 @dataclass(slots=True)
 class NodeProcess:
     """A running node: its peer number, process, and the interface it announced."""
@@ -67,6 +84,22 @@ class NodeProcess:
     process: subprocess.Popen[bytes]
     log: Path
     api: facts.ApiFile | None = None
+    copier: threading.Thread | None = None  # of what it says, where that goes through a pipe
+    guard: subprocess.Popen[bytes] | None = None  # while it is paused
+
+    def said(self) -> str:
+        """Its last line, once it has ended."""
+        if self.copier is not None:
+            self.copier.join(POLL_SECONDS * 20)
+        return last_line(self.log.read_bytes())
+
+
+def check_system(faults: Iterable[Fault]) -> None:
+    """Refuse faults that this system has no means for; raises Rejected(BAD_ARGUMENT)."""
+    if any(fault.kind is FaultKind.FILL_DISK for fault in faults) and not hasattr(resource, "prlimit"):
+        raise Rejected(
+            Reason.BAD_ARGUMENT, "--fill-disk: only Linux can take the room from a running process without root"
+        )
 
 
 class Fleet:
@@ -76,6 +109,7 @@ class Fleet:
         self._settings = settings
         self._commands: set[subprocess.Popen[bytes]] = set()  # short-lived: keys, init, verify
         self.nodes: dict[int, NodeProcess] = {}
+        self._full: set[int] = set()  # peers whose disk is full, running or not
         self._hurry = threading.Event()
 
     def __enter__(self) -> Self:
@@ -145,9 +179,15 @@ class Fleet:
         arguments += options
         log = settings.out / "logs" / f"peer-{index}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as stream:
-            process = self._spawn(arguments, stdout=stream, stderr=stream)
-        self.nodes[index] = NodeProcess(index, process, log)
+        if not settings.asks_for(FaultKind.FILL_DISK):
+            with log.open("ab") as stream:
+                process = self._spawn(arguments, stdout=stream, stderr=stream)
+            self.nodes[index] = NodeProcess(index, process, log)
+            return self.nodes[index]
+        process = self._spawn(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, full=index in self._full)
+        copier = threading.Thread(target=_copy, args=(process.stdout, log), daemon=True)
+        copier.start()
+        self.nodes[index] = NodeProcess(index, process, log, copier=copier)
         return self.nodes[index]
 
     async def wait_ready(self, node: NodeProcess) -> facts.ApiFile:
@@ -163,29 +203,83 @@ class Fleet:
         if not _has_ended(node.process):
             raise ChildFailed(f"Peer {node.index} was not up after {START_WAIT_SECONDS:.0f} s; its log is {node.log}.")
         code = node.process.wait()
-        said = last_line(node.log.read_bytes()).removeprefix("nocknode: ") or "it said nothing"
+        said = node.said().removeprefix("nocknode: ") or "it said nothing"
         raise ChildFailed(f"Peer {node.index} did not start: {said}", USER_MISTAKE if code == USER_MISTAKE else 1)
 
     def kill_node(self, index: int) -> None:
         """kill -9 of a node and of its workers, as if the power had failed."""
-        process = self.nodes.pop(index).process
-        _kill_tree([process.pid])
-        process.wait()
+        node = self.nodes.pop(index)
+        _kill_tree([node.process.pid])
+        node.process.wait()
+        _let_go(node)
 
-    def exit_of(self, index: int) -> str | None:
-        """How a node ended that nobody stopped, in words; None while it runs."""
+    def pause_node(self, index: int) -> None:
+        """SIGSTOP to a node and to its workers, which lead groups of their own."""
+        node = self.nodes[index]
+        _signal_groups([node.process.pid], signal.SIGSTOP)  # first: now it starts no further worker
+        groups = [node.process.pid, *_groups_below(node.process.pid)]
+        _signal_groups(groups, signal.SIGSTOP)
+        node.guard = subprocess.Popen(
+            [*GUARD, *map(str, groups)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def resume_node(self, index: int) -> None:
+        """SIGCONT to all of a paused node."""
+        if index in self.nodes:
+            _let_go(self.nodes[index])
+
+    def fill_disk(self, index: int) -> None:
+        """No file of a running node, or of its workers, may grow from now on; raises FaultRefused."""
+        self._full.add(index)
+        try:
+            self._limit_files(index, 0)
+        except PermissionError as error:
+            self._full.discard(index)
+            raise FaultRefused(f"the system does not let us limit another process ({error.strerror})") from error
+
+    def free_disk(self, index: int) -> None:
+        """Files may grow again."""
+        if index not in self._full:
+            return
+        self._full.discard(index)
+        with suppress(PermissionError):  # then it was refused before, too
+            self._limit_files(index, resource.getrlimit(resource.RLIMIT_FSIZE)[0])
+
+    def _limit_files(self, index: int, size_bytes_max: int) -> None:
+        """The node first: a worker that it starts from now on has the limit from birth."""
+        if index not in self.nodes:
+            return
+        pid = self.nodes[index].process.pid
+        _limit_file_size(pid, size_bytes_max)
+        for process in _descendants([pid]):
+            _limit_file_size(process.pid, size_bytes_max)
+
+    def exit_of(self, index: int) -> tuple[str, int] | None:
+        """How a node ended that nobody stopped, in words and as an exit code; None while it runs."""
         node = self.nodes.get(index)
         if node is None or not _has_ended(node.process):
             return None
         _kill_tree([node.process.pid])  # workers that it left
         code = node.process.wait()
         del self.nodes[index]
+        _let_go(node)
         how = f"signal {-code}" if code < 0 else f"code {code}"
-        return f"{how}; {last_line(node.log.read_bytes()) or 'it said nothing'}"
+        return f"{how}; {node.said() or 'it said nothing'}", code
+
+    def process_numbers(self) -> dict[int, int]:
+        """The peer of every node process that was started and not stopped: by process number."""
+        return {node.process.pid: index for index, node in self.nodes.items()}
 
     def stop_nodes(self) -> None:
         """SIGTERM to every node, SIGKILL after a grace to what is left. A second signal from the user skips the grace."""
         nodes = list(self.nodes.values())
+        for node in nodes:
+            _let_go(node)  # a stopped process does not hear SIGTERM
+            self.free_disk(node.index)  # what it writes on its way out has room
         descendants = _descendants([node.process.pid for node in nodes])
         for node in nodes:
             node.process.terminate()
@@ -207,7 +301,9 @@ class Fleet:
     def _note_hurry(self, signal_number: int, frame: FrameType | None) -> None:
         self._hurry.set()
 
-    def _spawn(self, arguments: Sequence[str], *, stdout: Any, stderr: Any) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, arguments: Sequence[str], *, stdout: Any, stderr: Any, full: bool = False
+    ) -> subprocess.Popen[bytes]:
         program: NodeProgram = self._settings.program
         return subprocess.Popen(
             [*program.command, *arguments],
@@ -215,8 +311,50 @@ class Fleet:
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            preexec_fn=_die_with_parent(os.getpid()) if _libc is not None else None,
+            preexec_fn=_die_with_parent(os.getpid(), full) if _libc is not None else None,
         )
+
+
+def _copy(source: IO[bytes], log: Path) -> None:
+    """Append all that a node says to its log, in a thread of its own, until nobody can say anything any more."""
+    with source, log.open("ab") as file:
+        while data := os.read(source.fileno(), 65_536):
+            file.write(data)
+            file.flush()
+
+
+def _let_go(node: NodeProcess) -> None:
+    """End a pause, if there is one."""
+    if node.guard is None:
+        return
+    guard, node.guard = node.guard, None
+    if not _has_ended(node.process):  # else its number may mean somebody else
+        _signal_groups([node.process.pid, *_groups_below(node.process.pid)], signal.SIGCONT)
+    guard.communicate()
+
+
+def _groups_below(pid: int) -> list[int]:
+    """The process groups that descendants lead."""
+    return [process.pid for process in _descendants([pid]) if _leads_group(process.pid)]
+
+
+def _leads_group(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid) == pid
+    return False
+
+
+def _signal_groups(groups: Iterable[int], number: signal.Signals) -> None:
+    for group in groups:
+        with suppress(ProcessLookupError):
+            os.killpg(group, number)
+
+
+def _limit_file_size(pid: int, size_bytes_max: int) -> None:
+    """The soft limit of a running process, which it may be given back: the hard one stays. Raises PermissionError."""
+    with suppress(ProcessLookupError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes_max, hard))
 
 
 def _outputs(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -241,14 +379,19 @@ def last_object(output: bytes) -> dict[str, Any]:
     return value
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
-    """What the child does between fork and exec: ask to be killed when we die, and see whether that has happened already."""
+def _die_with_parent(parent: int, full: bool) -> Callable[[], None]:
+    """What the child does between fork and exec: ask to be killed when we die, and see whether that has happened already.
+
+    `full`: it begins on a full disk.
+    """
 
     def arrange() -> None:
         assert _libc is not None
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
+        if full:
+            _limit_file_size(0, 0)
 
     return arrange
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from simnet.observed import Agreement, Network, RoundTotals, ratio
-from simnet.options import Settings
+from simnet.options import FaultKind, Settings
 from simnet.text import count_text, duration_text, ratio_text, size_text
 from simnet.view import EVENT_STYLES, peer_colour
 
@@ -19,10 +19,22 @@ if TYPE_CHECKING:
 
 Verdicts = Mapping[int, Mapping[str, object]]
 
-EVENT_COLOURS: Final = {"kill": "#c0392b", "restart": "#2e8b57", "exit": "#7b241c", "stalled": "#b7950b"}
+EVENT_COLOURS: Final = {
+    "kill": "#c0392b",
+    "pause": "#8e44ad",
+    "fill-disk": "#a04000",
+    "slow-link": "#1f618d",
+    "restart": "#2e8b57",
+    "over": "#2e8b57",
+    "exit": "#7b241c",
+    "stalled": "#b7950b",
+}
+FAULT_EVENTS: Final = frozenset({*FaultKind, "restart", "over"})  # what we did, as opposed to what came of it
 GREY: Final = "#666666"
 DPI: Final = 120
-LABELS_MAX: Final = 10  # more words than that run into each other
+EVENT_OFFSETS: Final = {"restart": -0.3, "over": 0.35}  # at the opening of a round, and after what hits in its middle
+LABEL_ROWS: Final = 6  # words below these would lie on the curve
+CHARACTER_WIDTH: Final = 0.0085  # of these words, as a part of the picture's width
 
 
 def facts_of_run(
@@ -61,6 +73,11 @@ def facts_of_run(
         "network_id": next((peer.status.network_id for peer in network.peers if peer.status.network_id), ""),
         "finished": finished,
         "dissent": agreement.dissent,
+        "faults": [
+            {"round": event.round, "seconds": round(event.seconds, 1), "what": event.text}
+            for event in network.events
+            if event.kind in FAULT_EVENTS
+        ],
         "ended": [event.text for event in network.events if event.kind == "exit"],
         "verify": None if verdicts is None else {f"peer-{peer}": dict(said) for peer, said in sorted(verdicts.items())},
     }
@@ -228,28 +245,43 @@ def _draw_owners(axes: Axes, totals: list[RoundTotals], network: Network) -> Non
 
 
 def _mark_events(panels: Any, network: Network, totals: list[RoundTotals]) -> None:
-    """A thin line through all panels at each kill, restart and end; the words stand once, above the first."""
+    """A thin line at each fault, its end, and each end of a node, through all panels; words in the first, where they fit."""
     numbers = {entry.round for entry in totals}
     words: dict[tuple[int, str], list[str]] = {}
     for event in network.events:
         if event.kind in EVENT_COLOURS and event.kind in EVENT_STYLES and event.round in numbers:
             words.setdefault((event.round, event.kind), []).append(event.text)
-    taken: Counter[int] = Counter()
-    for (number, kind), texts in sorted(words.items()):
-        offset = -0.3 if kind == "restart" else 0.15  # a restart is at the opening of its round, a kill in the middle
+    said_at: list[tuple[float, str, str]] = []
+    for (number, kind), texts in words.items():
+        place = number + EVENT_OFFSETS.get(kind, 0.15)
         for axes in panels:
-            axes.axvline(number + offset, color=EVENT_COLOURS[kind], linewidth=1, linestyle=(0, (3, 3)), zorder=3)
-        if len(words) > LABELS_MAX:
-            continue  # the lines say when; report.json says what
+            axes.axvline(place, color=EVENT_COLOURS[kind], linewidth=1, linestyle=(0, (3, 3)), zorder=3)
         said = sorted({text.split(" (")[0].split(":")[0] for text in texts})
-        panels[0].annotate(
-            said[0] if len(said) == 1 else f"{len(said)} × {kind}",
-            (number + offset, 0.98 - 0.07 * taken[number]),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            xytext=(4, 0),
-            color=EVENT_COLOURS[kind],
-            fontsize=8,
-            va="top",
-        )
-        taken[number] += 1
+        said_at.append((place, said[0] if len(said) == 1 else f"{len(said)} × {kind}", kind))
+    said_at = [entry for entry in sorted(said_at) if entry[2] != "over"]  # its line is enough
+    width = (max(numbers) - min(numbers) + 1.2) * CHARACTER_WIDTH if numbers else 0.0
+    for (place, text, kind), row in zip(
+        said_at, rows_of([(at, len(said) * width) for at, said, _ in said_at]), strict=True
+    ):
+        if row < LABEL_ROWS:  # else the line says when, and report.json says what
+            panels[0].annotate(
+                text,
+                (place, 0.98 - 0.07 * row),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                xytext=(4, 0),
+                color=EVENT_COLOURS[kind],
+                fontsize=8,
+                va="top",
+            )
+
+
+def rows_of(labels: Sequence[tuple[float, float]]) -> list[int]:
+    """For labels of (place, width), by place: the first row in which each meets none before it."""
+    ends: list[float] = []
+    rows = []
+    for place, width in labels:
+        row = next((row for row, end in enumerate(ends) if end <= place), len(ends))
+        ends[row : row + 1] = [place + width]
+        rows.append(row)
+    return rows

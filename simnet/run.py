@@ -1,7 +1,7 @@
 """Scenarios run: one seed or many, in this process or in several, with the same result in the same order.
 
 A world is a module with a function ``run_scenario`` (see ``RunScenario``), found by its name when it is needed, so that
-reading scenarios imports no node. What a run of many seeds keeps of each is a ``SeedResult``; whoever wants all of it repeats that seed.
+reading scenarios imports no node. A run of many seeds keeps a ``SeedResult`` of each; the command in it tells all of it.
 """
 
 from __future__ import annotations

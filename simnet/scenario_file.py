@@ -86,14 +86,15 @@ FAULTS: Final[Mapping[str, type]] = {
     "genesis_liars": GenesisLiars,
     "eclipse": Eclipse,
 }
-# What simnet/villains/ has; said here so that reading a file imports none of them.
+# Words of other packages, which reading a file need not import: simnet/villains, simnet/checkers, compute/merge.py.
 VILLAIN_KINDS: Final = (
     *("scaled", "sign_flipped", "noise", "stale", "lazy", "free_rider", "label_flip", "colluding", "subtle"),
 )
-INVARIANTS: Final = (  # and what simnet/checkers/ has
+INVARIANTS: Final = (
     *("chain_agrees", "roots_derivable", "counted_once", "tiles_owned", "all_applied", "queues_bounded"),
-    *("nothing_left_behind", "no_failure", "joiners_contribute", "loss_falls", "loss_bounded"),
+    *("nothing_left_behind", "no_failure", "loss_falls", "joiners_contribute", "loss_bounded"),
 )
+MERGE_RULES: Final = ("mean", "trimmed_mean", "median", "centred_clip")
 NOT_IN_A_FILE: Final = ("name", "_routes")  # of Scenario: the file's own name, and a cache
 
 
@@ -160,7 +161,7 @@ READERS: Final[Mapping[str, Reader]] = {
     "inner_steps": whole(1, 100_000),
     "tiles": whole(1, 10_000),
     "tile_values": whole(1024, 1 << 22),
-    "merge_rule": _NAME,
+    "merge_rule": choice(*MERGE_RULES),
     "compute": choice("analytic", "model"),
     "aggregation": flag,
     "invariants": listed(choice(*INVARIANTS)),

@@ -55,7 +55,7 @@ def print_outcome(outcome: Outcome) -> None:
     table.add_section()
     for name, rule in outcome.invariants.items():
         checks = count_text(rule.checks, "check")
-        table.add_row(name, f"{checks}, {count_text(len(rule.breaches), 'BREACH')}" if rule.breaches else checks)
+        table.add_row(name, f"{checks}, BROKEN {len(rule.breaches):,} times" if rule.breaches else checks)
     Console().print(table)
 
 

@@ -27,7 +27,6 @@ from simnet.scenario import (
 )
 
 VALIDATORS_MIN: Final = 7  # the smallest roster that survives two: one that the scenario takes, and one by accident
-ATTACKERS_MIN: Final = 4  # fewer cannot be all that a victim is connected to
 CI_PEERS: Final = 14  # 30 % of them are four, one for each of the four kinds in poison.toml
 CI_ROUND_SECONDS: Final = 60.0  # a leader's timeouts and two silent standbys fit into it
 CI_ROUNDS_MAX: Final = 8
@@ -134,11 +133,8 @@ def _of_crowd(fault: Fault, part: float, peers: int) -> Fault:
             return replace(fault, share=_somebody(fault.share, peers))
         case GenesisLiars():
             return replace(fault, peers=max(1, round(fault.peers * part)))
-        case Eclipse():  # a victim has so many connections, however large the network is
-            fewest = min(fault.attackers, ATTACKERS_MIN)
-            return replace(fault, attackers=max(fewest, round(fault.attackers * min(1.0, part))))
-        case CutRegion() | SlowRegion() | KillBootstraps() | KillOwners():
-            return fault
+        case CutRegion() | SlowRegion() | KillBootstraps() | KillOwners() | Eclipse():
+            return fault  # a victim has so many connections, however large the network is
 
 
 def _at_pace(fault: Fault, pace: _Pace) -> Fault:

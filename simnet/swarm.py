@@ -153,7 +153,7 @@ def _liars(_scenario: Scenario, draw: random.Random, _at: float) -> Fault:
 
 
 def _eclipse(_scenario: Scenario, draw: random.Random, at: float) -> Fault:
-    return Eclipse(draw.randint(4, 10), at)
+    return Eclipse(draw.randint(4, 80), at)
 
 
 def _churn(scenario: Scenario, draw: random.Random, _at: float) -> Scenario:

@@ -1,6 +1,6 @@
 """One run of a local network, as a straight line:
 
-1 keys of the other founders    2 genesis by peer 0    3 peer 0 up    4 the others join    5 rounds, kills, restarts
+1 keys of the other founders    2 genesis by peer 0    3 peer 0 up    4 the others join    5 rounds, faults, repairs
 6 roots compared    7 nodes stopped    8 directories verified    9 report
 """
 
@@ -85,6 +85,7 @@ class _Run:
             network_id = await self._make_genesis(members)
 
             display.phase("Starting peer 0")
+            await watcher.open_links(watching)
             await watcher.start_peer(0, watching)
 
             if settings.peers > 1:

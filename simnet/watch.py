@@ -1,12 +1,12 @@
 """Watching a running network and breaking it on request: the shell around ``observed``.
 
 One task per peer asks its interface four times a second, so that a hung node holds up nobody else; one task, the director,
-kills, restarts, notices ends, shows, and decides when the run is over.
+breaks and mends, notices ends, shows, and decides when the run is over. What a fault does and what undoes it are a row each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 import httpx
@@ -15,9 +15,27 @@ import trio
 
 from protocol.rejection import Reason, Rejected
 from simnet import facts
-from simnet.observed import Agreement, FaultPlan, Network, compare_roots, kill_target, killed_peers
-from simnet.options import Kill, Restart, Settings, TileOwner
-from simnet.processes import ChildFailed, Fleet, NodeProcess
+from simnet.observed import (
+    Agreement,
+    FaultPlan,
+    Network,
+    compare_roots,
+    ended_faults,
+    fault_target,
+    repaired_peers,
+)
+from simnet.options import (
+    SLOW_BYTES_PER_SECOND,
+    SLOW_DELAY_MS,
+    Fault,
+    FaultKind,
+    Repair,
+    RepairKind,
+    Settings,
+    TileOwner,
+)
+from simnet.processes import ChildFailed, FaultRefused, Fleet, NodeProcess
+from simnet.relay import Relays
 
 T = TypeVar("T")
 
@@ -41,12 +59,29 @@ class Watcher:
         self._network = network
         self._now = now
         self._show = show
-        self._plan = FaultPlan(settings.kills, settings.restarts)
+        self._plan = FaultPlan(settings.faults, settings.repairs)
+        self._relays = Relays(settings.peers, fleet.process_numbers) if settings.asks_for(FaultKind.SLOW_LINK) else None
+        self._break: Mapping[FaultKind, Callable[[int], None]] = {
+            FaultKind.KILL: self._kill,
+            FaultKind.PAUSE: fleet.pause_node,
+            FaultKind.FILL_DISK: fleet.fill_disk,
+            FaultKind.SLOW_LINK: self._slow_down,
+        }
+        self._mend: Mapping[FaultKind, Callable[[int], None]] = {
+            FaultKind.PAUSE: fleet.resume_node,
+            FaultKind.FILL_DISK: fleet.free_disk,
+            FaultKind.SLOW_LINK: self._speed_up,
+        }
         self._client = httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False)
         self._addresses: dict[int, tuple[str, ...]] = {}  # where each peer was last reached
         self.agreement = Agreement(False, ())
 
     # Starting
+
+    async def open_links(self, nursery: trio.Nursery) -> None:
+        """Before the first peer starts: what stands between peers as long as `nursery` is open, if anything must."""
+        if self._relays is not None:
+            await self._relays.open(nursery)
 
     async def start_peer(self, index: int, nursery: trio.Nursery) -> None:
         """Start a node, wait until its interface is up, and have `nursery` watch it; raises ChildFailed."""
@@ -62,7 +97,18 @@ class Watcher:
     # Watching
 
     async def run_until_done(self, nursery: trio.Nursery) -> bool:
-        """Watch, kill and restart until every running peer has closed every round; False when the time is over first."""
+        """Watch, break and mend until every running peer has closed every round; False when the time is over first.
+
+        Whatever ails a peer then is undone: what comes next is about what the nodes hold.
+        """
+        try:
+            return await self._direct(nursery)
+        finally:
+            for peer in self._network.peers:
+                for kind in list(peer.faults):
+                    self._undo(peer.index, kind)
+
+    async def _direct(self, nursery: trio.Nursery) -> bool:
         network = self._network
         look_at_tiles = 0.0
         give_up_at = self._now() + self._settings.timeout_seconds
@@ -73,10 +119,14 @@ class Watcher:
             if self._now() >= look_at_tiles:
                 look_at_tiles = self._now() + ROUNDS_EVERY_SECONDS
                 await self._look_at_tiles()
-            for kill in self._plan.take_due_kills(network, self._now()):
-                await self._kill(kill)
-            for restart in self._plan.take_due_restarts(network, self._now()):
-                self._restart(restart, nursery)
+            for fault in self._plan.take_due_faults(network, self._now()):
+                await self._do(fault)
+            for index, kind in ended_faults(network, self._now()):
+                self._undo(index, kind)
+            for repair in self._plan.take_due_repairs(network, self._now()):
+                self._repair(repair, nursery)
+            for index in network.waiting_to_start:
+                self._start_again(index, nursery)
             self._show()
             await trio.sleep(POLL_SECONDS)
         return True
@@ -108,7 +158,8 @@ class Watcher:
 
     def _launch(self, index: int) -> NodeProcess:
         others = [self._addresses[other.index] for other in self._network.live if other.index in self._addresses]
-        node = self._fleet.start_node(index, [addresses[0] for addresses in others if addresses])
+        announced = ["--announce", self._relays.address(index)] if self._relays is not None else []
+        node = self._fleet.start_node(index, [addresses[0] for addresses in others if addresses], announced)
         self._network.started(index, self._now())
         return node
 
@@ -116,15 +167,18 @@ class Watcher:
         try:
             api = await self._fleet.wait_ready(node)
         except ChildFailed:
-            if self._fleet.nodes.get(node.index) is not node:
-                return  # killed again, or its end was noted, while it was starting
+            if self._fleet.nodes.get(node.index) is not node or self._network.peers[node.index].was_full:
+                return  # killed again, or its end was or will be noted, while it was starting
             raise
         self._addresses[node.index] = api.addresses
+        if self._relays is not None:
+            self._relays.lead_to(node.index, api.listening)
         nursery.start_soon(self._poll_peer, node.index, api.url, self._network.peers[node.index].starts)
 
     def _nothing_pending(self) -> bool:
-        """Whether no restart can still fire. Kills that came too late are dropped with the run."""
-        return not any(restart.round <= self._network.round for restart in self._plan.restarts)
+        """Whether nobody comes back any more. Faults that came too late are dropped with the run."""
+        due = any(repair.round <= self._network.round for repair in self._plan.repairs)
+        return not due and not self._network.hindered
 
     async def _poll_peer(self, index: int, url: str, start: int) -> None:
         """Ask one process of one peer until it is stopped or replaced."""
@@ -152,7 +206,7 @@ class Watcher:
         """Who owns what, from the first peer that answers."""
         for peer in self._network.live:
             node = self._fleet.nodes.get(peer.index)
-            if node is None or node.api is None or not peer.answering:
+            if node is None or node.api is None or not peer.answering or FaultKind.PAUSE in peer.faults:
                 continue
             try:
                 with trio.fail_after(OWNERS_SECONDS):
@@ -164,43 +218,74 @@ class Watcher:
             return
 
     def _check_tile_names(self, tiles: Iterable[facts.TileFacts]) -> None:
-        """Refuse a kill of the owner of a tile that the model does not have; raises Rejected(BAD_ARGUMENT)."""
+        """Refuse a fault of the owner of a tile that the model does not have; raises Rejected(BAD_ARGUMENT)."""
         names = [tile.tile for tile in tiles]
-        for kill in self._settings.kills:
-            if names and isinstance(kill.target, TileOwner) and kill.target.tile not in names:
+        for fault in self._settings.faults:
+            if names and isinstance(fault.target, TileOwner) and fault.target.tile not in names:
                 raise Rejected(
                     Reason.BAD_ARGUMENT,
-                    f"--kill owner:{kill.target.tile}@{kill.round}: there is no such tile; there are {names[0]} to {names[-1]}",
+                    f"--{fault.kind} owner:{fault.target.tile}@{fault.round}: there is no such tile; "
+                    f"there are {names[0]} to {names[-1]}",
                 )
 
     def _note_ends(self) -> None:
         for peer in self._network.live:
-            how = self._fleet.exit_of(peer.index)
-            if how is not None:
-                self._network.exited(peer.index, self._now(), how)
-        if not self._network.live and not self._plan.restarts:
+            ended = self._fleet.exit_of(peer.index)
+            if ended is not None:
+                self._network.exited(peer.index, self._now(), *ended)
+        if not self._network.live and not self._plan.repairs and not self._network.hindered:
             raise ChildFailed(
                 "No node is running any more; their logs are in " + str(self._settings.out / "logs") + "."
             )
 
-    async def _kill(self, kill: Kill) -> None:
+    async def _do(self, fault: Fault) -> None:
         why = ""
-        if isinstance(kill.target, TileOwner):
+        if isinstance(fault.target, TileOwner):
             await self._look_at_tiles()  # ownership moves with every round: ask once more
-            why = f", the owner of {kill.target.tile}"
-        index = kill_target(self._network, kill.target)
+            why = f", the owner of {fault.target.tile}"
+        index = fault_target(self._network, fault)
         if index is None or index not in self._fleet.nodes:
-            self._network.tell(self._now(), "note", f"kill in round {kill.round} skipped: its target is not running")
+            self._skip(fault, "its target is not running, or is so already")
             return
-        self._fleet.kill_node(index)
-        self._network.killed(index, self._now(), why)
+        try:
+            self._break[fault.kind](index)
+        except FaultRefused as refused:
+            self._skip(fault, str(refused))
+            return
+        self._network.hit(index, fault.kind, self._now(), why, self._plan.ends_at(fault, self._now()))
 
-    def _restart(self, restart: Restart, nursery: trio.Nursery) -> None:
-        indexes = killed_peers(self._network, restart.target)
+    def _undo(self, index: int, kind: FaultKind) -> None:
+        self._mend[kind](index)
+        self._network.recovered(index, kind, self._now())
+
+    def _repair(self, repair: Repair, nursery: trio.Nursery) -> None:
+        indexes = repaired_peers(self._network, repair)
         if not indexes:
-            self._network.tell(self._now(), "note", f"restart in round {restart.round} skipped: no such peer is down")
+            self._skip(repair, "there is no such peer")
         for index in indexes:
-            nursery.start_soon(self._follow, self._launch(index), nursery)
+            if repair.kind is RepairKind.RESTART:
+                self._start_again(index, nursery)
+            else:
+                self._undo(index, FaultKind.PAUSE)
+
+    def _skip(self, asked: Fault | Repair, why: str) -> None:
+        self._network.tell(self._now(), "note", f"{asked.kind} in round {asked.round} skipped: {why}")
+
+    def _start_again(self, index: int, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._follow, self._launch(index), nursery)
+
+    def _kill(self, index: int) -> None:
+        self._fleet.kill_node(index)
+        if self._relays is not None:
+            self._relays.lead_to(index, ())
+
+    def _slow_down(self, index: int) -> None:
+        if self._relays is not None:
+            self._relays.set_speed(index, SLOW_DELAY_MS / 1000, SLOW_BYTES_PER_SECOND)
+
+    def _speed_up(self, index: int) -> None:
+        if self._relays is not None:
+            self._relays.set_speed(index, 0.0, None)
 
     async def _read_all(self) -> None:
         """Tiles, rounds and roots of every running peer, at the same time."""

@@ -63,12 +63,14 @@ async def serve_api(
     listen: str,
     peer: str,
     addresses: Sequence[str],
+    listening: Sequence[str] = (),
     *,
     task_status: TaskStatus[ApiAddress] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. When it can be reached, write ``api.json`` and report the address; remove both at the end.
 
-    ``listen`` is IP:PORT; ``addresses`` are where peers reach the node. Raises ``OSError`` with a sentence for a busy port.
+    ``listen`` is IP:PORT; ``addresses`` are where peers reach the node, ``listening`` are its own sockets. Raises ``OSError``
+    with a sentence for a busy port.
     """
     token = ensure_token(places.api_token)
     app = make_app(node, token)
@@ -88,7 +90,7 @@ async def serve_api(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(_serve, app, config)
-            _write_api_file(places.api_file, address, peer, addresses)
+            _write_api_file(places.api_file, address, peer, addresses, listening)
             task_status.started(address)
     finally:
         places.api_file.unlink(missing_ok=True)
@@ -194,7 +196,9 @@ def _listen_unix(path: Path) -> socket.socket | None:
     return listener
 
 
-def _write_api_file(path: Path, address: ApiAddress, peer: str, addresses: Sequence[str]) -> None:
+def _write_api_file(
+    path: Path, address: ApiAddress, peer: str, addresses: Sequence[str], listening: Sequence[str]
+) -> None:
     """Tell other processes where we are. Renamed into place: nobody reads half of it."""
     facts = {
         "pid": os.getpid(),
@@ -202,6 +206,7 @@ def _write_api_file(path: Path, address: ApiAddress, peer: str, addresses: Seque
         "socket": str(address.socket) if address.socket else None,
         "peer": peer,
         "addresses": list(addresses),
+        "listening": list(listening),
     }
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(msgspec.json.encode(facts) + b"\n")

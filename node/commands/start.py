@@ -12,6 +12,7 @@ from node.commands.options import data_dir_option
 @click.command()
 @data_dir_option
 @click.option("--listen", multiple=True, metavar="MULTIADDR", help="Where peers reach us; repeatable.")
+@click.option("--announce", multiple=True, metavar="MULTIADDR", help="What peers are told to dial instead; repeatable.")
 @click.option("--bootstrap", multiple=True, metavar="MULTIADDR", help="A peer to call first; repeatable.")
 @click.option("--device", metavar="auto|cpu|cuda:N", help="What learns.")
 @click.option("--threads", type=int, help="Threads of the learning process.")
@@ -24,6 +25,7 @@ from node.commands.options import data_dir_option
 def start(
     data_dir: Path,
     listen: tuple[str, ...],
+    announce: tuple[str, ...],
     bootstrap: tuple[str, ...],
     device: str | None,
     threads: int | None,
@@ -44,6 +46,7 @@ def start(
 
     given: dict[str, object | None] = {
         "network.listen": list(listen) or None,
+        "network.announce": list(announce) or None,
         "compute.device": device,
         "compute.threads": threads,
         "compute.learn": False if no_learn else None,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ADVERT_SECONDS = 30.0  # DESIGN 4
-GREETINGS_APART_SECONDS = 1.0  # adverts after new connections, at most
+GREETINGS_APART_SECONDS = 1.0  # between adverts after new connections; twice as long each time that more come
 RECORD_SECONDS = 12 * 3600.0  # libp2p.md 4: records are put again well before they die at 24 h
 LOOK_SECONDS = 2.0
 ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
@@ -61,12 +61,15 @@ class Presence:
         await self._node.gossip.publish(RoundAnnouncement(number, device.device if device else "cpu"))
 
     async def _advertise(self) -> None:
+        apart = GREETINGS_APART_SECONDS
         while True:
             await self._node.gossip.publish(self._advert())
             self._greet = trio.Event()
-            await trio.sleep(GREETINGS_APART_SECONDS)
-            with trio.move_on_after(ADVERT_SECONDS - GREETINGS_APART_SECONDS):
+            await trio.sleep(apart)
+            with trio.move_on_after(ADVERT_SECONDS - apart) as patience:
                 await self._greet.wait()
+            # Everybody hears an advert: while a crowd arrives, each newcomer's greeting must not be told to all.
+            apart = GREETINGS_APART_SECONDS if patience.cancelled_caught else min(2 * apart, ADVERT_SECONDS / 2)
 
     def _advert(self) -> Advert:
         node = self._node

@@ -241,7 +241,9 @@ class StreamHost(abc.ABC):
         count_sent(self._counters.topics, topic, len(data))
         await self._flood(topic, data)
 
-    def _admit_gossip(self, topic: str, forwarder: PeerId, author: PeerId, size_bytes: int) -> TopicRule | None:
+    def _admit_gossip(
+        self, topic: str, forwarder: PeerId, author: PeerId, size_bytes: int, now: float | None = None
+    ) -> TopicRule | None:
         """The rule of a message that may be looked at; None when it is dropped, and counted."""
         link = self._links.get(forwarder)
         rule = find_topic_rule(topic)
@@ -253,7 +255,8 @@ class StreamHost(abc.ABC):
             return None
         allowance = Allowance(rule.message_bytes_max, rule.burst_count, rule.per_second)
         try:
-            self._admission.check(author, rule.name, allowance, size_bytes, trio.current_time())
+            now = trio.current_time() if now is None else now
+            self._admission.check(author, rule.name, allowance, size_bytes, now)
         except Rejected as rejected:
             self._counters.dropped(f"gossip {rejected.reason.code}")
             if rejected.reason is Reason.TOO_LARGE:

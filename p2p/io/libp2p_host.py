@@ -79,6 +79,7 @@ async def open_libp2p_host(
     listen: Sequence[str],
     hello: bytes,
     check_hello: CheckHello,
+    announce: Sequence[str] = (),
     bootstrap: Sequence[str] = (),
     open_protocols: Iterable[str] = (GENESIS.protocol,),
     generator: random.Random | None = None,
@@ -87,15 +88,17 @@ async def open_libp2p_host(
 ) -> AsyncIterator[Libp2pHost]:
     """Open a host for as long as the body runs.
 
-    `seed` is the 32-byte seed of the node key; `listen` are multiaddrs without a peer (`tcp/0` for a free port);
-    `bootstrap` are multiaddrs with one, dialled for ever. A `generator` that is passed in must be another one for each
-    life of a peer: it names the session, by which others notice a restart. `clock_milliseconds` reads the wall clock, for
-    the offset between peers; without it there is none. Of `connections_wanted` on, nobody new is dialled.
+    `seed` is the 32-byte seed of the node key; `listen` are multiaddrs without a peer (`tcp/0` for a free port), `announce`
+    what others are told in their place where they reach us elsewhere; `bootstrap` are multiaddrs with a peer, dialled for
+    ever. A `generator` that is passed in must be another one for each life of a peer: it names the session, by which others
+    notice a restart. `clock_milliseconds` reads the wall clock, for the offset between peers; without it there is none. Of
+    `connections_wanted` on, nobody new is dialled.
     Raises `AddressInUse` when a port is taken, `Rejected(BAD_ADDRESS)` for a bad multiaddr.
     """
     host = Libp2pHost(
         seed,
         listen,
+        announce,
         hello=hello,
         check_hello=check_hello,
         bootstrap=bootstrap,
@@ -238,9 +241,10 @@ class _Connections:
 class Libp2pHost(StreamHost):
     """See `open_libp2p_host`."""
 
-    def __init__(self, seed: bytes, listen: Sequence[str], **options: Any) -> None:
+    def __init__(self, seed: bytes, listen: Sequence[str], announce: Sequence[str] = (), **options: Any) -> None:
         super().__init__(peer_id=PeerId(KeyPair.from_seed(seed).public), **options)
         self._listen = [_parse_listen(text) for text in listen]
+        self._announce = tuple(parse_address(f"{text}/p2p/{peer_text(self._peer_id)}") for text in announce)
         key_pair = create_new_key_pair(seed)
         self._id = to_libp2p(self._peer_id)
         peerstore = PeerStore()
@@ -264,7 +268,11 @@ class Libp2pHost(StreamHost):
                 max_connections=CONNECTIONS_MAX, min_connections=0, low_watermark=0, high_watermark=CONNECTIONS_MAX
             ),
         )
-        self._host = BasicHost(network=self._swarm, disable_identify_address_discovery=True)
+        self._host = BasicHost(
+            network=self._swarm,
+            disable_identify_address_discovery=True,
+            announce_addrs=[Multiaddr(address.transport_text) for address in self._announce] or None,
+        )
         self._router = build_router(self._counters.dropped)
         self._gossip = Gossip(
             self._host,
@@ -331,8 +339,15 @@ class Libp2pHost(StreamHost):
     # -- facts --------------------------------------------------------------------------------------------------------
     @property
     def addresses(self) -> tuple[str, ...]:
+        if self._announce:
+            return tuple(map(str, self._announce))
         me = peer_text(self._peer_id)
-        return tuple(f"{address}/p2p/{me}" for address in self._host.get_transport_addrs())
+        return tuple(f"{address}/p2p/{me}" for address in self.listening)
+
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """Our own sockets, as multiaddrs without a peer."""
+        return tuple(str(address) for address in self._host.get_transport_addrs())
 
     # -- connections --------------------------------------------------------------------------------------------------
     async def _libp2p_connected(self, connection: Any) -> None:

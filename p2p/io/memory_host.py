@@ -286,10 +286,10 @@ class _Message:
     data: bytes
     seen: set[PeerId] = field(default_factory=set)  # asked only "is it in"
     arrival: dict[PeerId, float] = field(default_factory=dict)  # of the first copy under way
+    size_bytes: int = 0
 
-    @property
-    def size_bytes(self) -> int:
-        return HEADER_BYTES + len(self.topic) + NAME_BYTES + len(self.data)
+    def __post_init__(self) -> None:
+        self.size_bytes = HEADER_BYTES + len(self.topic) + NAME_BYTES + len(self.data)
 
 
 @dataclass(eq=False)
@@ -328,6 +328,7 @@ class MemoryHost(StreamHost):
         self._topics: set[str] = set()
         self._chosen: dict[PeerId, None] = {}  # with whom messages are exchanged: our choice, and who chose us
         self._chosen_by: dict[PeerId, None] = {}
+        self._mesh_known: tuple[PeerId, ...] | None = None  # the two of them, until that changes
         self._distances: dict[PeerId, bytes] = {}
         self._records: dict[str, bytes] = {}
         self._providers: dict[str, set[PeerId]] = {}
@@ -476,25 +477,21 @@ class MemoryHost(StreamHost):
     async def _flood(self, topic: str, data: bytes) -> None:
         message = _Message(topic, self._peer_id, data)
         message.seen.add(self._peer_id)
-        self._relay(message, self._peer_id)
+        self._relay(message, self._peer_id, trio.current_time())
         await trio.lowlevel.checkpoint()
 
-    def _relay(self, message: _Message, forwarder: PeerId) -> None:
+    def _relay(self, message: _Message, forwarder: PeerId, now: float) -> None:
         """To everybody of the mesh but whom it came from. A copy that comes too late only costs its bytes."""
-        network = self._network
-        for peer in (*self._chosen, *(peer for peer in self._chosen_by if peer not in self._chosen)):
+        network, me, size_bytes = self._network, self._peer_id, message.size_bytes
+        for peer in self._mesh():
             connections = self._open_connections.get(peer)
-            if peer in (forwarder, message.author) or not connections:
+            if peer == forwarder or peer == message.author or not connections:
                 continue
             connection = connections[-1]
             other = connection.other(self)
-            self._counters.bytes_sent_total += message.size_bytes
-            at = network.arrival(self, other, message.topic, message.size_bytes)
-            if (
-                peer in message.seen
-                or message.arrival.get(peer, math.inf) <= at
-                or network.links.loses(self._peer_id, peer)
-            ):
+            self._counters.bytes_sent_total += size_bytes
+            at = network.links.arrival(me, peer, message.topic, size_bytes, now)
+            if peer in message.seen or message.arrival.get(peer, math.inf) <= at or network.links.loses(me, peer):
                 continue
             message.arrival[peer] = at
             network.call_at(at, partial(other._message_arrived, message, connection, at))
@@ -509,7 +506,7 @@ class MemoryHost(StreamHost):
         if not self._network.is_open(connection) or (link := self._links.get(connection.other(self).peer_id)) is None:
             self._start(self._take_waiting, message, connection)
         elif link.is_admitted:
-            self._take_gossip(message, link.peer)
+            self._take_gossip(message, link.peer, at)
         else:
             self._start(self._take_waiting, message, connection)
 
@@ -517,19 +514,19 @@ class MemoryHost(StreamHost):
         """Bytes held up by a partition, or that overtook the end of the greeting."""
         forwarder = connection.other(self).peer_id
         if await connection.travel_to(self) and await self._wait_admitted(forwarder, is_open=False) is not None:
-            self._take_gossip(message, forwarder)
+            self._take_gossip(message, forwarder, trio.current_time())
 
-    def _take_gossip(self, message: _Message, forwarder: PeerId) -> None:
+    def _take_gossip(self, message: _Message, forwarder: PeerId, now: float) -> None:
         topic, data = message.topic, message.data
         if self._peer_id in message.seen or topic not in self._topics:
             return
         self._counters.bytes_received_total += message.size_bytes
-        if self._admit_gossip(topic, forwarder, message.author, len(data)) is None:
+        if self._admit_gossip(topic, forwarder, message.author, len(data), now) is None:
             return
         message.seen.add(self._peer_id)
-        self._relay(message, forwarder)
+        self._relay(message, forwarder, now)
         count_received(self._counters.topics, topic, len(data))
-        self._heard(forwarder)
+        self._book.handle(peerbook.Heard(forwarder), now)
         try:
             self._events_in.send_nowait(GossipReceived(topic, forwarder, data))
         except trio.WouldBlock:
@@ -539,20 +536,30 @@ class MemoryHost(StreamHost):
         self._choose()
 
     async def _peer_gone(self, peer: PeerId) -> None:
-        self._chosen_by.pop(peer, None)
+        self._unchosen(peer)
         self._choose()
         await trio.lowlevel.checkpoint()
+
+    def _mesh(self) -> tuple[PeerId, ...]:
+        if self._mesh_known is None:
+            self._mesh_known = tuple(dict.fromkeys((*self._chosen, *self._chosen_by)))
+        return self._mesh_known
 
     def _choose(self) -> None:
         """Exchange messages with the nearest few by a distance that both ends compute alike, and with who chose us."""
         nearest = sorted(self.connected_peers(), key=self._distance)[:MESH_DEGREE]
         for peer in [peer for peer in self._chosen if peer not in nearest]:
             for connection in self._connections_to(peer):
-                connection.other(self)._chosen_by.pop(self._peer_id, None)
-        self._chosen = dict.fromkeys(nearest)
+                connection.other(self)._unchosen(self._peer_id)
+        self._chosen, self._mesh_known = dict.fromkeys(nearest), None
         for peer in nearest:
             for connection in self._connections_to(peer):
                 connection.other(self)._chosen_by[self._peer_id] = None
+                connection.other(self)._mesh_known = None
+
+    def _unchosen(self, peer: PeerId) -> None:
+        self._chosen_by.pop(peer, None)
+        self._mesh_known = None
 
     def _distance(self, peer: PeerId) -> bytes:
         distance = self._distances.get(peer)

@@ -1,7 +1,8 @@
 """What was decided is applied by everybody, and nothing else is.
 
 Two rounds after it was decided, every peer that has run without hindrance for two rounds has it, or a later version; at the
-end of the run, what was decided a round before it. Its chain is as high as the highest was then.
+end of the run, what was decided a round before it. Its chain is as high as the highest was then. Of a peer that came back
+only what was decided since is expected: what its disk has from before need not have been told.
 """
 
 from __future__ import annotations
@@ -50,15 +51,17 @@ class AllApplied(Checker):
 
     def _look_at_all(self, now: float, before: float) -> None:
         """Whoever ran for long enough has what was decided before then."""
-        expected: list[tuple[TileId, Version]] = []
+        expected: list[tuple[TileId, Version, float]] = []
         for tile, versions in self.facts.heads.items():
             old = [version for version, decided in versions.items() if decided.seconds <= before]
             if old:
-                expected.append((tile, max(old)))
+                expected.append((tile, max(old), versions[max(old)].seconds))
         for peer in self.facts.peers.values():
             if not peer.has_run(self._late, now):
                 continue
-            for tile, version in expected:
+            for tile, version, decided_at in expected:
+                if peer.lives > 1 and decided_at <= peer.started_at:
+                    continue
                 self.tally.checks += 1
                 held = peer.versions.get(tile, Version(0))
                 if held < version and (peer.id, tile, version) not in self._told:

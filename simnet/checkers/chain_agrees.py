@@ -9,9 +9,12 @@ from simnet.checkers.facts import KnownBlock, Peer
 
 
 class ChainAgrees(Checker):
-    """Names, bodies, state roots and parents. A peer that comes back may finalize again what its disk forgot."""
+    """Names, bodies, state roots and parents.
 
-    says = "No two peers ever finalize different blocks at a height, and the heights of each rise by one."
+    A process begins at any height: its disk may have forgotten the last blocks, or have some of which nobody was told.
+    """
+
+    says = "No two peers ever finalize different blocks at a height, and the heights of each process rise by one."
 
     def finalized(self, peer: Peer, block: FinalizedBlock, name: Digest, first: KnownBlock, now: float) -> None:
         header, self.tally.checks = block.header, self.tally.checks + 1
@@ -28,10 +31,7 @@ class ChainAgrees(Checker):
             self.breach(now, f"{peer.name} stored another body at height {height} than {short(first.peer)}")
         if first.peer == peer.id and first.seconds == now:
             self._check_first(peer, block, now)
-        if peer.is_fresh:
-            if peer.height and height > peer.height + 1:
-                self.breach(now, f"{peer.name} came back at height {peer.height} and finalized height {height} next")
-        elif height != peer.height + 1:
+        if not peer.is_fresh and height != peer.height + 1:
             self.breach(now, f"{peer.name} finalized height {height} after height {peer.height}")
 
     def _check_first(self, peer: Peer, block: FinalizedBlock, now: float) -> None:

@@ -33,17 +33,23 @@ class LossModel(Protocol):
 
 @dataclass(slots=True)
 class Peer:
-    """One peer as it is seen. ``since``: when it last began to run without anything that hinders it."""
+    """One peer as it is seen. ``since``: when it last began to run without anything that hinders it.
+
+    What a process wrote in its last moment may never have been told: after a restart the disk may know more than ``height``
+    and ``versions`` say.
+    """
 
     id: PeerId
     arrived_at: float  # for the first time
     arrived_in: int  # the round that was open then
     since: float
+    started_at: float  # its process
+    lives: int = 1
     runs: bool = True
     is_hindered: bool = False
     learns: bool = True
     height: int = 0  # of the newest block that it finalized
-    is_fresh: bool = True  # it has finalized nothing since it last arrived
+    is_fresh: bool = True  # this process has finalized nothing yet
     versions: dict[TileId, Version] = field(default_factory=dict)  # applied
 
     @property
@@ -110,7 +116,7 @@ class Facts:
         """What is known of a peer; one that never said that it arrived arrives now."""
         known = self.peers.get(peer)
         if known is None:
-            known = self.peers[peer] = Peer(peer, arrived_at=now, arrived_in=self.open_round, since=now)
+            known = self.peers[peer] = Peer(peer, arrived_at=now, arrived_in=self.open_round, since=now, started_at=now)
             if self.began_at is None:
                 self.began_at = now
         return known

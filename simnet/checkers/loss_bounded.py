@@ -1,4 +1,4 @@
-"""Villains cost little: the loss stays near what the same learners would have reached had all been honest."""
+"""Villains cost little: the loss stays near what the honest among its learners reach without them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from simnet.checkers.story import Story
 
 
 class LossBounded(Checker):
-    """The last round's loss against the honest shadow's (``RoundOutcome.loss_honest``)."""
+    """The last round's loss against that of the honest shadow, which has no network either (``simnet/shadow.py``)."""
 
-    says = "The loss after the last round exceeds that of the same learners without villains by at most the scenario's share."
+    says = "The loss after the last round exceeds that of the honest learners alone by at most the scenario's share."
 
     def __init__(self, facts: Facts, story: Story) -> None:
         super().__init__(facts)

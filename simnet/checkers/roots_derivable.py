@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from simnet.checkers.checker import Checker
-from simnet.checkers.derivation import Derivation, Underivable
+from simnet.checkers.deltas import Underivable
+from simnet.checkers.derivation import Derivation
 from simnet.checkers.facts import DecidedHead, Facts
 
 

@@ -1,7 +1,12 @@
-"""What happened, for the report: each round with its loss, and tiles that came to another owner."""
+"""What happened, for the report: each round with its losses, and tiles that came to another owner.
+
+Beside the loss of the run stand those of its shadows (``simnet/shadow.py``), where there were villains: the learners whose
+deltas were counted learn again without a network, merged by a plain average, and the honest of them alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from protocol.ids import PeerId, TileId, short
@@ -9,6 +14,10 @@ from simnet.checkers.checker import Checker
 from simnet.checkers.derivation import Derivation
 from simnet.checkers.facts import DecidedHead, Facts, LossModel
 from simnet.outcome import OwnerMove, RoundOutcome
+from simnet.shadow import Shadow
+
+LearnAgain = Callable[[Sequence[Collection[PeerId]], Shadow], list[float]]
+"""Who gave a delta in each round -> the loss after each round: ``partial(shadow_losses, scenario, seed)``."""
 
 
 @dataclass(slots=True)
@@ -18,11 +27,13 @@ class _Round:
     deltas: int = 0
     takeovers: int = 0
     tiles: set[TileId] = field(default_factory=set)  # counted, never iterated
-    learners: set[PeerId] = field(default_factory=set)  # counted, never iterated
+    learners: set[PeerId] = field(default_factory=set)  # in no order
     closed_at: float | None = None
     loss: float = 0.0
     wan_bytes: int = 0
     local_bytes: int = 0
+    loss_plain: float | None = None
+    loss_honest: float | None = None
 
 
 class Story(Checker):
@@ -30,10 +41,13 @@ class Story(Checker):
 
     says = ""
 
-    def __init__(self, facts: Facts, derivation: Derivation, valley: LossModel | None) -> None:
+    def __init__(
+        self, facts: Facts, derivation: Derivation, valley: LossModel | None, learn_again: LearnAgain | None
+    ) -> None:
         super().__init__(facts)
         self._derivation = derivation
         self._valley = valley
+        self._learn_again = learn_again
         self._rounds: dict[int, _Round] = {}
         self._wan_bytes = self._local_bytes = 0  # all that was told
         self._wan_given = self._local_given = 0  # that closed rounds have
@@ -54,6 +68,8 @@ class Story(Checker):
                 wan_bytes=each.wan_bytes,
                 local_bytes=each.local_bytes,
                 learners=len(each.learners),
+                loss_plain=each.loss_plain,
+                loss_honest=each.loss_honest,
             )
             for number, each in sorted(self._rounds.items())
             if each.closed_at is not None
@@ -81,3 +97,15 @@ class Story(Checker):
         tally.local_bytes, self._local_given = self._local_bytes - self._local_given, self._local_bytes
         if self._valley is not None:
             tally.loss = self._valley.loss(self._derivation.weights)
+
+    def finish(self, now: float) -> None:
+        if self._learn_again is None or self._valley is None or not self.facts.scenario.villains:
+            return
+        present = [
+            sorted(self._rounds[number].learners) if number in self._rounds else []
+            for number in range(self.facts.open_round)
+        ]
+        plain, honest = (self._learn_again(present, shadow) for shadow in (Shadow.PLAIN, Shadow.HONEST))
+        for number, tally in self._rounds.items():
+            if number < self.facts.open_round:
+                tally.loss_plain, tally.loss_honest = plain[number], honest[number]

@@ -41,6 +41,9 @@ class TilesOwned(Checker):
             self._possible_since = now
 
     def decided(self, decided: DecidedHead, now: float) -> None:
+        last = self.facts.newest.get(decided.head.tile)
+        if last is not None and decided.head.round <= last.head.round:
+            self.breach(now, f"{decided} is of no later round than {last}")
         self._look(decided.head.tile, now, f"until {decided}")
 
     def finish(self, now: float) -> None:

@@ -22,8 +22,8 @@ from protocol.rejection import Reason, Rejected
 from simnet.checkers.all_applied import AllApplied
 from simnet.checkers.chain_agrees import ChainAgrees
 from simnet.checkers.checker import Checker
-from simnet.checkers.counted import counted_by
 from simnet.checkers.counted_once import CountedOnce
+from simnet.checkers.deltas import Deltas, counted_by
 from simnet.checkers.derivation import Derivation
 from simnet.checkers.facts import DecidedHead, Facts, FindBlob, KnownBlock, LossModel
 from simnet.checkers.joiners_contribute import JoinersContribute
@@ -33,7 +33,7 @@ from simnet.checkers.no_failure import NoFailure
 from simnet.checkers.nothing_left_behind import NothingLeftBehind
 from simnet.checkers.queues_bounded import QueuesBounded
 from simnet.checkers.roots_derivable import RootsDerivable
-from simnet.checkers.story import Story
+from simnet.checkers.story import LearnAgain, Story
 from simnet.checkers.tiles_owned import TilesOwned
 from simnet.outcome import Invariant, OwnerMove, RoundOutcome
 from simnet.scenario import Scenario
@@ -64,21 +64,28 @@ class Watch:
     """Sees a run and decides whether what must hold did. It does its own arithmetic and keeps its own books.
 
     ``invariants`` are those that the scenario names (all if it names none), ``unjudged`` the tallies of the others.
-    ``find_blob`` finds what anybody ever stored in this world. Without ``valley`` there are no losses.
+    ``find_blob`` finds what anybody ever stored in this world. Without ``valley`` there are no losses. ``learn_again`` is
+    ``partial(shadow_losses, scenario, seed)``: when a run with villains is over it gives the losses of its shadows.
 
     Raises ``Rejected(BAD_CONFIG)`` if the scenario names an invariant that is not there.
     """
 
     def __init__(
-        self, genesis: Genesis, scenario: Scenario, find_blob: FindBlob, valley: LossModel | None = None
+        self,
+        genesis: Genesis,
+        scenario: Scenario,
+        find_blob: FindBlob,
+        valley: LossModel | None = None,
+        learn_again: LearnAgain | None = None,
     ) -> None:
         check_names(scenario.must_hold.invariants)
         self._facts = facts = Facts(genesis, scenario)
         self._find_blob = find_blob
-        derivation = Derivation(genesis, facts.tile_map, find_blob)
-        self._story = Story(facts, derivation, valley)
+        derivation = Derivation(genesis, facts.tile_map, Deltas(genesis, find_blob))
+        self._story = Story(facts, derivation, valley, learn_again)
+        self._chain = ChainAgrees(facts)
         checkers: dict[str, Checker] = {
-            "chain_agrees": ChainAgrees(facts),
+            "chain_agrees": self._chain,
             "roots_derivable": RootsDerivable(facts, derivation),
             "counted_once": CountedOnce(facts),
             "tiles_owned": TilesOwned(facts),
@@ -113,9 +120,12 @@ class Watch:
     def arrived(self, peer: PeerId, now: float, *, is_new: bool, learns: bool = True) -> None:
         """A peer's process runs; ``is_new``: for the first time. Of one that does not learn no delta is expected."""
         known = self._facts.peer(peer, now)
-        known.runs, known.learns, known.is_fresh, known.since = True, learns, True, now
+        known.runs, known.learns, known.is_fresh = True, learns, True
+        known.since = known.started_at = now
         if is_new:
             known.arrived_at, known.arrived_in = now, self._facts.open_round
+        else:
+            known.lives += 1
         for hear in self._hears["arrived"]:
             hear(known, now)
 
@@ -158,8 +168,13 @@ class Watch:
 
     def _decide(self, block: FinalizedBlock, peer: PeerId, now: float) -> None:
         facts = self._facts
-        for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-            decided = DecidedHead(head, block.header.height, peer, now, counted_by(head, self._find_blob))
+        try:
+            body = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX)
+        except Rejected as refusal:
+            self._chain.breach(now, f"the final body of height {block.header.height} is none: {refusal}")
+            return
+        for head in body.heads:
+            decided = DecidedHead(head, block.header.height, peer, now, counted_by(head.deltas, self._find_blob))
             for hear in self._hears["decided"]:
                 hear(decided, now)
             facts.heads.setdefault(head.tile, {}).setdefault(head.version, decided)
@@ -210,8 +225,9 @@ class Watch:
         """The run is over, and these peers run."""
         for peer in sorted(running):
             self._facts.peer(peer, now)
+        at_the_end = frozenset(running)  # asked only "is it in"
         for peer, known in self._facts.peers.items():
-            known.runs = peer in running
+            known.runs = peer in at_the_end
         for hear in self._hears["finish"]:
             hear(now)
 

@@ -10,6 +10,7 @@ hundreds of nodes of one process share is told once: a signature that one of the
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import random
@@ -44,6 +45,7 @@ from simnet.virtual.worker import NamedFiles, VirtualWorker
 
 LEVEL: Final = 2
 SIGNATURES_MAX: Final = 65_536  # remembered at once: some minutes of two hundred nodes
+GARBAGE_THRESHOLDS: Final = (50_000, 20, 50)  # of the collector: ten times fewer full passes (a guess)
 SAMPLES: Final = 120  # of a run, for its pictures
 SAMPLE_SECONDS_MIN: Final = 1.0
 EVALUATE_SHARE: Final = 20  # an evaluation takes this part of a round's learning (a guess)
@@ -315,6 +317,17 @@ def _quiet(watch: Watch, anybody: PeerId) -> Iterator[None]:
         logger.propagate = propagates
 
 
+@contextmanager
+def _rarely_collecting() -> Iterator[None]:
+    """Millions of objects that live to the end of the run: looking through all of them takes a second each time."""
+    before = gc.get_threshold()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def run_scenario(scenario: Scenario, seed: int, *, on_progress: Callable[[float], None] | None = None) -> Outcome:
     """One run of whole nodes. ``on_progress`` hears the virtual seconds gone."""
 
@@ -324,5 +337,5 @@ def run_scenario(scenario: Scenario, seed: int, *, on_progress: Callable[[float]
             await world.run()
         return world
 
-    with verifying_once(SIGNATURES_MAX):
+    with verifying_once(SIGNATURES_MAX), _rarely_collecting():
         return run_virtually(seed, main).outcome()

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,9 @@ from storage.kv import Batch, DatabaseCorrupt, DatabaseLocked
 _WRITE_BUFFER_BYTES: Final = 8 * 1024 * 1024
 _BLOCK_CACHE_BYTES: Final = 16 * 1024 * 1024
 _BLOOM_BITS_PER_KEY: Final = 10  # 1 % false positives (RocksDB's own documentation)
+_NO_ROOM: Final = tuple(
+    map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+)  # RocksDB quotes the system's words
 
 
 class RocksKeyValue:
@@ -38,6 +43,7 @@ class RocksKeyValue:
         self._durable = rocksdict.WriteOptions()
         self._durable.sync = True
         self._buffered = rocksdict.WriteOptions()
+        self._has_refused = False  # a write failed, which whoever closes us has heard
         try:
             access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
             self._db: rocksdict.Rdict | None = rocksdict.Rdict(str(path), _options(), access_type=access)
@@ -63,6 +69,7 @@ class RocksKeyValue:
         try:
             db.write(raw, self._durable if durable else self._buffered)
         except Exception as error:
+            self._has_refused = True
             raise _translated(self.path, error) from error
 
     def scan(self, prefix: bytes, *, start: bytes = b"", limit: int) -> list[tuple[bytes, bytes]]:
@@ -90,9 +97,15 @@ class RocksKeyValue:
             raise _translated(self.path, error) from error
 
     def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        """Idempotent. Raises ``OSError``, unless a write has raised it before: its sentence is the one to end with."""
+        db, self._db = self._db, None
+        if db is None:
+            return
+        try:
+            db.close()
+        except Exception as error:
+            if not self._has_refused:
+                raise _translated(self.path, error) from error
 
     def _open_db(self) -> rocksdict.Rdict:
         if self._db is None:
@@ -127,4 +140,6 @@ def _translated(path: Path, error: Exception) -> OSError:
             f"The database {path} is damaged ({text}): "
             "move the folder away and start again, and the node fetches it from peers."
         )
+    if any(words in text for words in _NO_ROOM):
+        return OSError(f"The database {path} cannot grow ({text}): make room on its disk, then start again.")
     return OSError(f"The database {path} failed: {text}")

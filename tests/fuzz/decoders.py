@@ -31,7 +31,13 @@ from consensus.light_client import check_light_client_proof
 from consensus.state import ACCOUNTS, ENTRY_BYTES_MAX, TileEntry
 from node import chain_proof, config
 from node.account_address import account_text, parse_account
-from node.addresses import check_api_address, check_listen_address, check_peer_address, parse_peer_address
+from node.addresses import (
+    check_announced_address,
+    check_api_address,
+    check_listen_address,
+    check_peer_address,
+    parse_peer_address,
+)
 from node.api.handlers import TransactionRequest, decode_request, post_generate, read_natural
 from node.chain_index import TransactionRow
 from node.chain_proof import make_proof, parse_key
@@ -104,7 +110,7 @@ from protocol.transactions import (
     sign_transaction,
 )
 from simnet.finality.genesis import quick_verify
-from simnet.options import parse_kill, parse_restart
+from simnet.options import FaultKind, RepairKind, parse_fault, parse_repair
 from simnet.scenario_file import parse_scenario
 from simnet.seeds import parse_seeds
 from storage import journal
@@ -743,14 +749,19 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     text_row("seeds", parse_seeds, "0..99", "17..20", words="\u0662 .. -1 " + "9" * 30),
     text_row(
-        "kill", lambda text: parse_kill(text, 4, 9), "2@7", "owner:trunk/0@7", reads=parse_kill, words="@ \u0662 \u00b2"
+        "fault",
+        lambda text: parse_fault(FaultKind.PAUSE, text, 4, 9),
+        "2@7",
+        "owner:trunk/0@7+2.5",
+        reads=parse_fault,
+        words="@ + . 1e9 \u0662 \u00b2",
     ),
     text_row(
-        "restart",
-        lambda text: parse_restart(text, 4, 9),
+        "repair",
+        lambda text: parse_repair(RepairKind.RESTART, text, 4, 9),
         "2@8",
         "killed@8",
-        reads=parse_restart,
+        reads=parse_repair,
         words="@ \u0662 \u00b2",
     ),
     text_row("address to join", parse_peer_address, ADDRESS, words="/ip4/1.2.3.4/tcp/1 \u0661"),
@@ -761,6 +772,13 @@ DECODERS: tuple[Decoder, ...] = (
         "/ip4/127.0.0.1/tcp/0",
         "/ip6/::1/tcp/65535",
         words="\u0661 /p2p/ %1",
+    ),
+    text_row(
+        "address to announce",
+        check_announced_address,
+        "/ip4/127.0.0.1/tcp/4001",
+        "/dns4/node.example/tcp/1",
+        words="\u0661 /p2p/ %1 /tcp/0",
     ),
     text_row(
         "crash point",

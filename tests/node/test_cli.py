@@ -220,6 +220,7 @@ def test_start_refuses_mistakes_before_it_loads_anything(founded, tmp_path):
     assert "no genesis.bin" in mistake("start", "--data-dir", tmp_path)
     assert "--device is 'gpu'" in mistake(*start, "--device", "gpu")
     assert "--listen: 'x' is no address" in mistake(*start, "--listen", "x")
+    assert "--announce: 'x' is no address" in mistake(*start, "--announce", "x")
     assert "--bootstrap" in mistake(*start, "--bootstrap", "/ip4/127.0.0.1/tcp/1")
     assert "--rounds is 0" in mistake(*start, "--rounds", 0)
     assert "did you mean info?" in mistake(*start, "--log-level", "infos")

@@ -53,6 +53,7 @@ def test_a_node_without_configuration_has_defaults(tmp_path):
     """Every key has a default: an empty directory gives settings that listen on loopback and may use 20 GiB."""
     settings = load_settings(tmp_path)
     assert settings.network.listen == ("/ip4/127.0.0.1/tcp/0",)
+    assert settings.network.announce == ()
     assert settings.storage.storage_bytes_max == 20 << 30
     assert settings.compute.device == "auto"
     assert settings.compute.learn is True
@@ -97,6 +98,8 @@ def test_the_written_configuration_is_read_back(tmp_path):
         ('[network]\nlisten = "/ip4/127.0.0.1/tcp/1"', 2, "must be a list"),
         ('[network]\nlisten = ["/ip4/127.0.0.1/udp/1"]', 2, "no address to listen on"),
         ('[network]\nlisten = ["/ip4/127.0.0.1/tcp/70000"]', 2, "no address to listen on"),
+        ('[network]\nannounce = ["/ip4/127.0.0.1/tcp/0"]', 2, "no address to announce"),
+        ('[network]\nannounce = ["/ip4/127.0.0.1/tcp/1/p2p/12D3"]', 2, "announce an address alone"),
         ('[network]\nbootstrap = ["/ip4/127.0.0.1/tcp/1"]', 2, "lacks the peer id"),
         ('[api]\nlisten = "0.0.0.0:80"', 2, "must be a loopback address"),
     ],
@@ -179,7 +182,7 @@ def test_the_devnet_template_says_the_defaults(tmp_path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: path.name)
 def test_every_key_of_a_template_has_its_reason(path):
     """Above every key of a file in configs/, or of the group it stands in, there is a comment."""
-    lines = path.read_text().splitlines()
+    lines = [line.strip() for line in path.read_text().splitlines()]
     assert tomllib.loads(path.read_text())
     for before, line in itertools.pairwise(lines):
         if "=" in line and not line.startswith("#"):

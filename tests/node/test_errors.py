@@ -13,6 +13,7 @@ from protocol.rejection import InvariantBroken, Reason, Rejected
 from storage.budget import StorageFull
 from storage.io.files import DirectoryBusy
 from storage.kv import DatabaseCorrupt
+from tests.room import no_room
 
 
 @pytest.mark.parametrize("reason", list(Reason), ids=lambda reason: reason.code)
@@ -34,6 +35,7 @@ def test_every_rejection_is_a_sentence_with_its_detail(reason):
         (StorageFull(5, 6, 10), "storage"),
         (OSError(errno.EADDRINUSE, "Address already in use"), "choose another address"),
         (OSError(errno.ENOSPC, "No space left on device", "x"), "x: the disk is full"),
+        (OSError(errno.EFBIG, "File too large"), "make room"),
         (PermissionError(errno.EACCES, "Permission denied", "y"), "y: permission denied"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), "torch is not installed"),
         (ExceptionGroup("a nursery", [Rejected(Reason.BAD_DEVICE, "cuda")]), "compute device cannot be used: cuda"),
@@ -65,6 +67,16 @@ def test_our_own_bugs_leave_their_traceback_in_a_file(error):
     assert type(error).__name__ in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
     path.unlink()
+
+
+def test_a_bug_on_a_full_disk_is_told_all_the_same(capsys):
+    """Where no file takes the traceback, it goes to stderr: the sentence and the exit code stay."""
+    with no_room():
+        failure = explain(KeyError("round"))
+    assert failure.exit_code == 1
+    assert "bug of ours" in failure.sentence
+    assert "traceback above" in failure.sentence
+    assert "KeyError: 'round'" in capsys.readouterr().err
 
 
 def test_an_interrupt_says_nothing():

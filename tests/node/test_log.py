@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import structlog
@@ -95,3 +96,16 @@ def test_a_second_set_up_replaces_the_first(logs, tmp_path):
     assert stream.getvalue() == ""
     assert lines(file) == []
     assert "round closed" in second.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full is Linux's")
+def test_a_full_disk_costs_lines_of_the_file_and_one_line_here(logs):
+    """What can still be written is; that the file cannot is said once, without a traceback."""
+    stream, _ = logs
+    configure_logging("info", Path("/dev/full"), StoppedClock(), stream)
+    for number in range(3):
+        get_logger("test").info("round closed", round=number)
+    said = stream.getvalue()
+    assert [line.partition(" round=")[2] for line in said.splitlines() if "round closed" in line] == ["0", "1", "2"]
+    assert said.count("/dev/full loses lines: No space left on device") == 1
+    assert "Traceback" not in said

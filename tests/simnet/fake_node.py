@@ -4,7 +4,8 @@ Rounds follow the clock, losses a formula, owners a rotation among the peers who
 process, and unlike a node it leaves it behind on SIGTERM, so that whoever starts nodes shows that nothing survives.
 
     fake_node.py [--mood MOOD] keys new | init --new | init --join | start | tiles verify
-    moods: "deaf" ignores SIGTERM; "split" holds other roots than the rest; "stall" stalls in round 1; "corrupt" fails verify
+    moods: "deaf" ignores SIGTERM; "split" holds other roots than the rest; "stall" stalls in round 1; "corrupt" fails verify;
+    "bug" ends with code 1, and not 2, on a full disk
 """
 
 import argparse
@@ -38,6 +39,7 @@ def main() -> int:
         "network-id",
         "data-dir",
         "listen",
+        "announce",
         "device",
         "threads",
     ):
@@ -92,9 +94,11 @@ class Node:
         self.config = json.loads((directory / "fake.json").read_text())
         self.config.setdefault("epoch", time.time() + 0.5)
         (directory / "fake.json").write_text(json.dumps(self.config))
+        self.announce = options.announce
         self.booted = time.time()
-        worker = subprocess.Popen(["sleep", "600"])
-        (directory / "worker.pid").write_text(str(worker.pid))
+        # A group of its own, as a node's worker has.
+        self.worker = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        (directory / "worker.pid").write_text(str(self.worker.pid))
         if "deaf" in self.mood:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:
@@ -104,7 +108,8 @@ class Node:
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"node": self}))
         port = server.server_address[1]
         api = {"pid": os.getpid(), "url": f"http://127.0.0.1:{port}", "peer": f"12D3KooW{self.short(self.index)}"}
-        api["addresses"] = [f"/ip4/127.0.0.1/tcp/{port}/p2p/12D3KooW{self.short(self.index)}"]
+        api["listening"] = [f"/ip4/127.0.0.1/tcp/{port}"]
+        api["addresses"] = [f"{self.announce or api['listening'][0]}/p2p/12D3KooW{self.short(self.index)}"]
         (self.directory / "api.new").write_text(json.dumps(api))
         (self.directory / "api.new").rename(self.directory / "api.json")
         print(f"listening on {port}", file=sys.stderr, flush=True)
@@ -140,7 +145,17 @@ class Node:
         salt = self.index if "split" in self.mood and self.index == 1 and version > 1 else 0
         return hashlib.sha256(f"{tile} {version} {salt}".encode()).hexdigest()
 
+    def write(self) -> None:
+        """What keeps it going, as a node's journal does: where nothing can be written, it stops with a sentence."""
+        try:
+            (self.directory / "journal").write_text(str(self.round_now()))
+        except OSError:
+            print("nocknode: the disk is full; make room", file=sys.stderr, flush=True)
+            self.worker.kill()
+            os._exit(1 if "bug" in self.mood else 2)
+
     def status(self) -> dict:
+        self.write()
         now, owned = self.round_now(), list(self.owners().values()).count(self.index)
         done, stalled = now >= self.rounds, "stall" in self.mood and now == 1
         state = (

@@ -13,20 +13,23 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace as replace_message
 
+from compute.delta.codec import decode as decode_delta
 from compute.delta.codec import encode as encode_delta
 from compute.exact import Float32
-from node.tile_work import MergeJob, TileWork, matrices_of
+from compute.merge import merge
+from node.tile_work import MergeJob, TileWork, matrices_of, merge_rule
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest, digest
 from protocol.finality import NO_BLOCK, Body, ChainId, FinalizedBlock, Header, body_root
 from protocol.genesis import genesis_roster
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, Round, Signature, TileId, Version, View
-from protocol.learning import SignedDelta, sign_delta
+from protocol.learning import Contributor, SignedDelta, sign_delta
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.roster import DeltaRef, Head, Slot, sign_head
 from simnet.checkers import Watch
+from simnet.checkers.story import LearnAgain
 from simnet.network import make_genesis, make_keys
-from simnet.scenario import HardwareClass, Learning, MustHold, Region, Scenario
+from simnet.scenario import HardwareClass, Learning, MustHold, Region, Scenario, Villains
 from storage.files import MemoryFiles
 from storage.io.tile_store import TileStore
 from storage.kv import MemoryKeyValue
@@ -60,10 +63,17 @@ class Bowl:
 class History:
     """A network of ``SCENARIO.peers`` peers; everybody is there from 0 s on unless ``present`` says who is."""
 
-    def __init__(self, must_hold: MustHold | None = None, present: Sequence[int] | None = None) -> None:
-        scenario = SCENARIO if must_hold is None else replace(SCENARIO, must_hold=must_hold)
+    def __init__(
+        self,
+        must_hold: MustHold | None = None,
+        present: Sequence[int] | None = None,
+        *,
+        villains: tuple[Villains, ...] = (),
+        learn_again: LearnAgain | None = None,
+    ) -> None:
+        scenario = replace(SCENARIO, must_hold=must_hold or SCENARIO.must_hold, villains=villains)
         self.blobs: dict[Digest, bytes] = {}
-        self.watch = Watch(GENESIS, scenario, self.blobs.get, Bowl())
+        self.watch = Watch(GENESIS, scenario, self.blobs.get, Bowl(), learn_again)
         self._store = TileStore(MemoryFiles(), MemoryKeyValue())
         self._work = TileWork(GENESIS, self._store)
         self.tiles = self._work.tile_map.ids
@@ -82,12 +92,12 @@ class History:
         self.blobs[name] = blob
         return name
 
-    def delta(self, learner: int, tile: TileId, base: int, size: float = 0.02, **changes: Any) -> DeltaRef:
+    def delta(self, learner: int, tile: TileId, base: int, **changes: Any) -> DeltaRef:
         """A learner's step towards zero, stored; ``changes`` are made before it is signed."""
         shape = self._work.tile_map.tile(tile)
         draw = np.random.default_rng([learner, base, self.tiles.index(tile)])
-        weights_N = self.weights(tile)
-        change_N = (weights_N * np.float32(0.3) + draw.normal(0, 0.01 * size, shape.values)).astype(np.float32)
+        noise_N = draw.normal(0, 0.0002, shape.values)
+        change_N = (self.weights(tile) * np.float32(0.3) + noise_N).astype(np.float32)
         unsigned = SignedDelta(
             tile=tile,
             base=Version(base),
@@ -99,6 +109,23 @@ class History:
         )
         signed = sign_delta(replace_message(unsigned, **changes), KEYS[learner].node)
         return DeltaRef(self.store(encode(signed)), signed.learner, signed.base, signed.tokens)
+
+    def aggregate(self, aggregator: int, tile: TileId, base: int, learners: Sequence[int], **changes: Any) -> DeltaRef:
+        """These learners' deltas merged by one of them, stored; ``changes`` are made before it is signed."""
+        shape = self._work.tile_map.tile(tile)
+        inner = sorted((self.delta(each, tile, base) for each in learners), key=lambda each: each.learner)
+        parts = [
+            (each.learner, each.weight, decode_delta(self.signed(each.delta).payload, shape.values)) for each in inner
+        ]
+        gradient_N = merge(parts, merge_rule(GENESIS.learning)).gradient_N
+        made: dict[str, Any] = {
+            "payload": encode_delta(gradient_N, GENESIS.learning.update_pipeline, matrices_of(shape)),
+            "tokens": sum(each.weight for each in inner),
+            "contributors": tuple(Contributor(each.learner, each.delta, each.weight) for each in inner),
+        }
+        reference = self.delta(aggregator, tile, base, **{**made, **changes})
+        contributors = self.signed(reference.delta).contributors
+        return replace_message(reference, contributors=tuple(sorted(each.delta for each in contributors)))
 
     def weights(self, tile: TileId) -> Float32:
         """The newest weights of a tile, as a holder's disk has them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +11,14 @@ from msgspec.structs import replace as replace_message
 
 from compute.delta.codec import encode as encode_delta
 from protocol.codec import encode
-from protocol.finality import Body
+from protocol.finality import Body, body_root
 from protocol.ids import Digest, PeerId, Signature, TileId, Version, short
+from protocol.learning import Contributor, SignedDelta
 from protocol.rejection import Rejected
 from protocol.roster import DeltaRef
 from simnet.checkers import NAMES, Watch
-from simnet.scenario import MustHold
+from simnet.scenario import MustHold, Villains
+from simnet.shadow import Shadow
 from tests.simnet.history import GENESIS, SCENARIO, Bowl, History
 
 ROUND = SCENARIO.learning.round_seconds
@@ -187,6 +189,24 @@ def test_another_body_under_the_same_header_is_told() -> None:
     one_breach(other, "chain_agrees", short(other.peer(0)), "that its header does not name")
 
 
+def test_a_final_body_that_is_none_is_told() -> None:
+    """The world goes on: what it says afterwards is looked at too."""
+    history = History()
+    body = b"no body"
+    block = history.block(body_root=body_root(body))
+    for index in history.running:
+        history.watch.finalized(history.peer(index), replace_message(block, body=body), 50.0)
+    one_breach(history, "chain_agrees", "50.0 s", "the final body of height 1 is none")
+
+
+def test_a_tile_that_the_model_has_not_is_told() -> None:
+    """A head for it does not follow from anything."""
+    history = History()
+    head = history.sign(replace_message(history.merge_all(0, [0])[0], tile=TileId("trunk/9")), 0)
+    history.watch.finalized(history.peer(0), history.block([head]), 50.0)
+    one_breach(history, "roots_derivable", "trunk/9@1", "the model has no such tile")
+
+
 # -- roots and deltas ---------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +274,7 @@ def weight_made_up(history: History, good: DeltaRef) -> DeltaRef:
         (no_delta, "SignedDelta"),
         (payload_garbled, "the bytes end early"),
         (of_another_tile, "for layer0.expert0/0@0"),
-        (weight_made_up, "has weight 306 with 102 tokens"),
+        (weight_made_up, "has weight 306, its tokens give it 102"),
     ],
 )
 def test_a_delta_that_is_not_what_the_head_says_is_told(
@@ -268,6 +288,103 @@ def test_a_delta_that_is_not_what_the_head_says_is_told(
     head = history.sign(replace_message(head, deltas=(spoil(history, good),)), 0)
     history.watch.finalized(history.peer(0), history.block([head]), 50.0)
     one_breach(history, "roots_derivable", f"{tile}@1", short(history.peer(2)), words)
+
+
+def test_a_learner_that_counts_twice_on_one_base_is_told() -> None:
+    """With other bytes than before: what it learned on that base counts once."""
+    history = History()
+    tile = history.tiles[0]
+    for number in (0, 1):
+        history.now += 50
+        history.decide([history.head(tile, [history.delta(1, tile, 0, round=number)], number)])
+    one_breach(history, "counted_once", f"{tile}@2", short(history.peer(1)), "on base 0, and", "counts there too")
+
+
+def test_an_aggregate_is_derived_too() -> None:
+    """Its contributors are read, merged again, and counted with their learners."""
+    history = History()
+    tile, other = history.tiles
+    history.now += 50
+    direct, gathered = history.delta(0, tile, 0), history.aggregate(3, tile, 0, [1, 2, 3])
+    history.decide(
+        [history.head(tile, [direct, gathered], 0), history.head(other, [history.aggregate(2, other, 0, [1, 2])], 0)]
+    )
+    history.close(0)
+    assert history.breaches() == {}
+    assert (history.watch.rounds[0].deltas, history.watch.rounds[0].learners) == (6, 4)
+
+
+def test_a_delta_inside_an_aggregate_counts_once() -> None:
+    """It may not come directly afterwards, nor inside another aggregate."""
+    history = History()
+    tile = history.tiles[0]
+    history.now += 50
+    history.decide([history.head(tile, [history.aggregate(3, tile, 0, [1, 2])], 0)])
+    again = history.blobs.copy()
+    later = history.aggregate(3, tile, 1, [1, 2])
+    history.blobs.update(again)
+    inner = history.signed(later.delta).contributors[0]
+    direct = DeltaRef(inner.delta, inner.learner, Version(1), inner.weight)
+    history.now += 10
+    history.decide([history.head(tile, [later], 1)])
+    history.now += 10
+    history.decide([history.head(tile, [direct], 2)])
+    one_breach(history, "counted_once", f"{tile}@3", short(inner.learner), "version 2 counted it before")
+
+
+def another_payload(history: History, honest: SignedDelta) -> dict[str, object]:
+    return {"payload": history.signed(history.delta(4, honest.tile, 0).delta).payload}
+
+
+def more_tokens(history: History, honest: SignedDelta) -> dict[str, object]:
+    return {"tokens": 9_999}
+
+
+def one_left_out(history: History, honest: SignedDelta) -> dict[str, object]:
+    first, *others = honest.contributors
+    return {"contributors": tuple(others), "tokens": honest.tokens - first.weight}
+
+
+def less_weight(history: History, honest: SignedDelta) -> dict[str, object]:
+    first, *others = honest.contributors
+    return {"contributors": (replace_message(first, weight=5), *others)}
+
+
+def of_an_aggregate(history: History, honest: SignedDelta) -> dict[str, object]:
+    inner = history.aggregate(1, honest.tile, 0, [4, 5])
+    return {"contributors": (Contributor(inner.learner, inner.delta, inner.weight), *honest.contributors[1:])}
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (another_payload, "gives another payload"),
+        (more_tokens, "claims 9999 tokens"),
+        (one_left_out, "gives another payload"),
+        (less_weight, "has weight 5 with"),
+        (of_an_aggregate, "is an aggregate itself"),
+    ],
+)
+def test_an_aggregate_that_is_not_what_it_was_made_of_is_told(
+    lie: Callable[[History, SignedDelta], dict[str, object]], words: str
+) -> None:
+    """Slot and aggregator are named."""
+    history = History()
+    tile = history.tiles[0]
+    honest = history.signed(history.aggregate(3, tile, 0, [1, 2, 3]).delta)
+    gathered = history.aggregate(3, tile, 0, [1, 2, 3], **lie(history, honest))
+    history.watch.finalized(history.peer(0), history.block([history.head(tile, [gathered], 0)]), 50.0)
+    one_breach(history, "roots_derivable", f"{tile}@1", short(history.peer(3)), words)
+
+
+def test_a_head_that_hides_a_contributor_is_told() -> None:
+    """What the head says an aggregate was made of must be what its aggregator signed."""
+    history = History()
+    tile = history.tiles[0]
+    gathered = history.aggregate(3, tile, 0, [1, 2, 3])
+    hidden = replace_message(gathered, contributors=gathered.contributors[1:])
+    history.watch.finalized(history.peer(0), history.block([history.head(tile, [hidden], 0)]), 50.0)
+    one_breach(history, "roots_derivable", f"{tile}@1", "was made of others than the head says")
 
 
 def test_a_tile_is_not_derived_beyond_a_wrong_head() -> None:
@@ -313,7 +430,7 @@ def test_a_delta_twice_in_one_head_is_told() -> None:
     twice = (one, replace_message(one, base=Version(0)))
     head = history.head(tile, [one], 1, deltas=tuple(sorted(twice, key=lambda each: each.base)))
     history.watch.finalized(history.peer(0), history.block([head]), 60.0)
-    assert any("twice in one version" in each for each in history.breaches()["counted_once"])
+    assert any("again, version 2 counted it before" in each for each in history.breaches()["counted_once"])
 
 
 # -- owners and holders -------------------------------------------------------------------------------------------------
@@ -405,6 +522,33 @@ def test_a_peer_that_does_not_apply_is_told() -> None:
     assert "250.0 s" in sentences[0]
     history.finish()
     assert len(history.breaches()["all_applied"]) == 6  # at the end a round is enough
+
+
+def test_what_a_dying_process_wrote_need_not_be_told() -> None:
+    """A block and a tile that reached the disk with the last breath: the next process goes on above them."""
+    history = History()
+    history.round(0)
+    history.leave(5)
+    history.decide(history.merge_all(1, [0]))  # and the disk of peer 5 has it too
+    history.arrive(5, is_new=False)
+    history.close(1)
+    for number in range(2, 7):
+        history.round(number, learners=range(5))
+    assert history.breaches() == {}
+
+
+def test_a_peer_that_came_back_applies_what_is_decided_since() -> None:
+    """From then on it is as any other."""
+    history = History()
+    history.round(0)
+    history.leave(5)
+    history.arrive(5, is_new=False)
+    for number in range(1, 7):
+        history.now += 50
+        history.decide(history.merge_all(number, [0]), applying=range(5))
+        history.close(number)
+    assert len(history.breaches()["all_applied"]) == 4
+    assert f"has not applied {history.tiles[0]}@2" in history.breaches()["all_applied"][0]
 
 
 def test_a_peer_far_below_the_tip_is_told_at_the_end() -> None:
@@ -535,3 +679,44 @@ def test_a_loss_that_does_not_fall_is_told() -> None:
         history.close(number)
     history.finish()
     one_breach(history, "loss_falls", "100.0 s", "in round 1")
+
+
+def poisoned(cost: float, *, villains: bool = True) -> tuple[History, list[list[list[PeerId]]]]:
+    """Two rounds whose loss is so much above that of their honest shadow; and whom the shadows were asked for."""
+    asked = []
+
+    def learn_again(present: Sequence[Collection[PeerId]], shadow: Shadow) -> list[float]:
+        asked.append([list(each) for each in present])
+        factor = {Shadow.PLAIN: 3.0, Shadow.HONEST: 1 / (1 + cost)}[shadow]
+        return [each.loss * factor for each in history.watch.rounds]
+
+    history = History(
+        MustHold((), loss_cost_max=0.02),
+        villains=(Villains("noise", 0.3),) if villains else (),
+        learn_again=learn_again,
+    )
+    history.round(0)
+    history.round(1, learners=[1, 4])
+    history.finish()
+    return history, asked
+
+
+def test_a_loss_above_the_honest_shadow_is_told() -> None:
+    """By more than the scenario allows; the shadows learned with those of whom a delta was counted."""
+    history, asked = poisoned(0.03)
+    one_breach(history, "loss_bounded", "100.0 s", "round 1", "3.0% above", "at most 2.0%")
+    everybody = sorted(history.peer(index) for index in range(6))
+    assert asked == [[everybody, sorted((history.peer(1), history.peer(4)))]] * 2
+    history, _ = poisoned(0.01)
+    assert history.breaches() == {}
+    assert history.watch.invariants["loss_bounded"].checks == 1
+    last = history.watch.rounds[-1]
+    assert (last.loss_plain, last.loss_honest) == (last.loss * 3.0, last.loss / 1.01)
+
+
+def test_without_villains_there_are_no_shadows() -> None:
+    """They would be the run again."""
+    history, asked = poisoned(0.03, villains=False)
+    assert asked == []
+    assert history.watch.rounds[-1].loss_honest is None
+    assert history.breaches() == {}

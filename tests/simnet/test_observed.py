@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simnet.facts import Lagging, PeerFacts, RoundFacts, RoundSlots, Status, TileFacts
-from simnet.observed import FaultPlan, Network, compare_roots, kill_target, killed_peers, ratio
-from simnet.options import AllKilled, Kill, PeerIndex, Restart, TileOwner
+from simnet.observed import FaultPlan, Network, compare_roots, ended_faults, fault_target, ratio, repaired_peers
+from simnet.options import FAULTS, AllHit, Fault, FaultKind, PeerIndex, Repair, RepairKind, TileOwner
 
 
 def running(peers: int = 4, rounds: int = 20, round_seconds: float | None = 10.0) -> Network:
@@ -14,6 +14,14 @@ def running(peers: int = 4, rounds: int = 20, round_seconds: float | None = 10.0
     for index in range(peers):
         network.started(index, 0.0)
     return network
+
+
+def kill(peer: int, number: int) -> Fault:
+    return Fault(FaultKind.KILL, PeerIndex(peer), number)
+
+
+def restart(target: PeerIndex | AllHit, number: int) -> Repair:
+    return Repair(RepairKind.RESTART, target, number)
 
 
 def see(network: Network, now: float, **fields) -> None:
@@ -48,35 +56,35 @@ def test_nodes_that_still_boot_open_no_round():
 def test_a_kill_fires_once_in_the_middle_of_its_round():
     """Not at the opening, then once, and at once if the round was missed."""
     network = running()
-    plan = FaultPlan([Kill(PeerIndex(1), 2), Kill(PeerIndex(0), 3)], [])
+    plan = FaultPlan([kill(1, 2), kill(0, 3)], [])
     for number in range(3):
         see(network, 10.0 * number, round=number)
-    assert plan.take_due_kills(network, 21.0) == []
-    assert plan.take_due_kills(network, 25.0) == [Kill(PeerIndex(1), 2)]
-    assert plan.take_due_kills(network, 26.0) == []
+    assert plan.take_due_faults(network, 21.0) == []
+    assert plan.take_due_faults(network, 25.0) == [kill(1, 2)]
+    assert plan.take_due_faults(network, 26.0) == []
     see(network, 30.0, round=4)
-    assert plan.take_due_kills(network, 30.0) == [Kill(PeerIndex(0), 3)]
+    assert plan.take_due_faults(network, 30.0) == [kill(0, 3)]
 
 
 def test_a_restart_fires_when_its_round_opens():
     """Not in the round before, and only once."""
     network = running()
-    plan = FaultPlan([], [Restart(PeerIndex(1), 2)])
+    plan = FaultPlan([], [restart(PeerIndex(1), 2)])
     see(network, 10.0, round=1)
-    assert plan.take_due_restarts(network, 11.0) == []
+    assert plan.take_due_repairs(network, 11.0) == []
     see(network, 20.0, round=2)
-    assert plan.take_due_restarts(network, 20.0) == [Restart(PeerIndex(1), 2)]
-    assert plan.take_due_restarts(network, 20.0) == []
+    assert plan.take_due_repairs(network, 20.0) == [restart(PeerIndex(1), 2)]
+    assert plan.take_due_repairs(network, 20.0) == []
 
 
 def test_a_stalled_network_gets_its_restart_early():
     """Where the survivors cannot reach the round in which a peer comes back, it comes back after three rounds of stall."""
     network = running()
-    plan = FaultPlan([], [Restart(AllKilled(), 9)])
+    plan = FaultPlan([], [restart(AllHit(), 9)])
     see(network, 0.0, round=1)
     see(network, 10.0, round=1, state="stalled", detail="only 2 of 4 members are reachable")
-    assert plan.take_due_restarts(network, 39.0) == []
-    assert plan.take_due_restarts(network, 40.0) == [Restart(AllKilled(), 9)]
+    assert plan.take_due_repairs(network, 39.0) == []
+    assert plan.take_due_repairs(network, 40.0) == [restart(AllHit(), 9)]
     assert [event.kind for event in network.events] == ["stalled"] * 4
     assert "only 2 of 4 members are reachable" in network.events[0].text
 
@@ -85,7 +93,7 @@ def test_numbers_of_a_killed_process_are_kept():
     """A peer's totals go on after a restart from where the killed process was."""
     network = running()
     network.saw_status(1, Status(short="s1", bytes_sent=700, rejected={"expired": 2}), 1.0)
-    network.killed(1, 2.0)
+    network.hit(1, FaultKind.KILL, 2.0)
     network.saw_status(1, Status(short="s1", bytes_sent=999), 2.1)
     assert network.peers[1].bytes_sent == 700, "an answer that crossed the kill is not counted"
     network.started(1, 3.0)
@@ -138,7 +146,7 @@ def test_a_run_is_done_when_every_running_peer_has_closed_every_round():
     assert network.done
     network.saw_silence(2)
     assert not network.done
-    network.killed(2, 2.0)
+    network.hit(2, FaultKind.KILL, 2.0)
     assert network.done
     network.started(2, 3.0)
     assert not network.done
@@ -149,13 +157,94 @@ def test_faults_find_whom_they_mean():
     network = running()
     see(network, 1.0)
     network.saw_tiles([TileFacts(tile="trunk/0", owner="s2")])
-    assert kill_target(network, TileOwner("trunk/0")) == 2
-    assert kill_target(network, TileOwner("trunk/1")) is None
-    network.killed(2, 1.0)
-    assert kill_target(network, TileOwner("trunk/0")) is None
-    assert kill_target(network, PeerIndex(2)) is None
-    assert killed_peers(network, AllKilled()) == [2]
-    assert killed_peers(network, PeerIndex(1)) == []
+    owner, nobody = (Fault(FaultKind.KILL, TileOwner(f"trunk/{tile}"), 1) for tile in (0, 1))
+    assert fault_target(network, owner) == 2
+    assert fault_target(network, nobody) is None
+    network.hit(2, FaultKind.KILL, 1.0)
+    assert fault_target(network, owner) is None
+    assert fault_target(network, kill(2, 1)) is None
+    assert repaired_peers(network, restart(AllHit(), 2)) == [2]
+    assert repaired_peers(network, restart(PeerIndex(1), 2)) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind, row in FAULTS.items() if row.seconds is not None])
+def test_a_fault_ends_when_it_was_told_to(kind):
+    """After its seconds or its usual ones; once; and it does not hit twice while it lasts."""
+    network = running()
+    said, unsaid = Fault(kind, PeerIndex(1), 2, 3.5), Fault(kind, PeerIndex(2), 2)
+    plan = FaultPlan([said, unsaid], [])
+    for fault in (said, unsaid):
+        assert fault_target(network, fault) == fault.target.index
+        network.hit(fault.target.index, kind, 10.0, "", plan.ends_at(fault, 10.0))
+        assert fault_target(network, fault) is None
+    assert network.peers[1].state == FAULTS[kind].state
+    assert ended_faults(network, 13.4) == []
+    assert ended_faults(network, 13.5) == [(1, kind)]
+    network.recovered(1, kind, 13.5)
+    assert ended_faults(network, 13.5) == []
+    assert ended_faults(network, 10.0 + FAULTS[kind].seconds) == [(2, kind)]
+    assert [event.kind for event in network.events] == [kind, kind, "over"]
+
+
+def test_a_pause_with_a_resume_waits_for_it():
+    """Unless it says its own seconds, a pause that somebody will end has no other end; a kill ends it too."""
+    network = running()
+    pauses = [
+        Fault(FaultKind.PAUSE, PeerIndex(index), 2, seconds) for index, seconds in ((1, None), (2, None), (3, 4.0))
+    ]
+    plan = FaultPlan([], [Repair(RepairKind.RESUME, PeerIndex(1), 4), Repair(RepairKind.RESUME, PeerIndex(3), 4)])
+    ends = [plan.ends_at(pause, 5.0) for pause in pauses]
+    assert ends == [None, 5.0 + FAULTS[FaultKind.PAUSE].seconds, 9.0]
+    for pause, end in zip(pauses, ends, strict=True):
+        network.hit(pause.target.index, FaultKind.PAUSE, 5.0, "", end)
+    assert repaired_peers(network, Repair(RepairKind.RESUME, PeerIndex(1), 4)) == [1]
+    network.hit(1, FaultKind.KILL, 6.0)
+    assert repaired_peers(network, Repair(RepairKind.RESUME, AllHit(), 4)) == [2, 3]
+    assert network.peers[1].state == "killed"
+
+
+def test_survivors_that_stall_bring_back_who_is_paused():
+    """A peer that sleeps cannot say that it is stalled; that the others are is enough."""
+    network = running()
+    network.hit(1, FaultKind.PAUSE, 0.0)
+    plan = FaultPlan([], [Repair(RepairKind.RESUME, PeerIndex(1), 9)])
+    see(network, 1.0, round=1)
+    for index in (0, 2, 3):
+        network.saw_status(index, Status(state="stalled", detail="2 of 4", round=1), 10.0)
+    assert plan.take_due_repairs(network, 39.0) == []
+    assert plan.take_due_repairs(network, 40.0) == [Repair(RepairKind.RESUME, PeerIndex(1), 9)]
+
+
+def test_a_node_may_stop_on_its_full_disk_and_is_waited_for():
+    """With its sentence and code 2, once for each full disk; any other end of it is one that should not have been."""
+    network = running()
+    network.hit(1, FaultKind.FILL_DISK, 5.0)
+    network.exited(1, 6.0, "code 2; make room", 2)
+    assert (network.peers[1].state, network.hindered, network.waiting_to_start) == ("stopped", True, [])
+    network.recovered(1, FaultKind.FILL_DISK, 8.0)
+    assert network.waiting_to_start == [1]
+    network.started(1, 8.0)
+    assert (network.waiting_to_start, network.hindered) == ([], False)
+    network.exited(1, 9.0, "code 2; make room", 2)
+    assert (network.peers[1].state, network.waiting_to_start) == ("exited", [])
+    network.hit(2, FaultKind.FILL_DISK, 9.0)
+    network.recovered(2, FaultKind.FILL_DISK, 9.5)
+    network.exited(2, 10.0, "code 1; a bug", 1)
+    network.hit(3, FaultKind.FILL_DISK, 11.0)
+    network.recovered(3, FaultKind.FILL_DISK, 12.0)
+    network.exited(3, 12.5, "code 2; it met the full disk before", 2)
+    assert network.waiting_to_start == [3]
+    assert [event.text[:6] for event in network.events if event.kind == "exit"] == ["peer 1", "peer 2"]
+
+
+def test_a_full_disk_outlives_its_process():
+    """Who is killed and comes back while the disk is full finds it full."""
+    network = running()
+    network.hit(1, FaultKind.FILL_DISK, 5.0)
+    network.hit(1, FaultKind.KILL, 6.0)
+    network.started(1, 7.0)
+    network.exited(1, 8.0, "code 2; make room", 2)
+    assert network.peers[1].gave_up
 
 
 def test_the_round_trip_time_is_the_median_over_connected_peers():

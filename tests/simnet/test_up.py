@@ -58,11 +58,11 @@ def still_there(out: Path) -> list[int]:
     return [process.pid for process in living([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])]
 
 
-def wait_for_round(process: subprocess.Popen, number: int) -> None:
+def wait_for(process: subprocess.Popen, words: str) -> None:
     for line in process.stderr:
-        if f"round {number} (" in line:
+        if words in line:
             return
-    raise AssertionError("the run ended before its first round")
+    raise AssertionError(f"the run ended before it said {words}")
 
 
 def test_a_run_with_kills_and_restarts_ends_in_agreement(tmp_path):
@@ -105,7 +105,7 @@ def test_ctrl_c_stops_everything_even_nodes_that_do_not_listen(tmp_path):
     """After Ctrl-C, and one more for the impatient, no node and no worker is left."""
     out = tmp_path / "run"
     process = start(out, "--peers", "3", "--rounds", "500", mood="deaf")
-    wait_for_round(process, 0)
+    wait_for(process, "round 0 (")
     nodes, workers = processes_of(out)
     assert len(nodes) == len(workers) == 3
     while process.poll() is None:
@@ -118,12 +118,81 @@ def test_ctrl_c_stops_everything_even_nodes_that_do_not_listen(tmp_path):
     assert living(nodes + workers) == []
 
 
+def stopped(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.status() == psutil.STATUS_STOPPED]
+
+
+def story_of(out: Path) -> list[dict]:
+    return json.loads((out / "report.json").read_text())["events"]
+
+
+def test_every_fault_in_one_run_ends_in_agreement(tmp_path):
+    """Each fires and is over before the end, also those that had no time to be; a node that stopped came back."""
+    out = tmp_path / "run"
+    faults = ["--pause", "1@1", "--resume", "paused@2", "--pause", "2@3+0.5", "--slow-link", "owner:trunk/0@1+1"]
+    faults += ["--fill-disk", "1@3+2", "--slow-link", "0@5+1000"]
+    code, output, errors = finish(start(out, "--peers", "3", "--rounds", "10", "--json", *faults))
+    assert code == 0, errors
+    facts = json.loads(output.splitlines()[-1])
+    assert facts["ended"] == []
+    said = [fault["what"] for fault in facts["faults"]]
+    assert said.count("peer 1 paused (SIGSTOP)") == said.count("peer 1 goes on (SIGCONT)") == 1
+    assert said.count("peer 2 paused (SIGSTOP)") == said.count("peer 2 goes on (SIGCONT)") == 1
+    assert said.count("peer 1 has a full disk (no file may grow)") == 1
+    assert said.index("peer 1 has room on its disk again") < said.index("peer 1 started again")
+    assert (
+        sum("has a slow link" in what for what in said) == sum("has its usual link again" in what for what in said) == 2
+    )
+    stops = [event["text"] for event in story_of(out) if "stopped on its full disk" in event["text"]]
+    assert stops == ["peer 1 stopped on its full disk: code 2; nocknode: the disk is full; make room"]
+    assert (out / "report.png").stat().st_size > 10_000
+    assert still_there(out) == []
+
+
+def test_a_node_that_breaks_on_a_full_disk_is_told(tmp_path):
+    """Only an end in order is forgiven: any other code of a node on a full disk fails the run."""
+    arguments = ["--peers", "2", "--rounds", "4", "--json", "--fill-disk", "1@1+0.5"]
+    code, output, errors = finish(start(tmp_path / "run", *arguments, mood="bug"))
+    assert code == 1, errors
+    assert "peer 1 ended by itself: code 1" in json.loads(output.splitlines()[-1])["ended"][0]
+
+
+def test_ctrl_c_wakes_and_ends_who_is_paused(tmp_path):
+    """A node in the middle of its pause hears SIGTERM all the same, and neither it nor its worker is left."""
+    out = tmp_path / "run"
+    process = start(out, "--peers", "2", "--rounds", "500", "--pause", "1@1+900")
+    wait_for(process, "peer 1 paused")
+    nodes, workers = processes_of(out)
+    assert stopped(nodes + workers) == [nodes[1], workers[1]]
+    process.send_signal(signal.SIGINT)
+    code, _, _ = finish(process)
+    assert code == 130
+    assert living(nodes + workers) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word that a child dies with its parent is Linux's")
+def test_nobody_sleeps_on_after_a_killed_run(tmp_path):
+    """kill -9 of the run takes a paused node with it, and wakes its worker, which sees that its node has gone."""
+    out = tmp_path / "run"
+    process = start(out, "--peers", "2", "--rounds", "500", "--pause", "1@1+900")
+    wait_for(process, "peer 1 paused")
+    nodes, workers = processes_of(out)
+    assert stopped(workers) == [workers[1]]
+    process.kill()
+    finish(process)
+    assert living(nodes) == []
+    while stopped(workers):  # the test's own time-out ends this where it must
+        psutil.wait_procs(workers, timeout=0.05)
+    for worker in workers:
+        worker.kill()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word that a child dies with its parent is Linux's")
 def test_nodes_do_not_outlive_a_killed_run(tmp_path):
     """kill -9 of the run itself takes the nodes with it."""
     out = tmp_path / "run"
     process = start(out, "--peers", "2", "--rounds", "500")
-    wait_for_round(process, 0)
+    wait_for(process, "round 0 (")
     nodes, workers = processes_of(out)
     process.kill()
     finish(process)
@@ -161,6 +230,9 @@ def test_a_stalled_network_ends_with_its_reason(tmp_path):
         (["--kill", "7@1"], "the peers of this run are 0 to 3"),
         (["--rounds", "0"], "--rounds 0"),
         (["--restart", "1@2"], "nothing is killed before that round"),
+        (["--resume", "1@2", "--kill", "1@1"], "nothing is paused before that round"),
+        (["--pause", "1@2+0"], "it lasts more than 0"),
+        (["--fill-disk", "1"], "write PEER@ROUND[+SECONDS], for example --fill-disk 1@5+30"),
         (["--model", "nowhere.toml"], "--model nowhere.toml: there is no such file"),
         (["--corpus", "nowhere"], "--corpus nowhere"),
         (["--corpus", "empty", "--peers", "2"], "it is empty; name a file with text"),

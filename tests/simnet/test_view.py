@@ -3,11 +3,14 @@
 import io
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from simnet.facts import Lagging, RoundFacts, Status, TileFacts
 from simnet.observed import Network
-from simnet.report import draw
+from simnet.options import FaultKind
+from simnet.report import draw, rows_of
 from simnet.view import LineLog, layer_of, render
 
 
@@ -35,7 +38,7 @@ def network_with(peers: int, rounds: int) -> Network:
     network.saw_tiles(
         [TileFacts(tile=f"layer{n}.expert{e}/0", owner=f"short{e % peers}") for n in range(4) for e in range(8)]
     )
-    network.killed(peers - 1, 3.0)
+    network.hit(peers - 1, FaultKind.KILL, 3.0)
     return network
 
 
@@ -106,3 +109,13 @@ def test_a_picture_is_drawn_of_any_run(tmp_path):
 def test_layers_are_read_from_tile_names():
     """A tile is shown in the line of its layer."""
     assert [layer_of(tile) for tile in ("trunk/0", "layer3.expert7/0")] == ["trunk", "layer3"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.floats(0, 9)), max_size=30).map(sorted))
+def test_words_in_one_row_never_meet(labels):
+    """And nobody is lower than it must be: the row above had no place."""
+    rows = rows_of(labels)
+    for index, ((place, _), row) in enumerate(zip(labels, rows, strict=True)):
+        taken = {other for (at, width), other in zip(labels[:index], rows, strict=False) if at + width > place}
+        assert row not in taken
+        assert set(range(row)) <= taken

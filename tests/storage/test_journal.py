@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from storage.io.journal_file import create_journal, open_journal
 from storage.journal import FRAME_BODY_BYTES_MAX, MAGIC, JournalState, MemoryJournal, frame, read_journal
+from tests.room import no_room
 
 appends = st.lists(st.lists(st.binary(max_size=12), max_size=3), max_size=5)
 
@@ -184,6 +185,28 @@ def test_a_failed_append_closes_the_journal(tmp_path: Path):
     os.close(journal._descriptor)
     with pytest.raises(OSError, match="Bad file descriptor"):
         journal.append(b"x")
+
+
+@pytest.mark.parametrize("room_bytes", range(0, 90, 7))
+def test_a_full_disk_tears_at_most_what_was_not_acknowledged(tmp_path: Path, room_bytes: int):
+    """Room for half a frame or for none: the append raises, and the next opening has what was acknowledged and goes on."""
+    journal = create_journal(tmp_path / "j")
+    journal.append(b"first")
+    acknowledged = [b"first"]
+
+    def append_on() -> None:
+        for number in range(9):
+            journal.append(b"record %d" % number)
+            acknowledged.append(b"record %d" % number)
+
+    with no_room(journal.size_bytes + room_bytes), pytest.raises(OSError, match="File too large"):
+        append_on()
+    opened = open_journal(tmp_path / "j")
+    assert opened.records == tuple(acknowledged)
+    assert opened.journal is not None
+    opened.journal.append(b"on")
+    opened.journal.close()
+    assert open_journal(tmp_path / "j").records == (*acknowledged, b"on")
 
 
 def test_a_journal_that_was_begun_with_records_does_not_lose_them_to_one_bit(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from protocol.ids import Digest, Height, TileId, Version
 from storage.io.rocks import RocksKeyValue
 from storage.keys import HEADER, blob_key, block_key, own_key, split_tile_key, tile_key, tile_prefix
 from storage.kv import Batch, DatabaseCorrupt, DatabaseLocked, MemoryKeyValue, scan_all
+from tests.room import no_room
 
 
 def batch_of(**rows: str | None) -> Batch:
@@ -211,6 +212,29 @@ def test_a_torn_last_write_is_dropped(tmp_path: Path):
     kv = RocksKeyValue(copy)
     assert len(kv.scan(b"", limit=99)) == 49
     kv.close()
+
+
+@pytest.mark.parametrize("room_bytes", [0, 700, 5_000])
+def test_a_full_disk_refuses_writes_and_keeps_what_it_had(tmp_path: Path, room_bytes: int):
+    """Out of room, a write raises with the remedy, closing says no more, and the next opening has every acknowledged row."""
+    kv = RocksKeyValue(tmp_path / "db")
+    acknowledged: list[str] = []
+
+    def write_on() -> None:
+        for number in range(100):
+            kv.write(batch_of(**{f"key{number:02}": "value" * 100}))
+            acknowledged.append(f"key{number:02}")
+
+    with no_room(room_bytes):
+        with pytest.raises(OSError, match="make room"):
+            write_on()
+        assert len(kv.scan(b"", limit=999)) >= len(acknowledged)
+        kv.close()
+        kv.close()
+    again = RocksKeyValue(tmp_path / "db")
+    assert [name for name in acknowledged if again.get(name.encode()) is None] == []
+    again.write(batch_of(room="again"))
+    again.close()
 
 
 def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path):
