@@ -11,8 +11,10 @@ every machine. The base of the logarithm scales all scores alike, so it does not
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+
 from protocol.digest import Domain, digest
-from protocol.ids import Digest, MemberIndex, ShardId, TileId
+from protocol.ids import Digest, MemberIndex, PeerId, ShardId, TileId
 from protocol.roster import Roster
 
 _FRACTION_BITS = 32
@@ -46,6 +48,20 @@ def election_order(beacon: Digest, tile: TileId, roster: Roster) -> tuple[Member
 
     eligible = [index for index in range(len(roster.members)) if roster.weights[index] > 0]
     return tuple(MemberIndex(index) for index in sorted(eligible, key=score))
+
+
+def aggregator_order(
+    beacon: Digest, region: str, tile: TileId, peers: Iterable[PeerId], members: Container[PeerId]
+) -> list[PeerId]:
+    """Who gathers a region's deltas of a tile: the first that can be had of the region's peers, members before strangers.
+
+    Plain rendezvous hashing: everybody orders the peers that they know alone, and those who know the same agree.
+    """
+
+    def score(peer: PeerId) -> tuple[bool, bytes]:
+        return peer not in members, digest(Domain.AGGREGATOR, beacon, region.encode(), tile.encode(), peer)
+
+    return sorted(peers, key=score)
 
 
 def tile_shard(tile: TileId, shards: int) -> ShardId:

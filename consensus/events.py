@@ -21,6 +21,7 @@ from consensus.transition import Receipt
 from protocol.codec import Message
 from protocol.finality import Certificate, FinalizedBlock, Header
 from protocol.ids import Digest, PeerId, Round, TileId, Version
+from protocol.learning import Contributor
 from protocol.rejection import Reason
 from protocol.roster import Decided, DeltaRef, Head, Slot
 from protocol.transactions import SignedTransaction
@@ -43,6 +44,14 @@ class PeerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionTold:
+    """A peer's advert says in which region it is; "" says nothing."""
+
+    peer: PeerId
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
 class RoundAnnounced:
     """A learner takes part in a round."""
 
@@ -52,7 +61,10 @@ class RoundAnnounced:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What the rules know of a delta; its bytes are durable and its signature was checked."""
+    """What the rules know of a delta; its bytes are durable and its signature was checked.
+
+    An aggregate has ``contributors``, and its ``learner`` is the aggregator.
+    """
 
     tile: TileId
     base: Version
@@ -60,11 +72,25 @@ class Delta:
     learner: PeerId
     digest: Digest
     tokens: int
+    contributors: tuple[Contributor, ...] = ()
+
+    @property
+    def key(self) -> tuple[PeerId, Version, bool]:
+        """Of a tile there is one delta with this key, and one aggregate; a second is a lie."""
+        return self.learner, self.base, bool(self.contributors)
+
+    def counted(self) -> tuple[Digest, ...]:
+        """Every delta that counts when this one does: itself and its contributors."""
+        return (self.digest, *(each.delta for each in self.contributors))
+
+    def learners(self) -> tuple[PeerId, ...]:
+        """Whose work it is."""
+        return tuple(each.learner for each in self.contributors) or (self.learner,)
 
 
 @dataclass(frozen=True, slots=True)
 class DeltasArrived:
-    """Deltas that others gave to this node, or its own after a restart."""
+    """Deltas that others gave to this node; after a restart also its own, and the aggregates that it made."""
 
     deltas: tuple[Delta, ...]
 
@@ -87,7 +113,7 @@ class LearnFailed:
 
 @dataclass(frozen=True, slots=True)
 class DeltasDelivered:
-    """An owner answered: the deltas are durable there, or refused for a reason."""
+    """An owner or aggregator answered: the deltas are durable there, or refused for a reason."""
 
     owner: PeerId
     accepted: tuple[Digest, ...]
@@ -96,10 +122,28 @@ class DeltasDelivered:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFailed:
-    """An owner could not be reached or did not answer in time."""
+    """An owner or aggregator could not be reached or did not answer in time."""
 
     owner: PeerId
     deltas: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedTold:
+    """The answer to ``AskCarried``; silence says that none is."""
+
+    aggregator: PeerId
+    carried: tuple[Digest, ...]
+    left: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationsDone:
+    """Aggregates that this node asked for: signed, durable, each with its row. ``unusable`` are deltas that do not decode."""
+
+    aggregates: tuple[Delta, ...]
+    failed: tuple[tuple[TileId, Version], ...] = ()
+    unusable: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +281,31 @@ class StartLearning:
 
 @dataclass(frozen=True, slots=True)
 class DeliverDeltas:
-    """Give these deltas to an owner."""
+    """Give these deltas to an owner, or to the aggregator of our region in its stead."""
 
     owner: PeerId
     deltas: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskCarried:
+    """Ask an aggregator whether an owner has these deltas of ours inside an aggregate; answer ``CarriedTold``."""
+
+    aggregator: PeerId
+    deltas: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartAggregation:
+    """Merge deltas of our region into one, ours: sign it, store it with its row, answer ``AggregationsDone``.
+
+    The deltas are of one tile and one base, in ascending order of learner; beside each is its weight.
+    """
+
+    tile: TileId
+    base: Version
+    round: Round
+    contributors: tuple[Contributor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,12 +422,15 @@ class Blamed:
 RoundEvent = (
     PeerConnected
     | PeerLost
+    | RegionTold
     | RoundAnnounced
     | DeltasArrived
     | LearnDone
     | LearnFailed
     | DeltasDelivered
     | DeliveryFailed
+    | CarriedTold
+    | AggregationsDone
     | MergesDone
     | TilesApplied
     | RoundTimer
@@ -374,6 +442,8 @@ RoundEffect = (
     | Announce
     | StartLearning
     | DeliverDeltas
+    | AskCarried
+    | StartAggregation
     | StartMerge
     | Propose
     | Republish

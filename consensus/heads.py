@@ -28,6 +28,7 @@ from protocol.digest import Domain, digest, number
 from protocol.ids import Digest, MemberIndex, PeerId, TileId, Version
 from protocol.limits import (
     AGGREGATE_WEIGHT_DELTAS_MAX,
+    CONTRIBUTORS_PER_AGGREGATE_MAX,
     CONTRIBUTORS_PER_HEAD_MAX,
     DELTAS_PER_SLOT_MAX,
     TILE_BYTES_MAX,
@@ -131,8 +132,7 @@ class HeadRules:
         """
 
         def luck(reference: DeltaRef) -> tuple[bool, bytes, int]:
-            drawn = digest(Domain.SELECTION, self.roster.beacon, tile.encode(), number(version), reference.learner)
-            return not reference.contributors, drawn, reference.base
+            return not reference.contributors, self._luck(tile, version, reference.learner), reference.base
 
         chosen: dict[tuple[PeerId, Version], DeltaRef] = {}
         counted: set[Digest] = set()
@@ -153,6 +153,16 @@ class HeadRules:
             if len(chosen) == DELTAS_PER_SLOT_MAX:
                 break
         return tuple(self._limit_weight(chosen[key], strangers) for key in sorted(chosen))
+
+    def select_contributors(
+        self, tile: TileId, version: Version, candidates: Iterable[DeltaRef]
+    ) -> tuple[DeltaRef, ...]:
+        """Which deltas of a region an aggregate is made of: the luckiest, in ascending order of learner."""
+        chosen = sorted(candidates, key=lambda reference: self._luck(tile, version, reference.learner))
+        return tuple(sorted(chosen[:CONTRIBUTORS_PER_AGGREGATE_MAX], key=lambda reference: reference.learner))
+
+    def _luck(self, tile: TileId, version: Version, learner: PeerId) -> Digest:
+        return digest(Domain.SELECTION, self.roster.beacon, tile.encode(), number(version), learner)
 
     def _limit_weight(self, reference: DeltaRef, strangers: int) -> DeltaRef:
         """Strangers divide what they may weigh together: one aggregate all of it, eight of them or eight deltas one each."""

@@ -8,7 +8,8 @@ A round at a node
 -----------------
 ::
 
-    open --> learner: StartLearning ... LearnDone --> DeliverDeltas to the acting owner of each tile
+    open --> learner: StartLearning ... LearnDone --> DeliverDeltas to the acting owner of each tile, or to our aggregator
+         |-> aggregator: collect, until its region delivered, or most of the round is over --> StartAggregation --> deliver
          \-> owner:   collect, until every expected learner delivered, or the deadline --> StartMerge --> Propose
     a slot of every tile decided and applied ----------------------------------------> close, open the next round
     patience over, something decided --> close with the rest reported as lagging ----> open the next round
@@ -20,23 +21,30 @@ A round at a node
 * **Attempts.** Attempt 0 is the primary's. Attempt k opens when the k-1 before it were silent: 0.3 rounds each after the
   deadline, or after there was a delta to merge where that was later; or 0.3 rounds after their connection was lost. Learners
   then deliver to the standby too. A verified head is no silence.
+* **Regions** (consensus/regions.py). A delta for an owner far away goes to the aggregator of our region, who merges what its
+  region gave and sends one delta. It closes at 0.8 rounds; at 0.9 a learner asks it whether an owner has its delta so, and
+  gives it to the owner directly where not. Then two ways may lead to one head: it counts once, by H2, and the
+  owner leaves out what would count twice.
 * **A proposer has one value for a slot in an epoch**: once signed and journaled it is only ever published again. In the next
   epoch it may have another place in the tile's order, or none: then it proposes anew, or somebody else does.
-* **The fate of a delta** is sealed when a head lists it (merged), or when the version after next of its base is decided
-  without it (lost: the learner returns it to its residual). A learner has one delta for a tile and base: while the
-  slot is open it resends the same bytes, and what it learns of the tile meanwhile waits in its residual.
+* **The fate of a delta** is sealed when a head lists it, itself or inside an aggregate (merged), or when the version after
+  next of its base is decided without it (lost: the learner returns it to its residual). A learner has one delta for a tile
+  and base: while the slot is open it resends the same bytes, and what it learns of the tile meanwhile waits in its residual.
 * **The round number** follows the chain: a decided head of a later round moves this node to that round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from consensus.events import (
+    AggregationsDone,
     Announce,
+    AskCarried,
     Blamed,
+    CarriedTold,
     ClockJudged,
     DeliverDeltas,
     DeliveryFailed,
@@ -50,6 +58,7 @@ from consensus.events import (
     PeerConnected,
     PeerLost,
     Propose,
+    RegionTold,
     Republish,
     RoundAnnounced,
     RoundClosed,
@@ -59,14 +68,17 @@ from consensus.events import (
     RoundTimer,
     SetRoundTimer,
     Stalled,
+    StartAggregation,
     StartLearning,
     StartMerge,
     TilesApplied,
 )
 from consensus.heads import HeadRules, TileHead
+from consensus.regions import Regions
 from protocol.genesis import LearningRule
 from protocol.ids import Digest, PeerId, Round, Signature, TileId, Version, short
-from protocol.limits import UNREGISTERED_DELTAS_PER_SLOT_MAX
+from protocol.learning import Contributor
+from protocol.limits import CONTRIBUTORS_PER_AGGREGATE_MAX, UNREGISTERED_DELTAS_PER_SLOT_MAX
 from protocol.rejection import Reason
 from protocol.roster import Decided, DeltaRef, Head, Slot
 
@@ -74,10 +86,14 @@ from protocol.roster import Decided, DeltaRef, Head, Slot
 SILENCE = 300  # learning.md 2: an attempt is given 0.3 rounds
 STANDBY_COLLECTS = 150  # half of that for the standby to collect what is delivered again (a guess)
 ANNOUNCE_EARLY = 333  # a learner that announces itself later is not waited for (a guess)
+GATHER = 800  # until when an aggregator waits for its region: a fifth of the round is left to merge and send (a guess)
+ASK = 900  # when a learner asks what became of its delta: a tenth is left to give it to the owner itself (a guess)
 RETRY = 500  # how often a stalled node tries again
 AGAIN = 100  # after how long a failed delivery or merge is tried again: soon, but never at once (a guess)
 ANNOUNCERS_MAX = 1024  # learners whose announcement is remembered: anybody can make a key and announce
 STRANGERS_PER_TILE_MAX = 4 * UNREGISTERED_DELTAS_PER_SLOT_MAX  # their deltas kept for a tile: a few times their places
+STRANGERS_GATHERED_MAX = 2 * CONTRIBUTORS_PER_AGGREGATE_MAX  # those of our region, on two bases
+AGGREGATORS_TRIED_MAX = 3  # for one delta, before it goes to the owner directly (a guess)
 
 _NEVER = 1 << 62  # milliseconds
 _UNSIGNED = Signature(bytes(64))
@@ -89,12 +105,28 @@ def _signed(head: Head) -> bool:
 
 @dataclass(slots=True)
 class _Own:
-    """One of our deltas whose fate is open."""
+    """One of our deltas whose fate is open, or an aggregate that we made."""
 
     delta: Delta
     delivered: set[PeerId] = field(default_factory=set)
     under_way: set[PeerId] = field(default_factory=set)
     again_at: dict[PeerId, int] = field(default_factory=dict)  # delivery failed: not before this time
+    through: PeerId | None = None  # the aggregator that it was given, or is being given; it may be ourselves
+    asked: bool = False  # ... what became of it
+    taken: bool = False  # by an owner; asked of aggregates only
+    tried: list[PeerId] = field(default_factory=list)  # aggregators that did not do
+
+    def forget_ways(self) -> None:
+        """Begin to deliver anew."""
+        self.delivered.clear()
+        self.tried.clear()
+        self.through, self.asked = None, False
+
+    def give_up_aggregator(self) -> None:
+        """Another one, or the owner himself."""
+        if self.through is not None:
+            self.tried.append(self.through)
+        self.through, self.asked = None, False
 
 
 @dataclass(slots=True)
@@ -103,12 +135,23 @@ class _Tile:
 
     at: TileHead  # decided
     applied: Version  # on our disk
-    candidates: dict[tuple[PeerId, Version], Delta] = field(default_factory=dict)
+    candidates: dict[tuple[PeerId, Version, bool], Delta] = field(default_factory=dict)  # by their keys
+    aggregates: dict[Version, _Own] = field(default_factory=dict)  # that we made, by base
+    aggregating: bool = False
     merging: bool = False
     again_at: int = 0  # a merge failed: not before this time
     trouble: str = ""  # why the last merge failed
     heard: bool = False  # a head of the open slot was verified here: nobody is silent
     own_at: int | None = None  # when our own delta for the open slot was there
+    _counted: frozenset[Digest] = field(init=False)  # by the decided head
+
+    def __post_init__(self) -> None:
+        self.move(self.at)
+
+    def move(self, at: TileHead) -> None:
+        """The decided version is another one."""
+        self.at = at
+        self._counted = frozenset(at.head.counted() if at.head else ())
 
     @property
     def decided_round(self) -> int:
@@ -119,12 +162,22 @@ class _Tile:
         return Version(self.at.version + 1)
 
     def counts(self, digest: Digest) -> bool:
-        """Whether the decided head lists a delta."""
-        return self.at.head is not None and any(reference.delta == digest for reference in self.at.head.deltas)
+        """Whether the decided head lists a delta, itself or inside an aggregate."""
+        return digest in self._counted
 
     def is_usable(self, delta: Delta) -> bool:
         """Whether the open slot, or a later one, may take a delta."""
-        return delta.base >= self.at.version - 1 and not self.counts(delta.digest)
+        return delta.base >= self.at.version - 1 and self._counted.isdisjoint(delta.counted())
+
+    def learners_of(self, head: Head) -> Iterator[PeerId]:
+        """Whose deltas a head lists, as far as we have seen what is inside its aggregates."""
+        inside = {each.delta: each.learner for held in self.candidates.values() for each in held.contributors}
+        inside.update((held.digest, held.learner) for held in self.candidates.values())
+        for reference in head.deltas:
+            if reference.contributors:
+                yield from (inside[name] for name in reference.contributors if name in inside)
+            else:
+                yield reference.learner
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +191,7 @@ class RoundStatistics:
     expected_learners: int
     outstanding_deltas: int
     candidate_deltas: int
+    aggregates: int  # made here, of tiles' open slots
     takeovers: int
     stalled: str | None
     undecided: tuple[TileId, ...]
@@ -149,7 +203,8 @@ class RoundMachine:
     ``tiles`` is where each tile stands to begin with, ``applied`` what is on disk, ``proposed`` the heads from the proposal
     journal (those of this epoch count), ``outstanding`` our own deltas without a fate, ``counted`` those of them that decided
     heads list, which the newest heads alone do not tell, ``learned_round`` the last round that our learner journaled.
-    ``learns`` is false for a node without a learner; ``rounds_max`` stops opening rounds after that many.
+    ``learns`` is false for a node without a learner; ``rounds_max`` stops opening rounds after that many. ``region`` is our
+    label; without one every delta goes directly.
     """
 
     def __init__(
@@ -166,12 +221,15 @@ class RoundMachine:
         counted: Iterable[Digest] = (),
         learned_round: int = -1,
         rounds_max: int | None = None,
+        region: str = "",
     ) -> None:
         self._me = me
         self._rules = rules
         self._rule = learning
         self._learns = learns
         self._rounds_max = rounds_max
+        self.regions = Regions(me, region)
+        self._contributor_of: dict[Digest, _Own] = {}  # contributor -> our aggregate of it
         self._tiles = {tile: _Tile(at, at.version if applied is None else applied[tile]) for tile, at in tiles.items()}
         self._proposed: dict[Slot, Head] = {head.slot: head for head in proposed if head.epoch == rules.roster.epoch}
         self._own: dict[Digest, _Own] = {delta.digest: _Own(delta) for delta in outstanding}
@@ -201,12 +259,15 @@ class RoundMachine:
         self._handlers: dict[type, Callable[[Any, int], list[RoundEffect]]] = {
             PeerConnected: self._on_connected,
             PeerLost: self._on_lost,
+            RegionTold: self._on_region,
             RoundAnnounced: self._on_announced,
             DeltasArrived: self._on_deltas,
             LearnDone: self._on_learned,
             LearnFailed: self._on_learn_failed,
             DeltasDelivered: self._on_delivered,
             DeliveryFailed: self._on_delivery_failed,
+            CarriedTold: self._on_carried,
+            AggregationsDone: self._on_aggregates,
             MergesDone: self._on_merges,
             TilesApplied: self._on_applied,
             RoundTimer: self._on_timer,
@@ -243,14 +304,15 @@ class RoundMachine:
         newest = self._round
         for slot, head, _ in decided:
             tile = self._tiles[slot.tile]
-            tile.at = TileHead(slot.version, head.root, head)
+            tile.move(TileHead(slot.version, head.root, head))
             tile.again_at, tile.trouble, tile.heard, tile.own_at = 0, "", False, None
             self._progress_at = now
             newest = max(newest, head.round)
             self._takeovers += head.attempt > 0
-            self._contributed |= {ref.learner: head.round for ref in head.deltas if self._is_stranger(ref.learner)}
+            self._contributed |= {peer: head.round for peer in tile.learners_of(head) if self._is_stranger(peer)}
             self._proposed.pop(slot, None)
             tile.candidates = {key: delta for key, delta in tile.candidates.items() if tile.is_usable(delta)}
+            self._forget_aggregates(tile)
             for digest in [own.delta.digest for own in self._own.values() if own.delta.tile == slot.tile]:
                 self._seal_fate(digest)
         effects: list[RoundEffect] = []
@@ -274,8 +336,8 @@ class RoundMachine:
         self._proposed.clear()
         for tile in self._tiles.values():
             tile.heard = False
-        for own in self._own.values():
-            own.delivered.clear()
+        for own in self._deliverables():
+            own.delivered &= {own.through}  # the aggregator gives what it has to the new owners
         return self._proceed(now)
 
     def hear(self, heads: Iterable[Head]) -> None:
@@ -293,6 +355,7 @@ class RoundMachine:
             expected_learners=len(self._expected()),
             outstanding_deltas=len(self._own),
             candidate_deltas=sum(len(tile.candidates) for tile in self._tiles.values()),
+            aggregates=sum(len(tile.aggregates) for tile in self._tiles.values()),
             takeovers=self._takeovers,
             stalled=self._stalled,
             undecided=tuple(sorted(self._undecided())),
@@ -374,6 +437,8 @@ class RoundMachine:
         if not self._done:
             effects += self._maybe_learn()
         effects += self._maybe_deliver(now)
+        effects += self._maybe_ask(now)
+        effects += self._maybe_aggregate(now)
         effects += self._maybe_merge(now)
         return effects + self._maybe_set_timer(now)
 
@@ -406,8 +471,8 @@ class RoundMachine:
             effects.append(Stalled(why))
             effects += self._lagging()
         self._failed = -1  # a learner that failed tries again: nobody else may be there to learn
-        for own in self._own.values():
-            own.delivered.clear()
+        for own in self._deliverables():
+            own.forget_ways()
         effects += self._announce()
         return effects + self._republish()
 
@@ -466,43 +531,205 @@ class RoundMachine:
             self._merged_own.append(digest)
         elif tile.at.version >= delta.base + 2:
             self._lost_own.append(digest)
+            through = self._own[digest].through
+            if through is not None and through != self._me:
+                self.regions.pass_over(through, self._round)
         else:
             return
         del self._own[digest]
 
     # -- delivering -----------------------------------------------------------------------------------------------------
 
+    def _deliverables(self) -> Iterator[_Own]:
+        """What we give to others: our deltas, and the aggregates that we made."""
+        yield from self._own.values()
+        for tile in self._tiles.values():
+            yield from tile.aggregates.values()
+
     def _maybe_deliver(self, now: int) -> list[RoundEffect]:
         bundles: dict[PeerId, list[Digest]] = {}
-        for digest, own in self._own.items():
-            tile = self._tiles[own.delta.tile]
-            acting = self.acting_attempt(own.delta.tile, now)
-            for index in self._rules.order(own.delta.tile)[: acting + 1]:
-                owner = self._rules.roster.members[index].node
-                if owner in own.delivered or owner in own.under_way or own.again_at.get(owner, now) > now:
+        for own in self._deliverables():
+            for peer in self._find_takers(own, now):
+                if peer in own.delivered or peer in own.under_way or own.again_at.get(peer, now) > now:
                     continue
-                if owner == self._me:
-                    own.delivered.add(owner)
-                    tile.candidates[self._me, own.delta.base] = own.delta
-                elif owner in self._connected:
-                    own.under_way.add(owner)
-                    bundles.setdefault(owner, []).append(digest)
-        return [DeliverDeltas(owner, tuple(bundles[owner])) for owner in sorted(bundles)]
+                if peer == self._me:
+                    own.delivered.add(peer)
+                    self._tiles[own.delta.tile].candidates[own.delta.key] = own.delta
+                elif peer in self._connected:
+                    own.under_way.add(peer)
+                    bundles.setdefault(peer, []).append(own.delta.digest)
+        return [DeliverDeltas(peer, tuple(bundles[peer])) for peer in sorted(bundles)]
+
+    def _find_takers(self, own: _Own, now: int) -> list[PeerId]:
+        """Who is to have a delta of ours now: every acting owner, or in place of those far away our aggregator.
+
+        An aggregate goes to the owners far away only: our region's deltas come to a near one directly.
+        """
+        tile = own.delta.tile
+        takers: list[PeerId] = []
+        for index in self._rules.order(tile)[: self.acting_attempt(tile, now) + 1]:
+            owner = self._rules.roster.members[index].node
+            is_far = self.regions.is_far(owner)
+            if own.delta.contributors:
+                taker = owner if is_far else None
+            else:
+                taker = (self._find_aggregator(own, now) if is_far else None) or owner
+            if taker is not None and taker not in takers:
+                takers.append(taker)
+        return takers
+
+    def _find_aggregator(self, own: _Own, now: int) -> PeerId | None:
+        """The aggregator that has one of our deltas, or is to have it; None when it goes to the owner directly."""
+        tile = self._tiles[own.delta.tile]
+        gathers = now < self._gathers_until() and own.delta.base == tile.at.version
+        if own.through == self._me:
+            made = tile.aggregates.get(own.delta.base)
+            if made is None and (gathers or tile.aggregating):
+                return self._me
+            inside = self._contributor_of.get(own.delta.digest)
+            if inside is not None and inside is made and (inside.taken or now < self._asks_at()):
+                return self._me
+            own.give_up_aggregator()
+        if (
+            own.through is None
+            and gathers
+            and len(own.tried) < AGGREGATORS_TRIED_MAX
+            and tile.decided_round < self._round
+        ):
+            own.through = self.regions.find_aggregator(
+                self._rules.roster.beacon,
+                own.delta.tile,
+                (self._me, *self._connected),
+                self._members,
+                own.tried,
+                self._round,
+            )
+        return own.through
+
+    def _gathers_until(self) -> int:
+        return self._opened_at + self._share(GATHER)
 
     def _on_delivered(self, event: DeltasDelivered, now: int) -> list[RoundEffect]:
+        accepted = set(event.accepted)
         for digest in [*event.accepted, *(digest for digest, _ in event.refused)]:
-            if digest in self._own:
-                self._own[digest].under_way.discard(event.owner)
-                self._own[digest].delivered.add(event.owner)
+            own = self._find_deliverable(digest)
+            if own is None:
+                continue
+            own.under_way.discard(event.owner)
+            own.delivered.add(event.owner)
+            if own.delta.contributors:
+                own.taken = own.taken or digest in accepted
+            elif own.through == event.owner and digest not in accepted:
+                own.give_up_aggregator()
         return []
 
     def _on_delivery_failed(self, event: DeliveryFailed, now: int) -> list[RoundEffect]:
-        """Tried again soon, or when the owner connects again; not at once, or we would spin."""
+        """Tried again soon, or when the owner connects again; not at once, or we would spin. An aggregator is replaced."""
         for digest in event.deltas:
-            if digest in self._own:
-                self._own[digest].under_way.discard(event.owner)
-                self._own[digest].again_at[event.owner] = now + self._share(AGAIN)
+            own = self._find_deliverable(digest)
+            if own is None:
+                continue
+            own.under_way.discard(event.owner)
+            own.again_at[event.owner] = now + self._share(AGAIN)
+            if own.through == event.owner:
+                own.give_up_aggregator()
         return []
+
+    def _find_deliverable(self, digest: Digest) -> _Own | None:
+        own = self._own.get(digest)
+        return own or next((made for made in self._deliverables() if made.delta.digest == digest), None)
+
+    def _maybe_ask(self, now: int) -> list[RoundEffect]:
+        """Ask aggregators for the deltas that they took: late in the round, or where a head came without them."""
+        asked: dict[PeerId, list[Digest]] = {}
+        for digest, own in self._own.items():
+            if own.asked or own.through in (None, self._me) or own.through not in own.delivered:
+                continue
+            if now >= self._asks_at() or own.delta.base < self._tiles[own.delta.tile].at.version:
+                own.asked = True
+                asked.setdefault(own.through, []).append(digest)
+        return [AskCarried(peer, tuple(asked[peer])) for peer in sorted(asked)]
+
+    def _asks_at(self) -> int:
+        return self._opened_at + self._share(ASK)
+
+    def _on_carried(self, event: CarriedTold, now: int) -> list[RoundEffect]:
+        """What is carried stays where it is, as long as the aggregator is there; the rest takes the direct way."""
+        for digest in event.left:
+            own = self._own.get(digest)
+            if own is not None and own.through == event.aggregator:
+                own.give_up_aggregator()
+        return []
+
+    # -- gathering ------------------------------------------------------------------------------------------------------
+
+    def is_carried(self, digest: Digest) -> bool:
+        """Whether an owner took an aggregate of ours that has this delta inside."""
+        made = self._contributor_of.get(digest)
+        return made is not None and made.taken
+
+    def _maybe_aggregate(self, now: int) -> list[RoundEffect]:
+        """Merge what our region gave us for owners far away: when all of it is there, or 0.8 rounds are over."""
+        effects: list[RoundEffect] = []
+        if not self.regions.is_near(self._me):
+            return effects
+        expected: set[PeerId] | None = None
+        for name in sorted(self._tiles):
+            tile = self._tiles[name]
+            base = tile.at.version
+            if tile.aggregating or base in tile.aggregates or tile.decided_round >= self._round or now < tile.again_at:
+                continue
+            gathered = [
+                delta
+                for delta in tile.candidates.values()
+                if delta.base == base and not delta.contributors and self.regions.is_near(delta.learner)
+            ]
+            if all(delta.learner == self._me for delta in gathered) or not self._has_far_owner(name, now):
+                continue
+            if expected is None:
+                expected = self._expected_near()
+            if not expected <= {delta.learner for delta in gathered} and now < self._gathers_until():
+                continue
+            chosen = self._rules.select_contributors(name, tile.slot_version, map(self._reference, gathered))
+            contributors = tuple(Contributor(each.learner, each.delta, each.weight) for each in chosen)
+            tile.aggregating = True
+            effects.append(StartAggregation(name, base, Round(self._round), contributors))
+        return effects
+
+    def _has_far_owner(self, name: TileId, now: int) -> bool:
+        order = self._rules.order(name)[: self.acting_attempt(name, now) + 1]
+        return any(self.regions.is_far(self._rules.roster.members[index].node) for index in order)
+
+    def _expected_near(self) -> set[PeerId]:
+        """The learners of our region that announced themselves, strangers too: here they cost 0.8 rounds at most."""
+        here = self._connected | ({self._me} if self._learns and self._failed < self._round else set())
+        announced = {peer for peer, at in self._announced.items() if at >= self._round - 1} & here
+        return {peer for peer in announced | self._expected() if self.regions.is_near(peer)}
+
+    def _on_aggregates(self, event: AggregationsDone, now: int) -> list[RoundEffect]:
+        unusable = set(event.unusable)
+        for name, _ in event.failed:
+            tile = self._tiles[name]
+            tile.aggregating, tile.again_at = False, now + self._share(AGAIN)
+            tile.candidates = {key: delta for key, delta in tile.candidates.items() if delta.digest not in unusable}
+        for delta in event.aggregates:
+            self._tiles[delta.tile].aggregating = False
+            self._keep_aggregate(delta)
+        return []
+
+    def _keep_aggregate(self, delta: Delta) -> None:
+        """An aggregate of ours is durable: whoever is to have it gets it."""
+        tile = self._tiles[delta.tile]
+        if tile.is_usable(delta) and delta.base not in tile.aggregates:
+            made = tile.aggregates[delta.base] = _Own(delta)
+            self._contributor_of.update((each.delta, made) for each in delta.contributors)
+
+    def _forget_aggregates(self, tile: _Tile) -> None:
+        for base, made in list(tile.aggregates.items()):
+            if not tile.is_usable(made.delta):
+                del tile.aggregates[base]
+                for each in made.delta.contributors:
+                    self._contributor_of.pop(each.delta, None)
 
     # -- owning ---------------------------------------------------------------------------------------------------------
 
@@ -512,7 +739,10 @@ class RoundMachine:
             tile = self._tiles[delta.tile]
             if not tile.is_usable(delta):
                 continue  # decided between its arrival and now, or while we were down
-            first = tile.candidates.setdefault((delta.learner, delta.base), delta)
+            if delta.contributors and delta.learner == self._me:
+                self._keep_aggregate(delta)
+                continue
+            first = tile.candidates.setdefault(delta.key, delta)
             if first.digest != delta.digest:
                 effects.append(Blamed(delta.learner, Reason.SECOND_DELTA, f"{delta.tile} on version {delta.base}"))
         return effects
@@ -522,18 +752,21 @@ class RoundMachine:
         tile = self._tiles.get(delta.tile)
         if tile is None:
             return Reason.UNKNOWN_TILE
-        if self._rules.roster.find_index(self._me) is None:
+        gathers = not delta.contributors and self.regions.is_near(delta.learner)
+        if self._rules.roster.find_index(self._me) is None and not gathers:
             return Reason.WRONG_OWNER
         if not tile.at.version - 1 <= delta.base <= tile.at.version + 1:
             return Reason.STALE_BASE
-        first = tile.candidates.get((delta.learner, delta.base))
+        if any(each.weight > self._rules.delta_weight_max for each in delta.contributors):
+            return Reason.BAD_DELTA
+        first = tile.candidates.get(delta.key)
         if first is not None and first.digest != delta.digest:
             return Reason.SECOND_DELTA
-        if tile.counts(delta.digest):
+        if any(tile.counts(name) for name in delta.counted()):
             return Reason.ALREADY_COUNTED
         if first is None and self._is_stranger(delta.learner):
-            strangers = sum(self._is_stranger(learner) for learner, _ in tile.candidates)
-            if strangers >= STRANGERS_PER_TILE_MAX:
+            near = [self.regions.is_near(other) for other, _, _ in tile.candidates if self._is_stranger(other)]
+            if near.count(gathers) >= (STRANGERS_GATHERED_MAX if gathers else STRANGERS_PER_TILE_MAX):
                 return Reason.BUSY
         return None
 
@@ -570,7 +803,13 @@ class RoundMachine:
             usable = [delta for delta in tile.candidates.values() if delta.base <= tile.at.version]
             if not usable:
                 continue
-            delivered = {delta.learner for delta in usable if delta.base == tile.at.version}
+            delivered = {
+                learner
+                for delta in usable
+                if delta.base == tile.at.version
+                for learner in delta.learners()
+                if self.regions.is_together(learner, delta.learner)  # an aggregator speaks for its own region only
+            }
             if not expected <= delivered and now < self._collects_until(opens_at):
                 continue
             refs = self._rules.select_deltas(name, slot.version, map(self._reference, usable))
@@ -579,7 +818,9 @@ class RoundMachine:
         return effects
 
     def _reference(self, delta: Delta) -> DeltaRef:
-        return DeltaRef(delta.digest, delta.learner, delta.base, min(delta.tokens, self._rules.delta_weight_max))
+        contributors = tuple(sorted(each.delta for each in delta.contributors))
+        weight = min(delta.tokens, self._rules.weight_max(len(contributors) or 1))
+        return DeltaRef(delta.digest, delta.learner, delta.base, weight, contributors)
 
     def _on_merges(self, event: MergesDone, now: int) -> list[RoundEffect]:
         unusable = set(event.unusable)
@@ -631,15 +872,22 @@ class RoundMachine:
     def _on_connected(self, event: PeerConnected, now: int) -> list[RoundEffect]:
         self._connected.add(event.peer)
         self._lost_at.pop(event.peer, None)
-        for own in self._own.values():
+        for own in self._deliverables():
             own.delivered.discard(event.peer)  # it may have lost what it never acknowledged
             own.again_at.pop(event.peer, None)
         return [*self._announce(), *self._republish()] if self._started else []
 
     def _on_lost(self, event: PeerLost, now: int) -> list[RoundEffect]:
         self._connected.discard(event.peer)
+        for own in self._own.values():
+            if own.through == event.peer:
+                own.give_up_aggregator()
         if not self._is_stranger(event.peer):
             self._lost_at[event.peer] = now
+        return []
+
+    def _on_region(self, event: RegionTold, now: int) -> list[RoundEffect]:
+        self.regions.tell(event.peer, event.region)
         return []
 
     def _on_announced(self, event: RoundAnnounced, now: int) -> list[RoundEffect]:
@@ -700,7 +948,7 @@ class RoundMachine:
         moments = {max(self._patience_at(), self._retry_at)} if not self._done else set()
         undecided = self._undecided()
         if undecided:
-            moments.add(self._deadline())
+            moments |= {self._gathers_until(), self._asks_at(), self._deadline()}
         for name in undecided:
             times = self._attempt_times(name)
             moments.update(times)
@@ -708,7 +956,7 @@ class RoundMachine:
             if attempt is not None:
                 moments.add(self._collects_until(times[attempt]))
             moments.add(self._tiles[name].again_at)
-        for own in self._own.values():
+        for own in self._deliverables():
             moments.update(own.again_at.values())
         upcoming = min((moment for moment in moments if now < moment < _NEVER), default=None)
         if upcoming is None or upcoming == self._timer_at:

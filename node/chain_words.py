@@ -128,7 +128,7 @@ def plain(value: Any, field: str = "") -> Any:
         case bytes() if field in _ACCOUNT_FIELDS:
             return account_text(value)  # type: ignore[arg-type]  # the field's name says what its bytes are
         case bytes() if field in _PEER_FIELDS:
-            return peer_text(value)  # type: ignore[arg-type]  # likewise
+            return peer_text(value)
         case bytes():
             return value.hex()
         case _:

@@ -57,6 +57,7 @@ class NetworkSettings:
     announce: tuple[str, ...]  # the same; empty: where we listen
     bootstrap: tuple[str, ...]  # multiaddrs with one
     region: str
+    aggregate: bool  # through an aggregator of our region, where the owner is in another
     connections: int  # nobody is dialled beyond so many, but for members of the roster
 
 
@@ -158,6 +159,12 @@ NODE_KEYS: Final = (
         text("[a-z0-9-]{1,32}", "1 to 32 lower-case letters, digits or hyphens"),
         "local",
         "A label in our advert: peers with the same label are near to each other.",
+    ),
+    Key(
+        "network.aggregate",
+        flag,
+        True,
+        "One peer of a region merges its deltas and sends one to an owner in another. false: every learner sends its own.",
     ),
     Key(
         "network.connections",

@@ -117,8 +117,12 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _write_traceback(error: BaseException) -> str:
-    """A new file with the traceback, readable by its owner only: it may hold paths."""
+    """A new file with the traceback, readable by its owner only: it may hold paths. Raises ``OSError``, and leaves none."""
     descriptor, path = tempfile.mkstemp(prefix="nocknode-traceback-", suffix=".txt")
-    with os.fdopen(descriptor, "w") as file:
-        file.writelines(traceback.format_exception(error))
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        os.unlink(path)  # a full disk takes a name, and nothing in it
+        raise
     return path

@@ -8,7 +8,8 @@ Own rows in the database (storage.keys.own_key):
     genesis   tile                  -> root                of version 0, so that a start need not draw it again
     state     chain | key           -> an entry of the state (consensus/state.py), written with the block that changed it
     open      epoch | view | 0 or 1 | id -> StoredBlock or Certificate    finality above the tip, dropped when final
-    delta     tile | base | learner -> Delta               deltas given to this node as an owner
+    delta     tile | base | learner -> Delta               deltas given to this node as an owner or aggregator; and, with a
+                                                           + behind the key, aggregates
     learner                         -> LearnerRecord       the learner's journal: state file and deltas without a fate
     pool      id                    -> Transaction         our own transactions that are in no block yet
     sequence                        -> u64                 envelope numbers below this may have been used
@@ -20,6 +21,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from consensus.events import CommittedBlock, Delta
 from consensus.finality.events import Anchor, Restored, StoredBlock
@@ -51,7 +55,8 @@ from protocol.ids import (
     VersionField,
     parse_hex32,
 )
-from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
+from protocol.learning import Contributor
+from protocol.limits import BODY_BYTES_MAX, CONTRIBUTORS_PER_AGGREGATE_MAX, FRAME_BYTES_MAX, KIB
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, Slot
 from storage.io.blob_store import BlobStore
@@ -64,6 +69,8 @@ from storage.ledger import FinalizedBlock, Ledger
 
 VOTES_FILE = "votes.journal"
 PROPOSALS_FILE = "proposals.journal"
+DELTA_ROW_BYTES_MAX = 8 * KIB  # an aggregate of 64: 5 KiB
+_AGGREGATE = b"+"  # ends the key of an aggregate's row: its aggregator may have a delta of its own
 
 
 class DeltaRow(Message, frozen=True):
@@ -75,13 +82,14 @@ class DeltaRow(Message, frozen=True):
     learner: PeerField
     digest: DigestField
     tokens: int
+    contributors: Annotated[tuple[Contributor, ...], Meta(max_length=CONTRIBUTORS_PER_AGGREGATE_MAX)] = ()
 
     @classmethod
     def of(cls, delta: Delta) -> DeltaRow:
-        return cls(delta.tile, delta.base, delta.round, delta.learner, delta.digest, delta.tokens)
+        return cls(delta.tile, delta.base, delta.round, delta.learner, delta.digest, delta.tokens, delta.contributors)
 
     def delta(self) -> Delta:
-        return Delta(self.tile, self.base, self.round, self.learner, self.digest, self.tokens)
+        return Delta(self.tile, self.base, self.round, self.learner, self.digest, self.tokens, self.contributors)
 
 
 class LearnerRecord(Message, frozen=True):
@@ -244,20 +252,27 @@ class Ground:
                 batch.delete(key)
 
     def candidates(self) -> tuple[Delta, ...]:
-        """Deltas that others gave to this node and that may still be merged."""
+        """Deltas that others gave to this node, and aggregates that it made, which may still be merged."""
         return tuple(
-            decode(DeltaRow, value, limit_bytes=KIB).delta() for _, value in _scan(self.index, own_key("delta"))
+            decode(DeltaRow, value, limit_bytes=DELTA_ROW_BYTES_MAX).delta()
+            for _, value in _scan(self.index, own_key("delta"))
         )
 
     def store_candidates(self, batch: Batch, deltas: Iterable[Delta]) -> None:
         """Add rows for deltas to ``batch``."""
         for delta in deltas:
-            batch.put(_delta_key(delta.tile, delta.base, delta.learner), encode(DeltaRow.of(delta)))
+            batch.put(_delta_key(delta), encode(DeltaRow.of(delta)))
+
+    def find_aggregate(self, tile: TileId, base: Version) -> Delta | None:
+        """The aggregate that this node made of a tile's deltas on ``base``: it says one thing about them for ever."""
+        wanted = own_key("delta", tile.encode() + b"\x00" + pack_u64(base) + self.peer + _AGGREGATE)
+        value = self.index.get(wanted)
+        return None if value is None else decode(DeltaRow, value, limit_bytes=DELTA_ROW_BYTES_MAX).delta()
 
     def forget_candidates(self, batch: Batch, slot: Slot) -> None:
         """Add to ``batch`` the removal of deltas too old to be merged after ``slot``."""
         for key, value in _scan(self.index, own_key("delta", slot.tile.encode() + b"\x00")):
-            if decode(DeltaRow, value, limit_bytes=KIB).base < slot.version - 1:
+            if decode(DeltaRow, value, limit_bytes=DELTA_ROW_BYTES_MAX).base < slot.version - 1:
                 batch.delete(key)
 
     def learner_record(self) -> LearnerRecord:
@@ -386,5 +401,6 @@ _VOTE_STATES = {
 }
 
 
-def _delta_key(tile: TileId, base: Version, learner: PeerId) -> bytes:
-    return own_key("delta", tile.encode() + b"\x00" + pack_u64(base) + learner)
+def _delta_key(delta: Delta) -> bytes:
+    name = delta.tile.encode() + b"\x00" + pack_u64(delta.base) + delta.learner
+    return own_key("delta", name + (_AGGREGATE if delta.contributors else b""))

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from consensus.engine import Event
-from consensus.events import HeadsSeen, RoundAnnounced, TipSeen, TransactionsSeen
+from consensus.events import HeadsSeen, RegionTold, RoundAnnounced, TipSeen, TransactionsSeen
 from consensus.finality.events import MessageReceived
 from p2p.transport import GossipReceived
 from protocol.codec import decode
@@ -52,7 +52,7 @@ class Inbound:
         self.rejected[refusal.reason.code] += 1
 
     def gossip(self, message: GossipReceived, now_ms: int) -> Event | None:
-        """The event of a gossip message; None for soft state, which is kept here.
+        """The event of a gossip message; None for soft state that changes nothing: it is kept here.
 
         Raises ``Rejected`` for an envelope that whoever handed it over should have refused, else ``AuthorRejected``.
         """
@@ -75,11 +75,12 @@ class Inbound:
             case FinalizedTip():
                 return TipSeen(payload.header, payload.certificate)
             case Advert():
-                self.adverts.pop(envelope.sender, None)
+                earlier = self.adverts.pop(envelope.sender, None)
                 self.adverts[envelope.sender] = payload
                 if len(self.adverts) > ADVERTS_MAX:
                     del self.adverts[next(iter(self.adverts))]
-                return None
+                is_known = earlier is not None and earlier.region == payload.region
+                return None if is_known else RegionTold(envelope.sender, payload.region)
             case _:
                 raise Rejected(Reason.UNKNOWN_KIND, f"kind {envelope.kind}")
 

@@ -27,7 +27,9 @@ from msgspec.structs import replace
 from consensus.beacon import OnionKeeper
 from consensus.engine import Effect, Engine
 from consensus.events import (
+    AggregationsDone,
     Announce,
+    AskCarried,
     Blamed,
     Decide,
     DeliverDeltas,
@@ -45,6 +47,7 @@ from consensus.events import (
     RoundTimer,
     SetRoundTimer,
     Stalled,
+    StartAggregation,
     StartLearning,
     StartMerge,
     StoreFinalized,
@@ -142,7 +145,7 @@ class Node:
         self.chain = ChainId.of(ground.network)
         self.reactor = Reactor(self._restore_engine(), clock, self._performers())
         self.tiles = TileService(ground, lambda: self.exchange, self._post_tiles, machine.in_thread)
-        self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report)
+        self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report, self.engine.rounds.regions)
         self.history = HistoryService(HistoryWork(in_thread=machine.in_thread), self.reactor.post)
         self.gossip = Gossip(ground, transport, clock)
         self.presence = Presence(self)
@@ -157,6 +160,7 @@ class Node:
             clock,
             self.reactor.post,
             self.engine.rounds.find_refusal,
+            self.engine.rounds.is_carried,
             self.report,
             lambda: self.housekeeping.refusal,
             self.presence.find_providers,
@@ -225,6 +229,7 @@ class Node:
             counted=counted(ground, learner.outstanding),
             learned_round=learner.round if learner.state_file else -1,
             rounds_max=ground.settings.run.rounds,
+            region=ground.settings.network.region if ground.settings.network.aggregate else "",
         )
         core = FinalityCore(
             ground.peer,
@@ -253,7 +258,7 @@ class Node:
         rules = self.engine.execution.head_rules
         return rules.roster.members[rules.order(tile)[0]].node
 
-    async def _post_tiles(self, event: HeadsVerified | MergesDone | TilesApplied) -> None:
+    async def _post_tiles(self, event: HeadsVerified | MergesDone | AggregationsDone | TilesApplied) -> None:
         """What the tile thread did. Verified heads have their updates stored and their roots computed."""
         if isinstance(event, HeadsVerified) and event.verdicts:
             self.crash_points.reach("update-stored", self._round)
@@ -524,6 +529,8 @@ class Node:
             Announce: self._announce,
             StartLearning: self._start_learning,
             DeliverDeltas: self._deliver,
+            AskCarried: self._ask_carried,
+            StartAggregation: self._start_aggregation,
             StartMerge: self._start_merge,
             Propose: self._propose,
             Republish: self._republish,
@@ -651,6 +658,12 @@ class Node:
 
     async def _deliver(self, effect: DeliverDeltas) -> None:
         self._start(self.learning.deliver, effect)
+
+    async def _ask_carried(self, effect: AskCarried) -> None:
+        self._start(self.learning.ask_carried, effect)
+
+    async def _start_aggregation(self, effect: StartAggregation) -> None:
+        self.tiles.aggregate(effect)
 
     async def _start_merge(self, effect: StartMerge) -> None:
         self.tiles.merge(effect)

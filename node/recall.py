@@ -39,8 +39,9 @@ def decided_but_not_applied(ground: Ground) -> list[Decided]:
 
 
 def counted(ground: Ground, deltas: Sequence[DeltaRow]) -> set[Digest]:
-    """Which of these deltas decided heads list, directly or inside an aggregate: the newest head of a tile knows only its own (learning.md 1).
+    """Which of these deltas decided heads list, themselves or inside an aggregate.
 
+    The newest head of a tile knows only its own (learning.md 1).
     A head that takes a delta is one or two versions above its base, so that the walk down the ledger is short.
     """
     lowest = _lowest_bases(ground, deltas, ahead=2)

@@ -3,9 +3,10 @@
 One thread does all of it, one job after another, and it alone touches the tile store; blobs are handed in and out by the
 event loop. So neither store needs a lock, and the loop stays free to answer peers.
 
-    merge    deltas -> pseudo-gradient -> published update -> next state -> root
-    verify   parent state + update     -> next state -> root == head.root ?
-    apply    next state                -> the tile's next file, durable
+    aggregate  a region's deltas -> pseudo-gradient -> what the aggregator says
+    merge      deltas -> pseudo-gradient -> published update -> next state -> root
+    verify     parent state + update     -> next state -> root == head.root ?
+    apply      next state                -> the tile's next file, durable
 
 A state that was computed for a merge or a verification is remembered until it is applied, so that each update is applied
 once. What is remembered is bounded in bytes; what was forgotten is computed again.
@@ -21,14 +22,15 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from compute.delta.codec import decode, encode_and_read
+from compute.delta.codec import decode, encode, encode_and_read
 from compute.delta.decoded import DecodedDelta
-from compute.merge import MergeRule, merge
+from compute.merge import Contribution, MergeRule, merge
 from compute.model.genesis import genesis_tile
 from compute.model.tiling import Tile, TileMap
 from compute.outer import OuterRule, apply_update, initial_state
 from protocol.genesis import MILLION, Genesis, LearningRule
 from protocol.ids import Digest, TileId, Version
+from protocol.learning import Contributor
 from protocol.limits import MIB, TILE_VERSIONS_KEPT
 from protocol.rejection import InvariantBroken, Reason, Rejected
 from protocol.roster import DeltaRef, Head, Slot
@@ -60,6 +62,14 @@ def matrices_of(tile: Tile) -> tuple[tuple[int, int], ...]:
     return tuple((segment.rows, segment.columns) for segment in tile.segments)
 
 
+def aggregate_payload(deltas: Sequence[Contribution], rule: LearningRule, tile: Tile) -> bytes:
+    """What an aggregate of these deltas says: their merge by the genesis' rule. Anybody who has them derives the same bytes.
+
+    Raises ``Rejected(BAD_DELTA)`` as ``merge``.
+    """
+    return encode(merge(deltas, merge_rule(rule)).gradient_N, rule.update_pipeline, matrices_of(tile))
+
+
 def contributor(reference: DeltaRef) -> bytes:
     """The name under which a delta is merged, and its order: learner and base, as in the head.
 
@@ -75,6 +85,23 @@ class MergeJob:
 
     slot: Slot
     deltas: tuple[tuple[DeltaRef, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateJob:
+    """What an aggregate is made of, with the payloads."""
+
+    tile: TileId
+    deltas: tuple[tuple[Contributor, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateResult:
+    """The aggregate's payload; or why there is none and which deltas are to blame."""
+
+    payload: bytes
+    why: str = ""
+    unusable: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +169,26 @@ class TileWork:
         except (Rejected, LookupError) as refusal:
             return MergeResult(job.slot, b"", Digest(bytes(32)), str(refusal), tuple(unusable))
         return MergeResult(job.slot, update, root)
+
+    def aggregate(self, jobs: Iterable[AggregateJob]) -> list[AggregateResult]:
+        """Merge a region's deltas, each job by itself, and say the result as an update is said: without a residual."""
+        return [self._aggregate(job) for job in jobs]
+
+    def _aggregate(self, job: AggregateJob) -> AggregateResult:
+        tile = self.tile_map.tile(job.tile)
+        contributions: list[tuple[bytes, int, DecodedDelta]] = []
+        unusable = []
+        for each, payload in job.deltas:
+            try:
+                contributions.append((each.learner, each.weight, decode(payload, tile.values)))
+            except Rejected:
+                unusable.append(each.delta)
+        if unusable:
+            return AggregateResult(b"", f"{len(unusable)} of {len(job.deltas)} deltas do not decode", tuple(unusable))
+        try:
+            return AggregateResult(aggregate_payload(contributions, self._rule, tile))
+        except Rejected as refusal:
+            return AggregateResult(b"", str(refusal))
 
     def verify(self, heads: Sequence[tuple[Head, bytes]]) -> list[Reason | None]:
         """For each head and its update: None when applying the update to the parent gives the head's root."""

@@ -5,7 +5,7 @@
         certificate and chain of headers            (check_chain)
         body on the state before it                 (Execution: signatures, owners, exactly-once deltas, money)
         history that the body tells                 (on every core)
-        deltas, where this node holds them all      merge again: the same update bytes
+        deltas, where this node holds them all      merge again: the same update bytes; aggregates likewise, from what is inside
         update                                      apply again: the head's root
     every tile file on disk                         all pages against the root of its version
 
@@ -41,14 +41,14 @@ from consensus.transition import BlockRules
 from node.config import load_settings
 from node.ground import Ground, open_ground
 from node.history_work import HistoryWork
-from node.tile_work import contributor, matrices_of, merge_rule, outer_rule
+from node.tile_work import aggregate_payload, contributor, matrices_of, merge_rule, outer_rule
 from protocol.codec import decode
 from protocol.finality import NO_BLOCK, Body, Certificate, ChainId, FinalizedBlock, Header, body_root
-from protocol.ids import Digest, Height, TileId, Version
+from protocol.ids import Digest, Height, TileId, Version, short
 from protocol.learning import SignedDelta
 from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
 from protocol.rejection import Rejected
-from protocol.roster import Head
+from protocol.roster import DeltaRef, Head
 from storage.kv import DatabaseCorrupt
 from storage.tile_format import tile_root
 
@@ -67,6 +67,8 @@ class VerifyReport:
     roots_not_derivable: int = 0  # their update is not held here
     merges_derived: int = 0  # from all their deltas, to the same update bytes
     merges_not_derivable: int = 0  # some delta, or the update, is not held here
+    aggregates_derived: int = 0  # from all their contributors, to the same payload
+    aggregates_not_derivable: int = 0  # it, or some contributor, is not held here: only its aggregator holds all
     files_verified: int = 0
     files_behind: int = 0  # decided just before the node ended and derived here; written at the next start
     problems: list[str] = field(default_factory=list)
@@ -188,6 +190,8 @@ class _Verification:
 
     def _derive_head(self, head: Head) -> None:
         self._report.heads += 1
+        for reference in head.deltas:
+            self._derive_aggregate(head, reference)
         self._derive_merge(head)
         self._derive_root(head)
 
@@ -207,16 +211,49 @@ class _Verification:
             self._report.merges_not_derivable += 1
             return
         for reference in head.deltas:
-            data = self._find(reference.delta)
-            if data is None:
+            signed = self._find_delta(reference.delta)
+            if signed is None:
                 self._report.merges_not_derivable += 1
                 return
-            signed = decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX)
             contributions.append((contributor(reference), reference.weight, decode_delta(signed.payload, tile.values)))
         gradient = merge(contributions, self._merge_rule).gradient_N
         if encode_delta(gradient, self._update_pipeline, matrices_of(tile)) != update:
             self._problem(f"{head.slot}: merging its deltas gives another update than its owner published")
         self._report.merges_derived += 1
+
+    def _find_delta(self, name: Digest) -> SignedDelta | None:
+        data = self._find(name)
+        return None if data is None else decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX)
+
+    def _derive_aggregate(self, head: Head, reference: DeltaRef) -> None:
+        """What an aggregate says, from what it was made of; whose deltas those are, from the head."""
+        signed = self._find_delta(reference.delta)
+        if signed is None:
+            self._report.aggregates_not_derivable += bool(reference.contributors)
+            return
+        named = f"the aggregate of {short(reference.learner)} in {head.slot}"
+        if reference.contributors != tuple(sorted(each.delta for each in signed.contributors)):
+            self._problem(f"{named} was made of other deltas than the head counts")
+        if not signed.contributors:
+            return
+        inside = [(each, self._find_delta(each.delta)) for each in signed.contributors]
+        deltas = [(each, delta) for each, delta in inside if delta is not None]
+        if len(deltas) < len(inside):
+            self._report.aggregates_not_derivable += 1
+            return
+        tile = self._map.tile(head.tile)
+        for each, delta in deltas:
+            if (delta.tile, delta.base, delta.learner) != (signed.tile, signed.base, each.learner):
+                self._problem(f"{named} holds a delta of something else")
+        try:
+            decoded = [(each.learner, each.weight, decode_delta(delta.payload, tile.values)) for each, delta in deltas]
+            derived = aggregate_payload(decoded, self._ground.genesis.learning, tile)
+        except Rejected as refusal:  # it counts what nobody could have merged
+            self._problem(f"{named}: {refusal}")
+            return
+        if derived != signed.payload:
+            self._problem(f"{named} is not what merging its deltas gives")
+        self._report.aggregates_derived += 1
 
     def _derive_root(self, head: Head) -> None:
         update = self._find(head.update)

@@ -29,8 +29,7 @@ class Domain:
     BEACON: Final = "nock/beacon/1"
     LEADER: Final = "nock/leader/1"
     ELECTION: Final = "nock/election/1"
-    AGGREGATOR: Final = "nock/aggregator/1"  # who merges a region's deltas of a tile
-    RELAY: Final = "nock/relay/1"  # who fetches a tile's updates into a region
+    AGGREGATOR: Final = "nock/aggregator/1"  # who gathers a region's deltas of a tile, and fetches its updates
     SELECTION: Final = "nock/selection/1"  # which deltas of a slot are taken
     HEAD: Final = "nock/head/1"
     DELTA: Final = "nock/delta/1"  # what a learner signs about a delta

@@ -210,7 +210,7 @@ class Head(Message, frozen=True):
         return sum(reference.learners for reference in self.deltas)
 
     def counted(self) -> tuple[Digest, ...]:
-        """Every delta that counts by this head, and never again: what it lists, and what the aggregates among them were made of."""
+        """Every delta that counts by this head, and never again: what it lists, and what is inside the aggregates."""
         return tuple(name for reference in self.deltas for name in reference.counted())
 
     def digest(self) -> Digest:

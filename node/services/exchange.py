@@ -3,6 +3,10 @@
 Whoever asks names bytes by digest, so it does not matter whom they come from: a peer that answers wrongly is reported and the
 next one is asked. Tiles are fetched by root: first the page digests, which must lead to the root, then the pages, each
 checked against its own digest, from several peers at once.
+
+An update is wanted by everybody at the same time. Where its proposer is in another region, one peer of ours fetches it, the
+relay, and the others ask the relay (consensus/regions.py). A relay that is still fetching lets them wait for that; one that is
+silent costs them the way to the proposer.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import structlog
 import trio
 
+from consensus.regions import Regions
 from node.ground import Ground
 from p2p.requests import BLOB, GENESIS, SYNC, RequestRule
 from p2p.transport import RequestFailed, Transport
@@ -40,6 +45,7 @@ from protocol.limits import (
 )
 from protocol.merkle import leaf_digest, merkle_root
 from protocol.rejection import Reason, Rejected
+from protocol.roster import Head
 from storage.tensor_block import check_block
 from storage.tile_format import CheckedTile, check_tile
 
@@ -48,6 +54,8 @@ log = structlog.get_logger()
 DIGEST_BYTES = 32
 PAGES_PER_REQUEST = 16  # 1 MiB: small enough that several peers share one tile
 PARALLEL_PAGES = 4  # requests for one tile at once
+RELAY_HEAD_START_SECONDS = 0.5  # a relay hears of a head as late as we do: gossip within a region takes less (a guess)
+RELAY_PATIENCE_SECONDS = 10.0  # how long a relay lets others wait for its own fetch: a third of what a request may take
 SYNC_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 
 Report = Callable[[PeerId, Rejected], None]
@@ -62,11 +70,14 @@ class Exchange:
         transport: Transport,
         in_tile_thread: Callable[[Callable[[], CheckedTile]], Awaitable[CheckedTile]],
         report: Report,
+        regions: Regions | None = None,
     ) -> None:
         self._ground = ground
         self._transport = transport
         self._in_tile_thread = in_tile_thread
         self._report = report
+        self._regions = regions or Regions(transport.peer_id, "")
+        self._relaying: dict[Digest, trio.Event] = {}  # what we fetch for our region, until it is here or cannot be had
         self.fetched_bytes: Counter[PeerId] = (
             Counter()
         )  # what each peer's answers weighed; entries of connected peers matter
@@ -84,6 +95,8 @@ class Exchange:
         request: BlobRequest = decode(BlobRequest, data, limit_bytes=BLOB.request_bytes_max)  # type: ignore[arg-type]  # a union
         match request:
             case GetBlobs():
+                if self._regions.is_near(peer):
+                    await self._wait_relayed(request.digests)
                 return encode(self._blobs(request.digests))
             case GetTileLeaves():
                 tile = await self._open(TileId(request.tile), request.root)
@@ -96,6 +109,13 @@ class Exchange:
                 pages = (bytes(block.page(index)) for index in range(request.first_page, last))
                 return encode(BlobAnswer(tuple(pages), truncated=False))
         raise Rejected(Reason.UNKNOWN_KIND, "blob request")
+
+    async def _wait_relayed(self, digests: Sequence[Digest]) -> None:
+        """Until what we fetch for our region is here; not for ever."""
+        with trio.move_on_after(RELAY_PATIENCE_SECONDS):
+            for name in digests:
+                if (fetched := self._relaying.get(name)) is not None:
+                    await fetched.wait()
 
     def _blobs(self, digests: Sequence[Digest]) -> BlobAnswer:
         parts: list[bytes | None] = []
@@ -181,13 +201,14 @@ class Exchange:
         return answer
 
     def _sources(self, preferred: Iterable[PeerId]) -> list[PeerId]:
-        """Connected peers to ask, the preferred ones first, then the others beginning after our own id.
+        """Connected peers to ask, the preferred ones first, then those of our region, then the others.
 
-        Beginning at a place of our own spreads the load of many askers over the peers.
+        Beginning after our own id, a place of our own, spreads the load of many askers over the peers.
         """
         connected = self._transport.connected_peers()
         me = self._transport.peer_id
         ring = [peer for peer in connected if peer > me] + [peer for peer in connected if peer < me]
+        ring.sort(key=lambda peer: not self._regions.is_near(peer))
         first = [peer for peer in dict.fromkeys(preferred) if peer in connected and peer != me]
         return [*first, *(peer for peer in ring if peer not in first)]
 
@@ -244,6 +265,47 @@ class Exchange:
         found = await (self.fetch_spread if spread else self.fetch_blobs)(missing, preferred)
         self._ground.blobs.put_many(found.values())
         return {name for name in missing if name not in found}
+
+    async def ensure_updates(self, heads: Iterable[Head]) -> set[Digest]:
+        """As ``ensure_blobs``, for the updates of heads: from far away each region fetches an update once."""
+        groups: dict[PeerId | None, list[Head]] = {}
+        for head in heads:
+            if self._find(head.update) is None:
+                groups.setdefault(self._find_relay(head), []).append(head)
+        missing: set[Digest] = set()
+
+        async def fetch(relay: PeerId | None, group: list[Head]) -> None:
+            missing.update(await self._ensure_group(relay, group))
+
+        async with trio.open_nursery() as nursery:
+            for relay, group in groups.items():
+                nursery.start_soon(fetch, relay, group)
+        return missing
+
+    def _find_relay(self, head: Head) -> PeerId | None:
+        """Who fetches a head's update into our region; None where its proposer is not known to be far away."""
+        if not self._regions.is_far(head.proposer):
+            return None
+        here = (self._transport.peer_id, *self._transport.connected_peers())
+        return self._regions.find_relay(Digest(self._ground.network), head.tile, here)
+
+    async def _ensure_group(self, relay: PeerId | None, group: Sequence[Head]) -> set[Digest]:
+        """The updates of heads that have the same relay."""
+        names, proposers = [head.update for head in group], [head.proposer for head in group]
+        if relay is None:
+            return await self.ensure_blobs(names, proposers)
+        if relay != self._transport.peer_id:
+            await trio.sleep(RELAY_HEAD_START_SECONDS)
+            return await self.ensure_blobs(names, [relay, *proposers])
+        fetched = trio.Event()
+        self._relaying.update((name, fetched) for name in names)
+        try:
+            return await self.ensure_blobs(names, proposers)
+        finally:
+            fetched.set()
+            for name in names:
+                if self._relaying.get(name) is fetched:
+                    del self._relaying[name]
 
     async def fetch_tile(self, tile: TileId, root: Digest, preferred: Iterable[PeerId] = ()) -> bytes | None:
         """A tile's file by its root, verified page by page, from several peers; None when nobody has it all."""

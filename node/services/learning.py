@@ -3,7 +3,8 @@
     StartLearning  -> worker: Learn -> state file (durable, by the worker)
                    -> sign each delta, store it as a blob, then one row: state file + deltas without a fate    (durable)
                    -> LearnDone
-    DeliverDeltas  -> `delta` request to the owner -> DeltasDelivered or DeliveryFailed
+    DeliverDeltas  -> `delta` request to the owner or aggregator -> DeltasDelivered or DeliveryFailed
+    AskCarried     -> `delta` request that only asks -> CarriedTold
     a peer's deltas -> signature, shape and rules checked, stored, then acknowledged -> DeltasArrived
 
 Because the row is written last and names everything else, a crash at any moment leaves the learner either before the round
@@ -40,6 +41,8 @@ from compute.jobs import (
     LearnDone as WorkerLearnDone,
 )
 from consensus.events import (
+    AskCarried,
+    CarriedTold,
     DeliverDeltas,
     DeliveryFailed,
     Delta,
@@ -62,7 +65,14 @@ from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest
 from protocol.ids import Digest, PeerId, Round, Signature, TileId, Version
-from protocol.learning import DeltaBundle, DeltaReceipt, SignedDelta, check_delta_signature, sign_delta
+from protocol.learning import (
+    DeltaBundle,
+    DeltaReceipt,
+    SignedDelta,
+    check_contributors,
+    check_delta_signature,
+    sign_delta,
+)
 from protocol.limits import FRAME_BYTES_MAX, KIB
 from protocol.rejection import Reason, Rejected
 from storage.blobs import blob_file_name, is_inline
@@ -71,7 +81,9 @@ from storage.tile_format import tile_file_name
 
 log = structlog.get_logger()
 
-PostEvent = Callable[[LearnDone | LearnFailed | DeltasArrived | DeltasDelivered | DeliveryFailed], Awaitable[None]]
+PostEvent = Callable[
+    [LearnDone | LearnFailed | DeltasArrived | DeltasDelivered | DeliveryFailed | CarriedTold], Awaitable[None]
+]
 FindRefusal = Callable[[Delta], Reason | None]
 BUNDLE_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 LEARN_ATTEMPTS = 3
@@ -111,6 +123,7 @@ class LearningService:
         clock: Clock,
         post: PostEvent,
         find_refusal: FindRefusal,
+        is_carried: Callable[[Digest], bool],
         report: Report,
         find_shortage: Callable[[], str | None],
         find_providers: Callable[[str], Awaitable[tuple[PeerId, ...]]],
@@ -126,6 +139,7 @@ class LearningService:
         self._clock = clock
         self._post = post
         self._find_refusal = find_refusal
+        self._is_carried = is_carried
         self._report = report
         self._find_shortage = find_shortage
         self._find_providers = find_providers
@@ -319,23 +333,8 @@ class LearningService:
 
     async def _deliver(self, owner: PeerId, bundle: Sequence[tuple[Digest, bytes]]) -> None:
         names = tuple(name for name, _ in bundle)
-        try:
-            data = await self._transport.request(
-                owner,
-                DELTA.protocol,
-                encode(DeltaBundle(tuple(data for _, data in bundle))),
-                timeout_seconds=DELTA.timeout_seconds,
-                response_bytes_max=DELTA.response_bytes_max,
-            )
-            receipt = decode(DeltaReceipt, data, limit_bytes=DELTA.response_bytes_max)
-            if len(receipt.outcomes) != len(names):
-                raise Rejected(Reason.MALFORMED, "a receipt for another bundle")
-        except RequestFailed as failure:
-            log.info("delivery failed", owner=owner[:4].hex(), why=failure.why)
-            await self._post(DeliveryFailed(owner, names))
-            return
-        except Rejected as refusal:
-            self._report(owner, refusal)
+        receipt = await self._hand_over(owner, DeltaBundle(tuple(data for _, data in bundle)))
+        if receipt is None:
             await self._post(DeliveryFailed(owner, names))
             return
         outcomes = list(zip(names, receipt.outcomes, strict=True))
@@ -347,10 +346,40 @@ class LearningService:
             )
         )
 
+    async def _hand_over(self, peer: PeerId, bundle: DeltaBundle) -> DeltaReceipt | None:
+        """One bundle, and what an owner or aggregator says to it; None when it says nothing that makes sense."""
+        try:
+            data = await self._transport.request(
+                peer,
+                DELTA.protocol,
+                encode(bundle),
+                timeout_seconds=DELTA.timeout_seconds,
+                response_bytes_max=DELTA.response_bytes_max,
+            )
+            receipt = decode(DeltaReceipt, data, limit_bytes=DELTA.response_bytes_max)
+            if len(receipt.outcomes) != len(bundle.deltas) + len(bundle.carried):
+                raise Rejected(Reason.MALFORMED, "a receipt for another bundle")
+        except RequestFailed as failure:
+            log.info("delivery failed", owner=peer[:4].hex(), why=failure.why)
+            return None
+        except Rejected as refusal:
+            self._report(peer, refusal)
+            return None
+        return receipt
+
+    async def ask_carried(self, request: AskCarried) -> None:
+        """Ask an aggregator what became of deltas of ours; silence says that it has nothing for an owner."""
+        receipt = await self._hand_over(request.aggregator, DeltaBundle((), request.deltas))
+        outcomes = receipt.outcomes if receipt is not None else (Reason.NOT_FOUND.code,) * len(request.deltas)
+        carried = tuple(name for name, outcome in zip(request.deltas, outcomes, strict=True) if not outcome)
+        left = tuple(name for name in request.deltas if name not in carried)
+        await self._post(CarriedTold(request.aggregator, carried, left))
+
     async def _take_deltas(self, peer: PeerId, data: bytes) -> bytes:
-        """The owner's side: check, store durably, then acknowledge."""
-        self._check_room()
+        """The side of the owner or aggregator: check, store durably, then acknowledge."""
         bundle = decode(DeltaBundle, data, limit_bytes=FRAME_BYTES_MAX)
+        if bundle.deltas:
+            self._check_room()
         outcomes: list[str] = []
         accepted: list[Delta] = []
         kept: list[bytes] = []
@@ -369,11 +398,21 @@ class LearningService:
             self._ground.index.write(batch)
         if accepted:
             await self._post(DeltasArrived(tuple(accepted)))
+        outcomes += ["" if self._is_carried(name) else Reason.NOT_FOUND.code for name in bundle.carried]
         return encode(DeltaReceipt(tuple(outcomes)))
 
     def _check_delta(self, encoded: bytes) -> Delta:
         signed = decode(SignedDelta, encoded, limit_bytes=FRAME_BYTES_MAX)
-        delta = Delta(signed.tile, signed.base, signed.round, signed.learner, blob_digest(encoded), signed.tokens)
+        check_contributors(signed.contributors, signed.tokens)
+        delta = Delta(
+            signed.tile,
+            signed.base,
+            signed.round,
+            signed.learner,
+            blob_digest(encoded),
+            signed.tokens,
+            signed.contributors,
+        )
         reason = self._find_refusal(delta)
         if reason is not None:
             raise Rejected(reason, f"{signed.tile} on version {signed.base}")

@@ -2,6 +2,7 @@
 
     VerifyHeads   fetch updates -> store them durably -> recompute roots -> HeadsVerified
     StartMerge    collect payloads -> merge -> store the update durably -> MergesDone
+    StartAggregation  collect payloads -> merge -> sign, store with its row -> AggregationsDone
     Decide        fetch what is missing -> write the tile's next file -> TilesApplied
     repair        a damaged tile file -> fetch the same version from peers, or derive it again
 
@@ -17,22 +18,32 @@ from typing import Any, TypeVar
 import structlog
 import trio
 
-from consensus.events import HeadsVerified, Merged, MergesDone, StartMerge, TilesApplied
+from consensus.events import (
+    AggregationsDone,
+    Delta,
+    HeadsVerified,
+    Merged,
+    MergesDone,
+    StartAggregation,
+    StartMerge,
+    TilesApplied,
+)
 from node.ground import Ground
 from node.services.exchange import Exchange
 from node.threads import InThread, in_thread
-from node.tile_work import MergeJob
-from protocol.codec import decode
-from protocol.ids import Digest, TileId, Version
-from protocol.learning import SignedDelta
+from node.tile_work import AggregateJob, MergeJob
+from protocol.codec import decode, encode
+from protocol.ids import Digest, Signature, TileId, Version
+from protocol.learning import SignedDelta, sign_delta
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Decided, Head
+from storage.kv import Batch
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
-PostEvent = Callable[[HeadsVerified | MergesDone | TilesApplied], Awaitable[None]]
+PostEvent = Callable[[HeadsVerified | MergesDone | AggregationsDone | TilesApplied], Awaitable[None]]
 UPDATES_BEFORE_TILE = (
     8  # further behind than this, the tile itself costs less than its updates (each 10 to 16 times smaller)
 )
@@ -54,6 +65,7 @@ class TileService:
         self._thread = trio.CapacityLimiter(1)
         self._verify_in, self._verify_out = trio.open_memory_channel[Head](JOBS_MAX)
         self._merge_in, self._merge_out = trio.open_memory_channel[StartMerge](JOBS_MAX)
+        self._aggregate_in, self._aggregate_out = trio.open_memory_channel[StartAggregation](JOBS_MAX)
         self._apply_in, self._apply_out = trio.open_memory_channel[Decided](JOBS_MAX)
         self._applied = trio.Condition()
         self.fetched_tiles = 0
@@ -64,6 +76,7 @@ class TileService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._verify_forever)
             nursery.start_soon(self._merge_forever)
+            nursery.start_soon(self._aggregate_forever)
             nursery.start_soon(self._apply_forever)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -72,7 +85,12 @@ class TileService:
 
     def waiting(self) -> dict[str, int]:
         """How many jobs of each kind wait."""
-        channels = {"verify": self._verify_out, "merge": self._merge_out, "apply": self._apply_out}
+        channels = {
+            "verify": self._verify_out,
+            "merge": self._merge_out,
+            "aggregate": self._aggregate_out,
+            "apply": self._apply_out,
+        }
         return {name: channel.statistics().current_buffer_used for name, channel in channels.items()}
 
     # -- what the reactor asks ------------------------------------------------------------------------------------------
@@ -83,6 +101,9 @@ class TileService:
 
     def merge(self, request: StartMerge) -> None:
         self._merge_in.send_nowait(request)
+
+    def aggregate(self, request: StartAggregation) -> None:
+        self._aggregate_in.send_nowait(request)
 
     def apply(self, decided: Iterable[Decided]) -> None:
         for each in decided:
@@ -96,9 +117,7 @@ class TileService:
             parents = {head.tile: Version(head.version - 1) for head in heads}
             with trio.move_on_after(PARENT_PATIENCE_SECONDS):
                 await self._wait_applied(parents)
-            missing = await self._exchange_of().ensure_blobs(
-                (head.update for head in heads), (head.proposer for head in heads)
-            )
+            missing = await self._exchange_of().ensure_updates(heads)
             ready = [(head, self._blob(head.update)) for head in heads if head.update not in missing]
             jobs = [(head, update) for head, update in ready if update is not None]
             verdicts = await self.in_thread(lambda: self._ground.work.verify(jobs))  # noqa: B023 - awaited here
@@ -174,6 +193,66 @@ class TileService:
         data = self._blob(delta)
         return None if data is None else decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX).payload
 
+    # -- aggregating ----------------------------------------------------------------------------------------------------
+
+    async def _aggregate_forever(self) -> None:
+        while True:
+            requests = await _take_all(self._aggregate_out)
+            made: list[Delta] = []
+            failed, unusable = [], []
+            asked, jobs = [], []
+            for request in requests:
+                earlier = self._ground.find_aggregate(request.tile, request.base)
+                if earlier is not None:  # before a crash: it may be known to others, and we never say another
+                    made.append(earlier)
+                    continue
+                payloads = [(each, self._payload(each.delta)) for each in request.contributors]
+                if missing := [each.delta for each, payload in payloads if payload is None]:
+                    failed.append((request.tile, request.base))
+                    unusable += missing
+                    continue
+                asked.append(request)
+                jobs.append(
+                    AggregateJob(request.tile, tuple((each, data) for each, data in payloads if data is not None))
+                )
+            results = await self.in_thread(lambda: self._ground.work.aggregate(jobs))  # noqa: B023 - awaited here
+            signed = []
+            for request, result in zip(asked, results, strict=True):
+                if result.why:
+                    log.warning("aggregation failed", tile=request.tile, why=result.why)
+                    failed.append((request.tile, request.base))
+                    unusable += result.unusable
+                else:
+                    signed.append(self._sign(request, result.payload))
+            made += self._store_aggregates(signed)
+            await self._post(AggregationsDone(tuple(made), tuple(failed), tuple(unusable)))
+
+    def _sign(self, request: StartAggregation, payload: bytes) -> SignedDelta:
+        unsigned = SignedDelta(
+            tile=request.tile,
+            base=request.base,
+            round=request.round,
+            learner=self._ground.peer,
+            tokens=sum(each.weight for each in request.contributors),
+            payload=payload,
+            signature=Signature(bytes(64)),
+            contributors=request.contributors,
+        )
+        return sign_delta(unsigned, self._ground.keys.node)
+
+    def _store_aggregates(self, signed: Sequence[SignedDelta]) -> list[Delta]:
+        """Bytes, then rows: what has a row is what we say for ever, and nobody has heard of it before."""
+        names = self._ground.blobs.put_many(encode(each) for each in signed)
+        deltas = [
+            Delta(each.tile, each.base, each.round, each.learner, name, each.tokens, each.contributors)
+            for each, name in zip(signed, names, strict=True)
+        ]
+        batch = Batch()
+        self._ground.store_candidates(batch, deltas)
+        if batch:
+            self._ground.index.write(batch)
+        return deltas
+
     # -- applying -------------------------------------------------------------------------------------------------------
 
     async def _apply_forever(self) -> None:
@@ -183,10 +262,7 @@ class TileService:
             for each in decided:
                 by_tile.setdefault(each.slot.tile, []).append(each)
             quick = [chain for chain in by_tile.values() if len(chain) <= UPDATES_BEFORE_TILE]
-            await self._exchange_of().ensure_blobs(
-                (each.head.update for chain in quick for each in chain),
-                (each.head.proposer for chain in quick for each in chain),
-            )
+            await self._exchange_of().ensure_updates(each.head for chain in quick for each in chain)
             await self._apply_updates(quick)
             for tile, chain in by_tile.items():
                 while not await self._bring_up(tile, chain):

@@ -89,8 +89,7 @@ CLOSE_SECONDS_MAX: Final = (
     4.0  # for everything; a stopped peer's socket may be full: then it is dropped without ceremony
 )
 REOPEN_SECONDS: Final = 0.25  # pause before a broken one-way stream is opened again
-TICK_SECONDS: Final = 0.5
-OTHERS_KNOWN_SHARE: Final = 2  # of drawn peers, how many more are drawn than are wanted: some have no address
+TICK_SECONDS: Final = 1.0
 MISBEHAVIOUR_POINTS: Final = 20.0  # five of them within minutes are a ban
 
 check_invariant(
@@ -553,7 +552,7 @@ class StreamHost(abc.ABC):
     def _some_others(self, count_max: int, asker: PeerId | None = None) -> tuple[str, ...]:
         """An address each of some admitted peers, drawn evenly."""
         connected = self.connected_peers()
-        drawn = self._generator.sample(connected, min(OTHERS_KNOWN_SHARE * count_max, len(connected)))
+        drawn = self._generator.sample(connected, min(count_max + 1, len(connected)))
         known = [self._book.known_addresses(peer)[:1] for peer in drawn if peer != asker]
         return tuple(addresses[0] for addresses in known if addresses)[:count_max]
 

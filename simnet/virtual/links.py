@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +30,19 @@ class _Wire:
     takes_until: float = 0.0
 
 
+@dataclass(slots=True)
+class _Path:
+    """From one machine to another. ``bytes`` and ``count``: what was sent on it."""
+
+    sender: _Wire
+    taker: _Wire
+    latency_seconds: float
+    jitter_seconds: float
+    loss: float
+    bytes: int = 0
+    count: int = 0
+
+
 class RegionLinks:
     """:class:`p2p.io.memory_links.Links` between the regions of a scenario."""
 
@@ -38,13 +50,10 @@ class RegionLinks:
         self._scenario = scenario
         self._generator = generator
         self._wires: dict[PeerId, _Wire] = {}
+        self._paths: dict[tuple[PeerId, PeerId], _Path] = {}
         self.cut: dict[str, int] = {}  # regions that are cut off, how many times at once
         self.slow: dict[str, tuple[float, float]] = {}  # region -> (latency factor, share of the rate)
-        self.carried: Counter[tuple[str, str]] = Counter()  # (from region, to region) -> bytes
         self.by_kind: Counter[str] = Counter()  # bytes of topics and protocols, copies and frames included
-        self.wan_bytes = 0
-        self.local_bytes = 0
-        self.count = 0
 
     def connect(self, peer: PeerId, region: Region, hardware: HardwareClass) -> None:
         """A machine gets its place."""
@@ -57,37 +66,38 @@ class RegionLinks:
     def region_of(self, peer: PeerId) -> str:
         return self._wires[peer].region
 
+    def _path(self, source: PeerId, sink: PeerId) -> _Path:
+        path = self._paths.get((source, sink))
+        if path is None:
+            sender, taker = self._wires[source], self._wires.get(sink, self._wires[source])
+            route = self._scenario.route(sender.region, taker.region)
+            path = _Path(sender, taker, route.latency_ms / 1000, route.jitter_ms / 1000, route.loss)
+            self._paths[source, sink] = path
+        return path
+
     def arrival(self, source: PeerId, sink: PeerId, kind: str, size_bytes: int, now: float) -> float:
-        sender, taker = self._wires[source], self._wires.get(sink, self._wires[source])
+        path = self._paths.get((source, sink)) or self._path(source, sink)
         size_bytes += FRAME_BYTES
-        self._account(sender.region, taker.region, kind, size_bytes)
-        route = self._scenario.route(sender.region, taker.region)
-        latency = route.latency_ms + (self._generator.random() * route.jitter_ms if route.jitter_ms else 0.0)
-        share = 1.0
+        path.bytes += size_bytes
+        path.count += 1
+        self.by_kind[kind] += size_bytes
+        sender, taker = path.sender, path.taker
+        latency, share = path.latency_seconds + self._generator.random() * path.jitter_seconds, 1.0
         if self.slow and sender.region != taker.region:
             for region in (sender.region, taker.region):
                 factor, slowed = self.slow.get(region, (1.0, 1.0))
                 latency *= factor
                 share *= slowed
-        sent = max(now, sender.sends_until) + size_bytes * sender.upload_seconds_per_byte / share
-        sender.sends_until = sent
-        arrives, takes = sent + latency / 1000, size_bytes * taker.download_seconds_per_byte / share
+        begins = now if now > sender.sends_until else sender.sends_until
+        sender.sends_until = begins + size_bytes * sender.upload_seconds_per_byte / share
+        arrives, takes = sender.sends_until + latency, size_bytes * taker.download_seconds_per_byte / share
         if size_bytes < BULK_BYTES:
             return arrives + takes
         taker.takes_until = max(arrives, taker.takes_until) + takes
         return taker.takes_until
 
-    def _account(self, source: str, sink: str, kind: str, size_bytes: int) -> None:
-        self.count += 1
-        self.carried[source, sink] += size_bytes
-        self.by_kind[kind] += size_bytes
-        if source == sink:
-            self.local_bytes += size_bytes
-        else:
-            self.wan_bytes += size_bytes
-
     def loses(self, source: PeerId, sink: PeerId) -> bool:
-        loss = self._scenario.route(self.region_of(source), self.region_of(sink)).loss
+        loss = self._path(source, sink).loss
         return loss > 0.0 and self._generator.random() < loss
 
     def breaks(self) -> bool:
@@ -99,9 +109,18 @@ class RegionLinks:
         here, there = self._wires[one].region, self._wires[other].region if other in self._wires else ""
         return here != there and (here in self.cut or there in self.cut)
 
-    def sent_between(self) -> Mapping[str, dict[str, int]]:
+    # -- the account ----------------------------------------------------------------------------------------------------
+
+    def sent_between(self) -> dict[str, dict[str, int]]:
         """Region -> region -> bytes."""
-        table: dict[str, dict[str, int]] = {region.name: {} for region in self._scenario.regions}
-        for (source, sink), size_bytes in sorted(self.carried.items()):
-            table[source][sink] = size_bytes
+        names = [region.name for region in self._scenario.regions]
+        table = {name: dict.fromkeys(names, 0) for name in names}
+        for path in self._paths.values():
+            table[path.sender.region][path.taker.region] += path.bytes
         return table
+
+    def totals(self) -> tuple[int, int, int]:
+        """Bytes between regions, bytes within them, and things sent."""
+        wan = sum(path.bytes for path in self._paths.values() if path.sender.region != path.taker.region)
+        everything = sum(path.bytes for path in self._paths.values())
+        return wan, everything - wan, sum(path.count for path in self._paths.values())

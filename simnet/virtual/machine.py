@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from simnet.checkers.watch import Watch
 
 PORT: Final = 4001
-CONNECTIONS: Final = 12  # that each looks for: enough for a mesh, few enough for hundreds of machines in one process
+CONNECTIONS: Final = 8  # that each looks for: enough for a mesh, few enough for hundreds of machines in one process
 MakeLearner = Callable[["VirtualMachine", Ground], "WorkerHandle"]
 
 
@@ -59,6 +59,7 @@ class World:
     watch: Watch
     make_learner: MakeLearner
     bootstrap: tuple[str, ...]
+    aggregation: bool  # between regions
     draw: random.Random
     finalized: Callable[[PeerId, Header], None]
 
@@ -123,7 +124,12 @@ class VirtualMachine:
         settings = load_settings(Path(self.disk.name))
         return replace(
             settings,
-            network=replace(settings.network, region=self.plan.region.name, connections=CONNECTIONS),
+            network=replace(
+                settings.network,
+                region=self.plan.region.name,
+                aggregate=self.world.aggregation,
+                connections=CONNECTIONS,
+            ),
         )
 
     def _open_ground(self) -> Ground:

@@ -28,7 +28,7 @@ from node.ground import Ground
 from p2p.io.memory_host import MemoryNetwork
 from protocol.finality import Header
 from protocol.ids import PeerId, short
-from protocol.keys import verifying_once
+from protocol.keys import begin_remembering, end_remembering
 from simnet.checkers.watch import Watch
 from simnet.compute import Valley
 from simnet.network import CREATED_MS, make_genesis, make_shards, plan_peers
@@ -80,6 +80,7 @@ class VirtualWorld:
             watch=self.watch,
             make_learner=self._make_learner,
             bootstrap=tuple(address_of(plan) for plan in plans if plan.is_bootstrap),
+            aggregation=scenario.learning.aggregation,
             draw=self.draw,
             finalized=self._finalized,
         )
@@ -109,7 +110,6 @@ class VirtualWorld:
             self._nursery.start_soon(self._sample)
             await trio.sleep_until(self.scenario.seconds)
             now, running = trio.current_time(), [machine.peer for machine in self.machines if machine.is_running]
-            self.watch.traffic(now, self.links.wan_bytes, self.links.local_bytes)
             self._take_sample()
             self._wanted.clear()
             async with trio.open_nursery() as stopping:
@@ -225,24 +225,25 @@ class VirtualWorld:
             for name, (length, length_max) in machine.queues().items():
                 longest = max(longest, length)
                 self.watch.queue(machine.peer, name, length, length_max, now)
-        links, (wan_bytes, local_bytes, kinds) = self.links, self._told
-        self.watch.traffic(now, links.wan_bytes, links.local_bytes)
+        wan_bytes, local_bytes, kinds = self._told
+        wan_total, local_total, count = self.links.totals()
+        self.watch.traffic(now, wan_total, local_total)
         self.samples.append(
             Sample(
                 seconds=round(now, 3),
                 peers=sum(machine.is_running for machine in self.machines),
                 connections=self.network.connection_count,
-                wan_bytes=links.wan_bytes - wan_bytes,
-                local_bytes=links.local_bytes - local_bytes,
-                by_kind={kind_text(kind): count for kind, count in sorted((links.by_kind - kinds).items())},
+                wan_bytes=wan_total - wan_bytes,
+                local_bytes=local_total - local_bytes,
+                by_kind={kind_text(kind): count for kind, count in sorted((self.links.by_kind - kinds).items())},
                 finality_lag_seconds=round(self._lag_seconds, 3),
                 height=max(self._finals, default=0),
                 queue_max=longest,
             )
         )
-        self._told = (links.wan_bytes, links.local_bytes, Counter(links.by_kind))
+        self._told = (wan_total, local_total, Counter(self.links.by_kind))
         self._lag_seconds = 0.0
-        self._log.update(f"{now:.3f} {links.count} {links.wan_bytes} {links.local_bytes}\n".encode())
+        self._log.update(f"{now:.3f} {count} {wan_total} {local_total}\n".encode())
 
     def outcome(self) -> Outcome:
         """What the run showed; ask once it has ended."""
@@ -269,7 +270,7 @@ class VirtualWorld:
             ],
             moves=self.watch.moves,
             happenings=self.happenings,
-            events=self.links.count,
+            events=self.links.totals()[2],
             digest=self._log.hexdigest(),
         )
 
@@ -318,13 +319,16 @@ def _quiet(watch: Watch, anybody: PeerId) -> Iterator[None]:
 
 
 @contextmanager
-def _rarely_collecting() -> Iterator[None]:
-    """Millions of objects that live to the end of the run: looking through all of them takes a second each time."""
+def _sparing() -> Iterator[None]:
+    """What one process that plays hundreds of nodes need not do each time: check a signature that it has checked before, and
+    look for garbage among millions of objects that live to the end of the run."""
     before = gc.get_threshold()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+    begin_remembering(SIGNATURES_MAX)
     try:
         yield
     finally:
+        end_remembering()
         gc.set_threshold(*before)
 
 
@@ -337,5 +341,5 @@ def run_scenario(scenario: Scenario, seed: int, *, on_progress: Callable[[float]
             await world.run()
         return world
 
-    with verifying_once(SIGNATURES_MAX), _rarely_collecting():
+    with _sparing():
         return run_virtually(seed, main).outcome()

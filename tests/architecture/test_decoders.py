@@ -26,6 +26,7 @@ NOT_A_DECODER = {
     "consensus.state_tree.find": "a key of ours",
     "node.join.check_hello": "compares with the network id",
     "node.node.check_hello": "compares with the network id",
+    "simnet.virtual.machine.check_hello": "compares with the network id",
     "p2p.io.libp2p_host.open_libp2p_host": "a seed of ours",
     "p2p.io.memory_host.open_memory_host": "a seed of ours",
     "simnet.facts.read": "answers of nodes that simnet itself started",

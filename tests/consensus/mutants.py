@@ -7,6 +7,7 @@ from dataclasses import replace
 from consensus.events import DeltasArrived, StartLearning, VerifyHeads
 from consensus.execution import Execution
 from consensus.rounds import RoundMachine
+from protocol.ids import Digest
 from tests.consensus.world import Mutant
 
 
@@ -15,7 +16,7 @@ class CountsAgain(RoundMachine):
 
     def _on_deltas(self, event: DeltasArrived, now: int) -> list:
         for delta in event.deltas:
-            self._tiles[delta.tile].candidates.setdefault((delta.learner, delta.base), delta)
+            self._tiles[delta.tile].candidates.setdefault(delta.key, delta)
         return []
 
 
@@ -45,6 +46,16 @@ class NeverGivesUp(RoundMachine):
         return []
 
 
+class ForgetsWhatIsInside(RoundMachine):
+    """Settles fates by what heads list themselves."""
+
+    def _seal_fate(self, digest: Digest) -> None:
+        tile = self._tiles[self._own[digest].delta.tile]
+        listed = tile.at.head.deltas if tile.at.head else ()
+        tile._counted = frozenset(reference.delta for reference in listed)
+        super()._seal_fate(digest)
+
+
 class VotesUnseen(Execution):
     """Votes for heads whose update it does not hold."""
 
@@ -62,4 +73,6 @@ MUTANTS = {
     "votes unseen": Mutant(execution=VotesUnseen),
     "proposals journal lost": Mutant(forgets="proposals"),
     "ledger not asked what was counted": Mutant(forgets="counted"),
+    "second aggregate after a restart": Mutant(forgets="aggregates"),
+    "direct and in an aggregate": Mutant(rounds=ForgetsWhatIsInside),
 }

@@ -15,6 +15,7 @@ from protocol.codec import decode
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK, Body, FinalizedBlock
 from protocol.ids import Digest, Height, PeerId, TileId, Version
+from protocol.learning import check_contributors
 from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import Reason
 from protocol.roster import Head, Slot
@@ -49,6 +50,7 @@ class Oracle:
         self.decided: dict[Slot, Head] = {}
         self.values: dict[tuple[PeerId, Slot, int], Digest] = {}  # by epoch
         self.accounts: dict[Digest, _Account] = {}
+        self.aggregates: dict[Digest, e.Delta] = {}
         self.bases: set[tuple[PeerId, TileId, Version]] = set()  # asked only "is it in"
         self.looks = 0
         self.acknowledged: dict[Digest, int] = {}  # payments, and by whom
@@ -77,6 +79,19 @@ class Oracle:
 
     def _of(self, learner: PeerId) -> list[_Account]:
         return [account for account in self.accounts.values() if account.delta.learner == learner]
+
+    def on_aggregated(self, made: e.Delta) -> None:
+        """One delta of each learner, each on the aggregate's base, with what it weighs."""
+        for each in made.contributors:
+            inside = self.accounts[each.delta].delta
+            if (inside.tile, inside.base, inside.learner) != (made.tile, made.base, each.learner):
+                raise Broken(f"an aggregate holds a delta of something else: {made}")
+        check_contributors(made.contributors, made.tokens)
+        self.aggregates[made.digest] = made
+
+    def find_delta(self, name: Digest) -> e.Delta:
+        """A delta, or an aggregate, by its name."""
+        return self.aggregates[name] if name in self.aggregates else self.accounts[name].delta
 
     def on_proposed(self, peer: Peer, head: Head) -> None:
         """Published: derivable from its parent and its deltas, and the only value of its proposer in an epoch."""
@@ -108,10 +123,15 @@ class Oracle:
         if not head.deltas:
             raise Broken(f"{head.slot} is decided without a delta")
         for reference in head.deltas:
-            account = self.accounts[reference.delta]
-            if account.merged_in is not None or account.lost_told:
-                raise Broken(f"{head.slot} counts a delta again: {account}")
-            account.merged_in = head.slot
+            if reference.contributors:
+                inside = self.aggregates[reference.delta].contributors
+                if reference.contributors != tuple(sorted(each.delta for each in inside)):
+                    raise Broken(f"{head.slot} names other contributors than the aggregate has")
+            for name in reference.contributors or (reference.delta,):
+                account = self.accounts[name]
+                if account.merged_in is not None or account.lost_told:
+                    raise Broken(f"{head.slot} counts a delta again: {account}")
+                account.merged_in = head.slot
         holders = [peer for peer in self.world.peers if peer.is_member and head.update in peer.disk.blobs]
         if 3 * len(holders) <= self.world.count:
             raise Broken(f"{head.slot} is decided and {len(holders)} members hold its update")

@@ -415,3 +415,58 @@ def test_the_same_seed_gives_the_same_run_under_any_hash_seed(seed):
         for hash_seed in ("1", "2")
     }
     assert len(said) == 1
+
+
+# -- regions ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("regions", [1, 2, 3])
+def test_what_crosses_between_regions_grows_with_regions(regions):
+    """Nine learners: each tile crosses once for each region that its owner is not in, whoever learned there."""
+    world = calm_world(7, regions=regions, observers=2)
+    world.run(world.now_ms + 4 * ROUND_MS)
+    start, crossed = len(world.oracle.decided), world.crossed
+    world.run(world.now_ms + 8 * ROUND_MS)
+    slots = len(world.oracle.decided) - start
+    assert slots > 6 * len(world.tiles)
+    assert world.crossed - crossed <= (slots + len(world.tiles)) * (regions - 1)
+    world.oracle.check_accounts()
+    assert sum(account.lost_told for account in world.oracle.accounts.values()) <= len(world.tiles)
+    counted = [head.learners for head in list(world.oracle.decided.values())[start:]]
+    assert sum(counted) >= 9 * slots - len(world.tiles)  # a delta that came late counts in the version after
+
+
+def test_aggregators_that_die_cost_time_and_no_delta():
+    """Whoever is about to make an aggregate dies: its region's deltas take the direct way, and every tile advances."""
+    world = calm_world(7, regions=2)
+    for peer in world.peers:
+        peer.crash_when = lambda effect: isinstance(effect, e.StartAggregation)
+    world.run(world.now_ms + 2 * ROUND_MS)
+    assert not world.oracle.aggregates
+    assert len(world.alive) < 7
+    for peer in world.peers:
+        peer.crash_when = None
+        if peer.engine is None:
+            peer.start()
+    check_calm(world)
+    assert world.oracle.aggregates
+
+
+def test_an_aggregator_that_never_delivers_is_passed_by():
+    """Its aggregates stay with it: asked before the deadline it says so, and the learners' own deltas are in time."""
+    world = calm_world(7, regions=2)
+    for peer in world.peers:
+        deliver = peer._hand_over
+
+        def hand_over(effect, peer=peer, deliver=deliver):
+            if any(name in world.oracle.aggregates for name in effect.deltas):
+                peer.later(1_500, lambda: peer.handle(e.DeliveryFailed(effect.owner, effect.deltas)))
+            else:
+                deliver(effect)
+
+        peer._hand_over = hand_over
+    world.run(world.now_ms + 6 * ROUND_MS)
+    assert world.oracle.aggregates
+    assert not any(reference.contributors for head in world.oracle.decided.values() for reference in head.deltas)
+    assert {head.learners for head in world.oracle.decided.values()} == {7}
+    world.oracle.check_accounts()

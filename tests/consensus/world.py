@@ -92,6 +92,7 @@ class Options:
     downtime_ms: int = 12_000
     rounds_max: int | None = None
     transfers: int = 0  # payments that peers acknowledge to their users while faults happen
+    regions: int = 1  # over which the peers are spread; with one, every delta goes directly
     epoch_heights: int = 1_024  # where there are few, owners change while everything goes on
 
     @classmethod
@@ -114,6 +115,7 @@ class Options:
             rounds_max=choice((None, None, 6)),
             epoch_heights=choice((1_024, 2, 5, 20)),
             transfers=choice((0, 10, 40)),
+            regions=choice((1, 2, 2, 3)),
         )
 
 
@@ -137,7 +139,7 @@ class Disk:
     rows: dict[bytes, bytes] = field(default_factory=dict)  # of the state
     payments: dict[Digest, SignedTransaction] = field(default_factory=dict)  # acknowledged, and in no block yet
     proposals: list[Head] = field(default_factory=list)
-    candidates: dict[tuple[TileId, Version, PeerId], e.Delta] = field(default_factory=dict)
+    candidates: dict[tuple[TileId, PeerId, Version, bool], e.Delta] = field(default_factory=dict)
     blobs: dict[Digest, bytes] = field(default_factory=dict)
     tiles: dict[TileId, dict[Version, Digest]] = field(default_factory=dict)
     learner: LearnerRecord = LearnerRecord()
@@ -204,6 +206,7 @@ class World:
         self.heap: list[tuple[int, int, Callable[[], None]]] = []
         self.sequence = 0
         self.events = 0
+        self.crossed = 0  # deltas that went from one region to another
         self.log = hashlib.sha256()
         self.oracle = Oracle(self)
         self.sides = [0] * (count + len(strangers))
@@ -318,6 +321,8 @@ class World:
                     at_ms = max(self.told_at[pair] + 1, self.now_ms + self.random.randrange(5, 300 if up else 1_000))
                     self.told_at[pair] = at_ms
                     source.later(at_ms - self.now_ms, partial(source.handle, event))
+                    if up:
+                        source.later(at_ms - self.now_ms, partial(source.handle, e.RegionTold(to.id, to.region)))
 
     def send(self, source: int, to: int, event: Event) -> None:
         """One message, which becomes an event there."""
@@ -363,6 +368,7 @@ class Peer:
         self.disk = Disk(tiles={tile: {Version(0): root} for tile, root in genesis_roots(world.tiles).items()})
         self.disk.store_state(all_rows(make_genesis(world.roster, world.tiles)))
         self.engine: Engine | None = None
+        self.region = f"region-{index % world.options.regions}"
         self.life = 0
         self.stays_dead = False
         self.learn_ms: tuple[int, int] | None = None  # its own speed
@@ -430,6 +436,7 @@ class Peer:
             counted=self._counted(),
             learned_round=disk.learner.round,
             rounds_max=world.options.rounds_max,
+            region=self.region,
         )
         core = FinalityCore(
             self.id,
@@ -446,7 +453,10 @@ class Peer:
         world.note(self.index, "start")
         world.relink()
         self._apply(self._decided_but_not_applied())
-        self.handle(e.DeltasArrived(tuple(disk.candidates.values())))
+        candidates = tuple(disk.candidates.values())
+        if world.mutant.forgets == "aggregates":
+            candidates = tuple(delta for delta in candidates if not delta.contributors)
+        self.handle(e.DeltasArrived(candidates))
         self.handle(f.Started())
         for payment in list(disk.payments.values()):
             if self.engine is not None:
@@ -459,7 +469,7 @@ class Peer:
         """Our open deltas that decided heads list."""
         if self.world.mutant.forgets == "counted":
             return []
-        listed = {reference.delta for each in self.disk.decided() for reference in each.head.deltas}
+        listed = {name for each in self.disk.decided() for name in each.head.counted()}
         return [delta.digest for delta in self.disk.learner.outstanding if delta.digest in listed]
 
     def _decided_but_not_applied(self) -> list[Decided]:
@@ -591,7 +601,7 @@ class Peer:
                 disk.payments.pop(receipt.id, None)
                 world.oracle.paid[receipt.id] = receipt.refusal
             for head in decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads:
-                for key in [key for key in disk.candidates if key[0] == head.tile and key[1] < head.version - 1]:
+                for key in [key for key in disk.candidates if key[0] == head.tile and key[2] < head.version - 1]:
                     del disk.candidates[key]
             view = block.header.view
             disk.blocks = {name: kept for name, kept in disk.blocks.items() if kept.proposal.header.view > view}
@@ -801,6 +811,7 @@ class Peer:
     def _hand_over(self, effect: e.DeliverDeltas) -> None:
         world = self.world
         owner = world.peers[world.index_of[effect.owner]]
+        world.crossed += len(effect.deltas) * (owner.region != self.region)
         failed = partial(self.handle, e.DeliveryFailed(effect.owner, effect.deltas))
         lost = world.chaos and world.chance(world.options.loss)
         if not world.can_reach(self.index, owner.index) or lost:
@@ -818,17 +829,51 @@ class Peer:
         """The owner's side: refuse, or store and acknowledge. None: it died before it answered."""
         outcomes, accepted = [], []
         for name in names:
-            delta = self.world.oracle.accounts[name].delta
+            delta = self.world.oracle.find_delta(name)
             refusal = self.rounds.find_refusal(delta)
             outcomes.append((name, refusal.code if refusal else ""))
             if refusal is None:
                 accepted.append(delta)
         for delta in accepted:
             self.disk.blobs[delta.digest] = learner.disk.blobs[delta.digest]
-            self.disk.candidates[delta.tile, delta.base, delta.learner] = delta
+            self.disk.candidates[delta.tile, *delta.key] = delta
         if accepted:
             self._say_after_write(e.DeltasArrived(tuple(accepted)))
         return outcomes if self.engine is not None else None
+
+    def _ask_carried(self, effect: e.AskCarried) -> None:
+        self.later(1 + self.world.random.expovariate(1 / self.world.options.delay_mean), partial(self._ask, effect))
+
+    def _ask(self, effect: e.AskCarried) -> None:
+        world = self.world
+        aggregator = world.peers[world.index_of[effect.aggregator]]
+        carried: tuple[Digest, ...] = ()
+        if world.can_reach(self.index, aggregator.index) and not (world.chaos and world.chance(world.options.loss)):
+            carried = tuple(name for name in effect.deltas if aggregator.rounds.is_carried(name))
+        left = tuple(name for name in effect.deltas if name not in carried)
+        self.later(10, partial(self.handle, e.CarriedTold(effect.aggregator, carried, left)))
+
+    def _start_aggregation(self, effect: e.StartAggregation) -> None:
+        self.later(self.world.random.randrange(*self.merge_ms), partial(self._aggregate, effect))
+
+    def _aggregate(self, request: e.StartAggregation) -> None:
+        """Blob and row are one write, and only then anybody hears of it; as node/services/tiles.py."""
+        world = self.world
+        if any(each.delta not in self.disk.blobs for each in request.contributors):
+            raise Broken(f"peer {self.index} gathers a delta that it does not hold")
+        if world.chaos and world.chance(world.options.job_failure):
+            self._say_after_write(e.AggregationsDone((), ((request.tile, request.base),)))
+            return
+        data = self.id + request.tile.encode() + b"".join(encode(each) for each in request.contributors)
+        tokens = sum(each.weight for each in request.contributors)
+        made = e.Delta(
+            request.tile, request.base, request.round, self.id, blob_digest(data), tokens, request.contributors
+        )
+        self.disk.blobs[made.digest] = data
+        if self.disk.candidates.setdefault((made.tile, *made.key), made) != made:
+            raise Broken(f"peer {self.index} makes a second aggregate on {made.tile} version {made.base}")
+        world.oracle.on_aggregated(made)
+        self._say_after_write(e.AggregationsDone((made,)))
 
     def _announce(self, effect: e.Announce) -> None:
         self.later(1, partial(self.world.gossip, self.index, e.RoundAnnounced(self.id, effect.round)))
@@ -908,6 +953,8 @@ class Peer:
         e.Announce: _announce,
         e.StartLearning: _start_learning,
         e.DeliverDeltas: _deliver,
+        e.AskCarried: _ask_carried,
+        e.StartAggregation: _start_aggregation,
         e.StartMerge: _start_merge,
         e.Propose: _propose,
         e.Republish: _republish,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -69,14 +70,16 @@ def test_our_own_bugs_leave_their_traceback_in_a_file(error):
     path.unlink()
 
 
-def test_a_bug_on_a_full_disk_is_told_all_the_same(capsys):
-    """Where no file takes the traceback, it goes to stderr: the sentence and the exit code stay."""
+def test_a_bug_on_a_full_disk_is_told_all_the_same(capsys, tmp_path, monkeypatch):
+    """Where no file takes the traceback, it goes to stderr and none is left: the sentence and the exit code stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with no_room():
         failure = explain(KeyError("round"))
     assert failure.exit_code == 1
     assert "bug of ours" in failure.sentence
     assert "traceback above" in failure.sentence
     assert "KeyError: 'round'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_says_nothing():

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
 import structlog
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
-from node.services.exchange import Exchange
+from consensus.regions import Regions
+from node.services.exchange import RELAY_PATIENCE_SECONDS, Exchange
 from p2p.io.memory_host import MemoryNetwork, open_memory_host
 from p2p.transport import Transport
 from protocol.codec import encode
-from protocol.ids import Height, PeerId
+from protocol.digest import blob_digest
+from protocol.ids import Digest, Height, PeerId
 from protocol.learning import GetBlocks
 from protocol.rejection import Reason, Rejected
+from protocol.roster import Head
+from tests.consensus.samples import make_head
 from tests.node.chain_samples import SmallChain
 from tests.node.ground_samples import MemoryGround, make_ground
 
@@ -31,8 +36,10 @@ def ground_of(blocks: int, pruned_below: int = 1) -> MemoryGround:
     return make_ground(chain.index)
 
 
-def converse(grounds: list[MemoryGround], talk: Callable[[list[Exchange]], object]) -> None:
-    """Nodes that are all connected to the first one, and what is done with their exchanges."""
+def converse(
+    grounds: list[MemoryGround], talk: Callable[[list[Exchange]], object], regions: Sequence[str] = ()
+) -> None:
+    """Nodes that are all connected, each in its region if there are any, and what is done with their exchanges."""
 
     async def main() -> None:
         network = MemoryNetwork(random.Random(5))
@@ -47,7 +54,14 @@ def converse(grounds: list[MemoryGround], talk: Callable[[list[Exchange]], objec
                     bootstrap=[address for host in hosts for address in host.addresses],
                 )
                 hosts.append(await opened.enter_async_context(host))
-            made = [Exchange(ground, host, no_tiles, no_report) for ground, host in zip(grounds, hosts, strict=True)]
+            labels = [Regions(host.peer_id, region) for host, region in zip(hosts, regions, strict=False)]
+            for each in labels:
+                for host, region in zip(hosts, regions, strict=True):
+                    each.tell(host.peer_id, region)
+            made = [
+                Exchange(ground, host, no_tiles, no_report, *labels[number : number + 1])
+                for number, (ground, host) in enumerate(zip(grounds, hosts, strict=True))
+            ]
             while any(len(host.connected_peers()) < len(hosts) - 1 for host in hosts):
                 await trio.sleep(0.1)
             await talk(made)
@@ -100,3 +114,70 @@ def test_the_answer_to_whoever_asks_below_says_from_where_on():
         assert await made[0]._serve_sync(PeerId(bytes(32)), encode(GetBlocks(Height(5), 3)))
 
     converse([ground_of(8, 5)], talk)
+
+
+# -- updates between regions --------------------------------------------------------------------------------------------
+
+UPDATE = b"an update" * 1_000
+
+
+def head_of(proposer: PeerId, update: bytes = UPDATE) -> Head:
+    """As gossip brings it."""
+    return replace(make_head(), proposer=proposer, update=blob_digest(update))
+
+
+async def fetch_all(made: list[Exchange], head: Head) -> list[int]:
+    """Everybody wants the update at once; how much each was given by the proposer."""
+    made[0]._ground.blobs.put(UPDATE)
+    missing: list[Digest] = []
+
+    async def fetch(one: Exchange) -> None:
+        missing.extend(await one.ensure_updates([head]))
+
+    async with trio.open_nursery() as nursery:
+        for one in made[1:]:
+            nursery.start_soon(fetch, one)
+    assert not missing
+    assert not any(one._relaying for one in made)
+    return [one.fetched_bytes[head.proposer] for one in made[1:]]
+
+
+def test_a_region_fetches_an_update_once():
+    """Five of the west want what the east proposes: one asks there, the others ask that one, which is still fetching."""
+
+    async def talk(made: list[Exchange]) -> None:
+        head = head_of(made[0]._transport.peer_id)
+        given = await fetch_all(made, head)
+        assert sum(count > len(UPDATE) for count in given) == 1
+        assert all(one._ground.blobs.find(head.update) is not None for one in made)
+
+    converse([ground_of(0) for _ in range(6)], talk, ["east", *["west"] * 5])
+
+
+def test_within_a_region_everybody_asks_the_proposer():
+    """Where all are near, or nobody says where it is, nothing changes."""
+
+    async def talk(made: list[Exchange]) -> None:
+        given = await fetch_all(made, head_of(made[0]._transport.peer_id))
+        assert all(count > len(UPDATE) for count in given)
+
+    converse([ground_of(0) for _ in range(4)], talk, ["east"] * 4)
+    converse([ground_of(0) for _ in range(4)], talk)
+
+
+def test_a_relay_that_never_gets_it_costs_the_way_to_the_proposer():
+    """It lets others wait for a while and then has nothing to give: they ask the proposer themselves."""
+
+    async def talk(made: list[Exchange]) -> None:
+        proposer, *west = made
+        proposer._ground.blobs.put(UPDATE)
+        head = head_of(proposer._transport.peer_id)
+        relay = next(one for one in west if one._find_relay(head) == one._transport.peer_id)
+        asker = next(one for one in west if one is not relay)
+        relay._relaying[head.update] = trio.Event()
+        began = trio.current_time()
+        assert await asker.ensure_updates([head]) == set()
+        assert trio.current_time() - began >= RELAY_PATIENCE_SECONDS
+        assert asker.fetched_bytes[head.proposer] > len(UPDATE)
+
+    converse([ground_of(0) for _ in range(3)], talk, ["east", "west", "west"])

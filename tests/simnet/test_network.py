@@ -28,7 +28,7 @@ SCENARIO = check_scenario(
     Scenario(
         name="sample",
         says="A network for these tests.",
-        seconds=600.0,
+        seconds=3600.0,
         peers=40,
         validators=10,
         bootstraps=3,

@@ -1,0 +1,78 @@
+"""Who is near whom, and who gathers for whom: labels that peers give themselves, in their adverts.
+
+A region's learners give their deltas of a tile to one of them, the aggregator, who sends one delta to an owner far away
+(learning.md 2). Nothing that is decided depends on a label: a wrong one costs time, never agreement. Two learners that know
+different peers may choose different aggregators, who then gather less each.
+
+    near   both say the same region                  deltas go directly: a stop between would only cost time
+    far    both say a region, and not the same       deltas go through the aggregator of our own
+    else   somebody has said nothing                 deltas go directly
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+from consensus.election import aggregator_order
+from protocol.ids import Digest, PeerId, TileId
+
+LABELS_MAX = 4_096  # peers whose region is remembered: as many as adverts are kept
+PASSED_OVER_ROUNDS = 8  # how long an aggregator that lost a delta of ours is given none (a guess)
+
+
+class Regions:
+    """What one node knows of regions. ``region`` is its own label; "" takes no part."""
+
+    def __init__(self, me: PeerId, region: str) -> None:
+        self._me = me
+        self._region = region
+        self._labels: dict[PeerId, str] = {}
+        self._passed_over: dict[PeerId, int] = {}  # until this round
+
+    def tell(self, peer: PeerId, region: str) -> None:
+        """A peer's advert says where it is."""
+        self._labels.pop(peer, None)
+        self._labels[peer] = region
+        if len(self._labels) > LABELS_MAX:
+            del self._labels[next(iter(self._labels))]
+
+    def is_near(self, peer: PeerId) -> bool:
+        """Whether a peer is in our region; we are, if we have one."""
+        return self._label(peer) == self._region != ""
+
+    def is_far(self, peer: PeerId) -> bool:
+        """Whether a peer is known to be in another region."""
+        return "" not in (self._region, label := self._label(peer)) and label != self._region
+
+    def is_together(self, peer: PeerId, other: PeerId) -> bool:
+        """Whether two peers are one, or said the same region."""
+        return peer == other or self._label(peer) == self._label(other) != ""
+
+    def _label(self, peer: PeerId) -> str:
+        return self._region if peer == self._me else self._labels.get(peer, "")
+
+    def pass_over(self, peer: PeerId, number: int) -> None:
+        """A delta was lost with this aggregator in round ``number``: others are chosen for some rounds."""
+        self._passed_over = {other: until for other, until in self._passed_over.items() if until > number}
+        self._passed_over[peer] = number + PASSED_OVER_ROUNDS
+
+    def find_relay(self, seed: Digest, tile: TileId, here: Iterable[PeerId]) -> PeerId | None:
+        """Who of ``here`` fetches a tile's updates into our region; it may be ourselves."""
+        return self.find_aggregator(seed, tile, here, (), (), 0)
+
+    def find_aggregator(
+        self,
+        beacon: Digest,
+        tile: TileId,
+        here: Iterable[PeerId],
+        members: Container[PeerId],
+        tried: Container[PeerId],
+        number: int,
+    ) -> PeerId | None:
+        """The first of ``here`` that gathers for us in a round, but for those that were ``tried``; it may be ourselves."""
+        near = [
+            peer
+            for peer in here
+            if self.is_near(peer) and peer not in tried and self._passed_over.get(peer, number) <= number
+        ]
+        return next(iter(aggregator_order(beacon, self._region, tile, near, members)), None)
