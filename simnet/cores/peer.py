@@ -19,13 +19,21 @@ from consensus.finality.core import FinalityCore
 from consensus.finality.signer import VoteSigner
 from consensus.rounds import RoundMachine
 from consensus.state import ROSTERS, tile_heads
-from node.tile_work import MergeJob
+from node.tile_work import AggregateJob, MergeJob
 from protocol.codec import encode
 from protocol.digest import Domain, blob_digest, digest, number
 from protocol.finality import Header
-from protocol.ids import Digest, Height, PeerId, TileId, Version
-from protocol.learning import DeltaBundle, FinalizedTip, HeadProposals, RoundAnnouncement
-from protocol.limits import FRAME_BYTES_MAX, SYNC_BLOCKS_PER_ANSWER_MAX
+from protocol.ids import Digest, Height, PeerId, Signature, TileId, Version
+from protocol.learning import (
+    DeltaBundle,
+    FinalizedTip,
+    HeadProposals,
+    RoundAnnouncement,
+    SignedDelta,
+    check_contributors,
+    sign_delta,
+)
+from protocol.limits import SYNC_BLOCKS_PER_ANSWER_MAX
 from protocol.rejection import InvariantBroken, Reason, Rejected
 from protocol.roster import Decided, Head, sign_head
 from simnet.cores.disk import Disk
@@ -64,6 +72,7 @@ class Peer:
         self.index = plan.index
         self.id = plan.peer
         self.region = plan.region.name
+        self.is_hub = False  # whether others may wait for it: as an owner, or as the aggregator of its region
         self.upload_bits_per_ms = 1_000 * plan.hardware.upload_megabits
         self.download_bits_per_ms = 1_000 * plan.hardware.download_megabits
         self.line_free_ms = 0.0  # when what it is sending is sent
@@ -93,6 +102,7 @@ class Peer:
         self._applying: list[Decided] = []
         self._is_applying = False
         self._merging: list[e.StartMerge] = []
+        self._aggregating: list[e.StartAggregation] = []
 
     @property
     def is_running(self) -> bool:
@@ -131,6 +141,7 @@ class Peer:
             outstanding=disk.learner.outstanding,
             counted=self._counted(),
             learned_round=disk.learner.round,
+            region=self.region if world.scenario.learning.aggregation else "",
         )
         core = FinalityCore(
             self.id,
@@ -157,7 +168,7 @@ class Peer:
         self.line_free_ms, self.under_way = 0.0, 0
         self.connected.clear()
         self._rounds_started = self._syncing = self._is_verifying = self._is_applying = False
-        for memory in (self._timers, self._next, self._verifying, self._applying, self._merging):
+        for memory in (self._timers, self._next, self._verifying, self._applying, self._merging, self._aggregating):
             memory.clear()
 
     def kill(self) -> None:
@@ -265,6 +276,7 @@ class Peer:
         is_up = self.world.network.reaches(self, other)
         if is_up and other.id not in self.connected:
             self.connected[other.id] = other
+            self.handle(e.RegionTold(other.id, other.region))  # its advert is what it says first
             self.handle(e.PeerConnected(other.id))
         elif not is_up and other.id in self.connected:
             del self.connected[other.id]
@@ -554,7 +566,7 @@ class Peer:
         blobs, shared = self.disk.blobs, self.world.shared
         jobs = []
         for request in requests:
-            deltas = ((ref, shared.read_delta(blobs[ref.delta], FRAME_BYTES_MAX).payload) for ref in request.deltas)
+            deltas = ((ref, shared.read_delta(blobs[ref.delta]).payload) for ref in request.deltas)
             jobs.append(MergeJob(request.slot, tuple(deltas)))
         results = shared.merge(jobs)
         merged, failed = [], []
@@ -594,7 +606,7 @@ class Peer:
 
     def _announce(self, effect: e.Announce) -> None:
         data = encode(RoundAnnouncement(effect.round, "cpu"))
-        self.world.publish(self, "tiles", data, e.RoundAnnounced(self.id, effect.round), to_roster=True)
+        self.world.publish(self, "tiles", data, e.RoundAnnounced(self.id, effect.round), to_hubs=True)
 
     def _start_learning(self, effect: e.StartLearning) -> None:
         seconds = self.plan.hardware.learn_seconds * (1 + LEARN_JITTER * self.world.random.random())
@@ -644,22 +656,21 @@ class Peer:
         self.handle(e.DeltasDelivered(owner, accepted, refused))
 
     def take_deltas(self, blobs: Iterable[bytes]) -> list[tuple[Digest, str]]:
-        """The owner's side: refuse, or store and acknowledge."""
-        assert self.engine is not None
+        """The side of the owner or aggregator: refuse, or store and acknowledge."""
         outcomes: list[tuple[Digest, str]] = []
         accepted: list[e.Delta] = []
         for data in blobs:
             name = blob_digest(data)
             try:
                 accepted.append(self._check_delta(name, data))
-                self.disk.blobs[name] = data
+                self.store_blobs({name: data})
                 outcomes.append((name, ""))
             except Rejected as refusal:
                 self.blamed[refusal.reason.code] += 1
                 outcomes.append((name, refusal.reason.code))
         self.world.note("take", self.index, len(outcomes), len(accepted))
         for delta in accepted:
-            self.disk.candidates[delta.tile, delta.base, delta.learner] = delta
+            self.disk.candidates[delta.tile, *delta.key] = delta
         if accepted:
             self.later(DISK_MS, self.handle, e.DeltasArrived(tuple(accepted)))
         return outcomes
@@ -667,14 +678,75 @@ class Peer:
     def _check_delta(self, name: Digest, data: bytes) -> e.Delta:
         assert self.engine is not None
         shared = self.world.shared
-        signed = shared.read_delta(data, FRAME_BYTES_MAX)
-        delta = e.Delta(signed.tile, signed.base, signed.round, signed.learner, name, signed.tokens)
-        reason = self.engine.rounds.find_refusal(delta)
+        delta = shared.read_delta(data)
+        check_contributors(delta.contributors, delta.tokens)
+        known = _known(delta, name)
+        reason = self.engine.rounds.find_refusal(known)
         if reason is not None:
             raise Rejected(reason)
-        if len(signed.payload) > payload_bytes_max(shared.tile_map.tile(signed.tile).values):
+        if len(delta.payload) > payload_bytes_max(shared.tile_map.tile(delta.tile).values):
             raise Rejected(Reason.TOO_LARGE)
-        return delta
+        return known
+
+    # -- gathering ------------------------------------------------------------------------------------------------------
+
+    def _ask_carried(self, effect: e.AskCarried) -> None:
+        aggregator, names = self.world.by_id[effect.aggregator], effect.deltas
+
+        def serve() -> tuple[int, tuple[Digest, ...]]:
+            assert aggregator.engine is not None
+            carried = tuple(name for name in names if aggregator.engine.rounds.is_carried(name))
+            return RECEIPT_BYTES * len(names), carried
+
+        size = REQUEST_BYTES + DIGEST_BYTES * len(names)
+        self.world.request(self, aggregator, size, "delta", serve, self._hear_carried, effect)
+
+    def _hear_carried(self, carried: tuple[Digest, ...] | None, asked: e.AskCarried) -> None:
+        carried = carried or ()
+        left = tuple(name for name in asked.deltas if name not in carried)
+        self.handle(e.CarriedTold(asked.aggregator, carried, left))
+
+    def _start_aggregation(self, effect: e.StartAggregation) -> None:
+        self._aggregating.append(effect)
+        if len(self._aggregating) == 1:
+            self.later(MERGE_MS, self._aggregate)
+
+    def _aggregate(self) -> None:
+        """As node/services/tiles.py: what was said before is said again, the rest is merged, signed and stored."""
+        requests, self._aggregating = self._aggregating, []
+        blobs, shared = self.disk.blobs, self.world.shared
+        made: list[e.Delta] = []
+        failed: list[tuple[TileId, Version]] = []
+        unusable: list[Digest] = []
+        for request in requests:
+            earlier = self.disk.candidates.get((request.tile, self.id, request.base, True))
+            if earlier is not None:
+                made.append(earlier)
+                continue
+            deltas = ((each, shared.read_delta(blobs[each.delta]).payload) for each in request.contributors)
+            (result,) = shared.work.aggregate([AggregateJob(request.tile, tuple(deltas))])
+            if result.why:
+                failed.append((request.tile, request.base))
+                unusable += result.unusable
+                continue
+            unsigned = SignedDelta(
+                tile=request.tile,
+                base=request.base,
+                round=request.round,
+                learner=self.id,
+                tokens=sum(each.weight for each in request.contributors),
+                payload=result.payload,
+                signature=Signature(bytes(64)),
+                contributors=request.contributors,
+            )
+            signed = sign_delta(unsigned, self.plan.keys.node)
+            data = encode(signed)
+            delta = _known(signed, blob_digest(data))
+            self.store_blobs({delta.digest: data})
+            self.disk.candidates[delta.tile, *delta.key] = delta
+            self.world.note("aggregate", self.index, delta.tile, len(delta.contributors), delta.digest.hex())
+            made.append(delta)
+        self.handle(e.AggregationsDone(tuple(made), tuple(failed), tuple(unusable)))
 
     # -- what it tells people -------------------------------------------------------------------------------------------
 
@@ -706,9 +778,16 @@ class Peer:
         e.Announce: _announce,
         e.StartLearning: _start_learning,
         e.DeliverDeltas: _deliver,
+        e.AskCarried: _ask_carried,
+        e.StartAggregation: _start_aggregation,
         e.StartMerge: _start_merge,
         e.Propose: _propose,
         e.Republish: _republish,
         e.Lagging: _ignore,
         e.Stalled: _ignore,
     }
+
+
+def _known(delta: SignedDelta, name: Digest) -> e.Delta:
+    """What the rules know of it."""
+    return e.Delta(delta.tile, delta.base, delta.round, delta.learner, name, delta.tokens, delta.contributors)

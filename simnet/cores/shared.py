@@ -34,7 +34,7 @@ from protocol.genesis import Genesis
 from protocol.ids import Digest, Height, TileId, Version
 from protocol.keys import verify as verify_signature
 from protocol.learning import SignedDelta, check_delta_signature
-from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS
+from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, HISTORY_SEGMENTS
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, Roster
 from storage.files import MemoryFiles
@@ -189,11 +189,11 @@ class Shared:
 
     # -- tiles ----------------------------------------------------------------------------------------------------------
 
-    def read_delta(self, data: bytes, limit_bytes: int) -> SignedDelta:
+    def read_delta(self, data: bytes) -> SignedDelta:
         """A delta whose signature is right; raises ``Rejected``."""
 
         def read() -> SignedDelta:
-            signed = decode(SignedDelta, data, limit_bytes=limit_bytes)
+            signed = decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX)
             check_delta_signature(signed)
             return signed
 

@@ -46,6 +46,7 @@ ENVELOPE_BYTES: Final = 183  # measured (protocol/limits.py)
 LIFETIME_MS: Final = 120_000  # of an envelope (node/services/gossip.py)
 AHEAD_MS_MAX: Final = 485_000  # clocks further behind an envelope's author refuse it: its lifetime is over ten minutes
 SLACK_MS: Final = 5_000
+HUBS_MAX: Final = 32  # as many as a peer wants connections (node/services/presence.py)
 SEARCHED: Final = 16  # how many are looked at for one who has something
 
 # Soft state is counted and not simulated. A region's peers tell one of them, which tells everybody about all of them.
@@ -92,6 +93,10 @@ class World:
         self.peers: list[Peer] = [Peer(self, plan) for plan in plans]
         self.by_id: dict[PeerId, Peer] = {peer.id: peer for peer in self.peers}
         self._validators = [peer for peer in self.peers if peer.plan.is_validator]
+        self._in_region: dict[str, list[Peer]] = {}
+        for peer in self.peers:
+            self._in_region.setdefault(peer.region, []).append(peer)
+        self._hubs = self._choose_hubs()
         self._is_skewed = any(plan.clock_offset_ms for plan in plans)
         self.gossip = Gossip(self.network, self.peers, self.random)
         self.account = Account(self)
@@ -223,8 +228,21 @@ class World:
         self._judge_quorum()
 
     def _counterparts(self, peer: Peer) -> Sequence[Peer]:
-        """Whom a peer is connected to: the roster to everybody, everybody to the roster."""
-        return [other for other in (self.peers if peer.plan.is_validator else self._validators) if other is not peer]
+        """Whom a peer is connected to: the roster to everybody, everybody to the roster and to the hubs of its region."""
+        if peer.plan.is_validator:
+            return [other for other in self.peers if other is not peer]
+        near = self._in_region[peer.region] if peer.is_hub else self._hubs[peer.region]
+        return [*self._validators, *(other for other in near if other is not peer and not other.plan.is_validator)]
+
+    def _choose_hubs(self) -> dict[str, list[Peer]]:
+        """Who may gather for a region: its members of the roster, or where there is none its first peers."""
+        hubs: dict[str, list[Peer]] = {}
+        for region, peers in self._in_region.items():
+            members = [peer for peer in peers if peer.plan.is_validator]
+            hubs[region] = members or peers[:HUBS_MAX]
+            for peer in hubs[region]:
+                peer.is_hub = True
+        return hubs
 
     def _judge_quorum(self) -> None:
         possible = self._can_decide([peer for peer in self._validators if peer.is_running])
@@ -315,14 +333,14 @@ class World:
             return
         take(answer, context)
 
-    def publish(self, source: Peer, topic: str, data: bytes, event: Any, *, to_roster: bool = False) -> None:
-        """Gossip. Its bytes go to everybody; ``to_roster``: only members of the first roster are told."""
+    def publish(self, source: Peer, topic: str, data: bytes, event: Any, *, to_hubs: bool = False) -> None:
+        """Gossip. Its bytes go to everybody; ``to_hubs``: only those are told who may own or gather."""
         tree = self.gossip.tree(source)
         size_bytes = len(data) + ENVELOPE_BYTES
         for one, other, copies in tree.hops:
             self.network.count(one, other, copies * size_bytes, topic)
         self.note("publish", source.index, topic, size_bytes)
-        for peer, delay_ms in tree.members if to_roster else tree.delays:
+        for peer, delay_ms in tree.waiting if to_hubs else tree.delays:
             if not self._is_skewed or self._is_fresh(source, peer):
                 self.later(delay_ms, peer.hear, event)
 
