@@ -47,6 +47,8 @@ ROSTER_PATIENCE_MS: Final = 10_000  # as node/node.py
 PARENT_PATIENCE_MS: Final = 10_000  # as node/services/tiles.py
 UPDATES_BEFORE_TILE: Final = 8  # the same: further behind, the tile itself is fetched
 RETRY_MS: Final = 1_000
+RELAY_HEAD_START_MS: Final = 500  # as node/services/exchange.py
+RELAY_PATIENCE_MS: Final = 10_000
 VERIFY_MS: Final = 20  # of a job in the tile thread: small tiles take a few milliseconds each
 MERGE_MS: Final = 60
 APPLY_MS: Final = 15
@@ -72,6 +74,7 @@ class Peer:
         self.index = plan.index
         self.id = plan.peer
         self.region = plan.region.name
+        self.is_known = False  # whether its whole region is connected to it
         self.is_hub = False  # whether others may wait for it: as an owner, or as the aggregator of its region
         self.upload_bits_per_ms = 1_000 * plan.hardware.upload_megabits
         self.download_bits_per_ms = 1_000 * plan.hardware.download_megabits
@@ -103,6 +106,7 @@ class Peer:
         self._is_applying = False
         self._merging: list[e.StartMerge] = []
         self._aggregating: list[e.StartAggregation] = []
+        self.fetching: dict[Digest, bool] = {}  # updates that are under way to us: neighbours may wait for them
 
     @property
     def is_running(self) -> bool:
@@ -168,7 +172,15 @@ class Peer:
         self.line_free_ms, self.under_way = 0.0, 0
         self.connected.clear()
         self._rounds_started = self._syncing = self._is_verifying = self._is_applying = False
-        for memory in (self._timers, self._next, self._verifying, self._applying, self._merging, self._aggregating):
+        for memory in (
+            self._timers,
+            self._next,
+            self._verifying,
+            self._applying,
+            self._merging,
+            self._aggregating,
+            self.fetching,
+        ):
             memory.clear()
 
     def kill(self) -> None:
@@ -435,7 +447,7 @@ class Peer:
             self.later(150, self._fetch_updates)
             return
         self._verifying = []
-        self._ensure({head.update: (head.proposer, head.update_bytes) for head in heads}, self._judge_heads, heads)
+        self._ensure(heads, self._judge_heads, heads)
 
     def _judge_heads(self, heads: Sequence[Head]) -> None:
         known: list[tuple[Digest, Reason | None]] = []
@@ -454,37 +466,87 @@ class Peer:
             self._verify_heads(e.VerifyHeads(()))
         self.handle(event)
 
-    def _ensure(self, wanted: dict[Digest, tuple[PeerId, int]], then: Callable[..., None], *arguments: Any) -> None:
-        """Fetch those blobs that we lack, each from its preferred peer or else from any; then go on, had or not."""
-        blobs = self.disk.blobs
-        by_server: dict[int, list[Digest]] = {}
-        for name, (preferred, _) in wanted.items():
-            if name in blobs:
-                continue
-            server = self.world.find_holder(self, name, preferred)
-            if server is not None:
-                by_server.setdefault(server.index, []).append(name)
-        waiting = len(by_server)
+    def _ensure(self, heads: Iterable[Head], then: Callable[..., None], *arguments: Any) -> None:
+        """Fetch those heads' updates that we lack, as node/services/exchange.py; then go on, had or not.
+
+        What comes from far away comes into a region once: a relay asks the proposer, its neighbours ask the relay.
+        """
+        groups: dict[PeerId, list[Head]] = {}
+        for head in heads:
+            if head.update not in self.disk.blobs:
+                groups.setdefault(self._choose_source(head), []).append(head)
+        waiting = len(groups)
         if not waiting:
             then(*arguments)
-            return
 
-        def take(answer: Blobs | None, _: object) -> None:
+        def done() -> None:
             nonlocal waiting
             waiting -= 1
-            if answer:
-                self.store_blobs(answer)
             if not waiting:
                 then(*arguments)
 
-        for index, names in by_server.items():
-            server = self.world.peers[index]
+        for source, group in groups.items():
+            is_relay = source != group[0].proposer
+            self.later(RELAY_HEAD_START_MS if is_relay else 0, self._fetch_group, source, group, done)
 
-            def serve(server: Peer = server, names: list[Digest] = names) -> tuple[int, Blobs]:
-                found = {name: server.disk.blobs[name] for name in names if name in server.disk.blobs}
-                return sum(map(len, found.values())) + len(names), found
+    def _choose_source(self, head: Head) -> PeerId:
+        assert self.engine is not None
+        regions = self.engine.rounds.regions
+        if not regions.is_far(head.proposer):
+            return head.proposer
+        relay = regions.find_relay(self.world.network_id, head.tile, (self.id, *self.connected))
+        return head.proposer if relay is None or relay == self.id else relay
 
-            self.world.request(self, server, REQUEST_BYTES + DIGEST_BYTES * len(names), "blob", serve, take, None)
+    def _fetch_group(self, source: PeerId, group: list[Head], done: Callable[[], None]) -> None:
+        """Ask one peer; what it has not, whoever has it."""
+        names = [head.update for head in group if head.update not in self.disk.blobs]
+        if not names:
+            done()
+            return
+        if source == group[0].proposer:
+            self.fetching.update(dict.fromkeys(names, True))
+        server = self.world.by_id[source]
+        until_ms = self.world.now_ms + RELAY_PATIENCE_MS
+
+        def serve() -> tuple[int, Blobs] | None:
+            blobs = server.disk.blobs
+            if self.world.now_ms < until_ms and any(name in server.fetching for name in names):
+                return None  # it is about to have them
+            found = {name: blobs[name] for name in names if name in blobs}
+            return sum(self.world.weigh(data) for data in found.values()) + len(names), found
+
+        size = REQUEST_BYTES + DIGEST_BYTES * len(names)
+        self.world.request(self, server, size, "blob", serve, self._take_updates, (group, done))
+
+    def _take_updates(self, answer: Blobs | None, context: tuple[list[Head], Callable[[], None]]) -> None:
+        group, done = context
+        for head in group:
+            self.fetching.pop(head.update, None)
+        self.store_blobs(answer or {})
+        missing = [head for head in group if head.update not in self.disk.blobs]
+        waiting = 1
+
+        def one_done(answer: Blobs | None, _: object) -> None:
+            nonlocal waiting
+            self.store_blobs(answer or {})
+            waiting -= 1
+            if not waiting:
+                done()
+
+        for head in missing:
+            server = self.world.find_holder(self, head.update, head.proposer)
+            if server is not None:
+                waiting += 1
+                size = REQUEST_BYTES + DIGEST_BYTES
+                self.world.request(self, server, size, "blob", self._give(server, head.update), one_done, None)
+        one_done(None, None)
+
+    def _give(self, server: Peer, name: Digest) -> Callable[[], tuple[int, Blobs]]:
+        def serve() -> tuple[int, Blobs]:
+            data = server.disk.blobs.get(name)
+            return (0, {}) if data is None else (self.world.weigh(data), {name: data})
+
+        return serve
 
     def store_blobs(self, blobs: Blobs) -> None:
         """On our disk from now on, and offered to others."""
@@ -509,11 +571,11 @@ class Peer:
         far = {
             tile for tile, head in newest.items() if head.version - self.disk.tiles[tile] > UPDATES_BEFORE_TILE
         }  # asked only "is it in"
-        wanted = {
-            each.head.update: (each.head.proposer, each.head.update_bytes)
+        wanted = [
+            each.head
             for each in batch
             if each.slot.tile not in far and each.slot.version > self.disk.tiles[each.slot.tile]
-        }
+        ]
         self._ensure(wanted, self._apply_updates, batch, far)
 
     def _apply_updates(self, batch: list[Decided], far: set[TileId]) -> None:
@@ -536,7 +598,7 @@ class Peer:
         if server is None:
             self.later(RETRY_MS, self._fetch_tiles, batch, heads)
             return
-        size = 4 * self.world.shared.tile_map.tile(head.tile).values
+        size = self.world.tile_bytes(head.tile)
         self.world.request(self, server, REQUEST_BYTES, "blob", lambda: (size, head), self._take_tile, (batch, heads))
 
     def _take_tile(self, answer: Head | None, waiting: tuple[list[Decided], list[Head]]) -> None:
@@ -638,7 +700,7 @@ class Peer:
         names = tuple(name for name in effect.deltas if name in self.disk.blobs)
         blobs = tuple(self.disk.blobs[name] for name in names)
         owner = self.world.by_id[effect.owner]
-        size = len(encode(DeltaBundle(()))) + sum(len(data) + 5 for data in blobs)
+        size = len(encode(DeltaBundle(()))) + sum(self.world.weigh(data) + 5 for data in blobs)
 
         def serve() -> tuple[int, list[tuple[Digest, str]]]:
             outcomes = owner.take_deltas(blobs)
