@@ -10,5 +10,6 @@ Each peer is an engine (``consensus/engine.py``) and a disk of dictionaries; its
 
 What is left out, against whole nodes (``simnet/virtual``): sockets, streams, admission, back pressure, discovery, transactions,
 writes that tear. Adverts and the polls of those who follow are soft state and no events: their bytes are counted by region. A
-round's announcement reaches the roster alone, because nobody else waits for learners; its bytes are counted to everybody.
+round's announcement reaches owners and aggregators alone, because nobody else waits for learners; its bytes are counted to
+everybody. Connections are those that learning needs: to the roster, and within a region that has no member of it.
 """

@@ -27,7 +27,7 @@ class Account:
         self.happenings: list[Happening] = []
         self.queue_max = 0  # since the last sample
         self._finalized: Counter[int] = Counter()  # height -> peers; heights that two thirds have are gone
-        self._height = 0
+        self.height = 0  # of the highest final block
         self._lag_ms = 0
         self._wan_bytes = self._local_bytes = 0
         self._by_kind: Counter[str] = Counter()
@@ -39,7 +39,7 @@ class Account:
 
     def finalized(self, header: Header) -> None:
         """One more peer has a block."""
-        self._height = max(self._height, header.height)
+        self.height = max(self.height, header.height)
         self._finalized[header.height] += 1
         if 3 * self._finalized[header.height] >= 2 * self._world.running_count:
             self._lag_ms = CREATED_MS + self._world.now_ms - header.time_ms
@@ -64,7 +64,7 @@ class Account:
                 local_bytes=local - self._local_bytes,
                 by_kind={kind: by_kind[kind] for kind in sorted(by_kind)},
                 finality_lag_seconds=self._lag_ms / 1_000,
-                height=self._height,
+                height=self.height,
                 queue_max=self.queue_max,
             )
         )

@@ -34,7 +34,7 @@ class Disk:
     blocks: dict[Digest, StoredBlock] = field(default_factory=dict)
     certificates: dict[tuple[View, VoteKind], Certificate] = field(default_factory=dict)
     proposals: list[Head] = field(default_factory=list)
-    candidates: dict[tuple[TileId, Version, PeerId], Delta] = field(default_factory=dict)
+    candidates: dict[tuple[TileId, PeerId, Version, bool], Delta] = field(default_factory=dict)
     blobs: dict[Digest, bytes] = field(default_factory=dict)
     learner: LearnerRecord = field(default_factory=LearnerRecord)
 
@@ -82,7 +82,7 @@ class Disk:
     def decide(self, head: Head) -> None:
         """Candidates that nobody can take any more go, and our own heads of the slot."""
         if self.candidates:
-            late = [key for key in self.candidates if key[0] == head.tile and key[1] < head.version - 1]
+            late = [key for key in self.candidates if key[0] == head.tile and key[2] < head.version - 1]
             for key in late:
                 del self.candidates[key]
         if self.proposals:

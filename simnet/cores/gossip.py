@@ -27,7 +27,7 @@ class Tree:
     """From one source: every receiver with its delay, and how many copies go between which regions."""
 
     delays: tuple[tuple[Peer, int], ...]
-    members: tuple[tuple[Peer, int], ...]  # those of the first roster among them
+    waiting: tuple[tuple[Peer, int], ...]  # those among them that wait for learners: owners and aggregators
     hops: tuple[tuple[str, str, int], ...]
 
 
@@ -78,5 +78,5 @@ class Gossip:
                 delay += HEARTBEAT_MS
             delays[at] = delay
         reached = tuple((peer, 1 + int(delay)) for peer, delay in zip(line[1:], delays[1:], strict=True))
-        members = tuple((peer, delay) for peer, delay in reached if peer.plan.is_validator)
-        return Tree(reached, members, tuple((*pair, count) for pair, count in hops.items()))
+        waiting = tuple((peer, delay) for peer, delay in reached if peer.is_hub)
+        return Tree(reached, waiting, tuple((*pair, count) for pair, count in hops.items()))

@@ -19,13 +19,21 @@ from consensus.finality.core import FinalityCore
 from consensus.finality.signer import VoteSigner
 from consensus.rounds import RoundMachine
 from consensus.state import ROSTERS, tile_heads
-from node.tile_work import MergeJob
+from node.tile_work import AggregateJob, MergeJob
 from protocol.codec import encode
 from protocol.digest import Domain, blob_digest, digest, number
 from protocol.finality import Header
-from protocol.ids import Digest, Height, PeerId, TileId, Version
-from protocol.learning import DeltaBundle, FinalizedTip, HeadProposals, RoundAnnouncement
-from protocol.limits import FRAME_BYTES_MAX, SYNC_BLOCKS_PER_ANSWER_MAX
+from protocol.ids import Digest, Height, PeerId, Signature, TileId, Version
+from protocol.learning import (
+    DeltaBundle,
+    FinalizedTip,
+    HeadProposals,
+    RoundAnnouncement,
+    SignedDelta,
+    check_contributors,
+    sign_delta,
+)
+from protocol.limits import SYNC_BLOCKS_PER_ANSWER_MAX
 from protocol.rejection import InvariantBroken, Reason, Rejected
 from protocol.roster import Decided, Head, sign_head
 from simnet.cores.disk import Disk
@@ -39,6 +47,8 @@ ROSTER_PATIENCE_MS: Final = 10_000  # as node/node.py
 PARENT_PATIENCE_MS: Final = 10_000  # as node/services/tiles.py
 UPDATES_BEFORE_TILE: Final = 8  # the same: further behind, the tile itself is fetched
 RETRY_MS: Final = 1_000
+RELAY_HEAD_START_MS: Final = 500  # as node/services/exchange.py
+RELAY_PATIENCE_MS: Final = 10_000
 VERIFY_MS: Final = 20  # of a job in the tile thread: small tiles take a few milliseconds each
 MERGE_MS: Final = 60
 APPLY_MS: Final = 15
@@ -64,6 +74,8 @@ class Peer:
         self.index = plan.index
         self.id = plan.peer
         self.region = plan.region.name
+        self.is_known = False  # whether its whole region is connected to it
+        self.is_hub = False  # whether others may wait for it: as an owner, or as the aggregator of its region
         self.upload_bits_per_ms = 1_000 * plan.hardware.upload_megabits
         self.download_bits_per_ms = 1_000 * plan.hardware.download_megabits
         self.line_free_ms = 0.0  # when what it is sending is sent
@@ -93,6 +105,8 @@ class Peer:
         self._applying: list[Decided] = []
         self._is_applying = False
         self._merging: list[e.StartMerge] = []
+        self._aggregating: list[e.StartAggregation] = []
+        self.fetching: dict[Digest, bool] = {}  # updates that are under way to us: neighbours may wait for them
 
     @property
     def is_running(self) -> bool:
@@ -131,6 +145,7 @@ class Peer:
             outstanding=disk.learner.outstanding,
             counted=self._counted(),
             learned_round=disk.learner.round,
+            region=self.region if world.scenario.learning.aggregation else "",
         )
         core = FinalityCore(
             self.id,
@@ -157,7 +172,15 @@ class Peer:
         self.line_free_ms, self.under_way = 0.0, 0
         self.connected.clear()
         self._rounds_started = self._syncing = self._is_verifying = self._is_applying = False
-        for memory in (self._timers, self._next, self._verifying, self._applying, self._merging):
+        for memory in (
+            self._timers,
+            self._next,
+            self._verifying,
+            self._applying,
+            self._merging,
+            self._aggregating,
+            self.fetching,
+        ):
             memory.clear()
 
     def kill(self) -> None:
@@ -265,6 +288,7 @@ class Peer:
         is_up = self.world.network.reaches(self, other)
         if is_up and other.id not in self.connected:
             self.connected[other.id] = other
+            self.handle(e.RegionTold(other.id, other.region))  # its advert is what it says first
             self.handle(e.PeerConnected(other.id))
         elif not is_up and other.id in self.connected:
             del self.connected[other.id]
@@ -423,7 +447,7 @@ class Peer:
             self.later(150, self._fetch_updates)
             return
         self._verifying = []
-        self._ensure({head.update: (head.proposer, head.update_bytes) for head in heads}, self._judge_heads, heads)
+        self._ensure(heads, self._judge_heads, heads)
 
     def _judge_heads(self, heads: Sequence[Head]) -> None:
         known: list[tuple[Digest, Reason | None]] = []
@@ -442,37 +466,87 @@ class Peer:
             self._verify_heads(e.VerifyHeads(()))
         self.handle(event)
 
-    def _ensure(self, wanted: dict[Digest, tuple[PeerId, int]], then: Callable[..., None], *arguments: Any) -> None:
-        """Fetch those blobs that we lack, each from its preferred peer or else from any; then go on, had or not."""
-        blobs = self.disk.blobs
-        by_server: dict[int, list[Digest]] = {}
-        for name, (preferred, _) in wanted.items():
-            if name in blobs:
-                continue
-            server = self.world.find_holder(self, name, preferred)
-            if server is not None:
-                by_server.setdefault(server.index, []).append(name)
-        waiting = len(by_server)
+    def _ensure(self, heads: Iterable[Head], then: Callable[..., None], *arguments: Any) -> None:
+        """Fetch those heads' updates that we lack, as node/services/exchange.py; then go on, had or not.
+
+        What comes from far away comes into a region once: a relay asks the proposer, its neighbours ask the relay.
+        """
+        groups: dict[PeerId, list[Head]] = {}
+        for head in heads:
+            if head.update not in self.disk.blobs:
+                groups.setdefault(self._choose_source(head), []).append(head)
+        waiting = len(groups)
         if not waiting:
             then(*arguments)
-            return
 
-        def take(answer: Blobs | None, _: object) -> None:
+        def done() -> None:
             nonlocal waiting
             waiting -= 1
-            if answer:
-                self.store_blobs(answer)
             if not waiting:
                 then(*arguments)
 
-        for index, names in by_server.items():
-            server = self.world.peers[index]
+        for source, group in groups.items():
+            is_relay = source != group[0].proposer
+            self.later(RELAY_HEAD_START_MS if is_relay else 0, self._fetch_group, source, group, done)
 
-            def serve(server: Peer = server, names: list[Digest] = names) -> tuple[int, Blobs]:
-                found = {name: server.disk.blobs[name] for name in names if name in server.disk.blobs}
-                return sum(map(len, found.values())) + len(names), found
+    def _choose_source(self, head: Head) -> PeerId:
+        assert self.engine is not None
+        regions = self.engine.rounds.regions
+        if not regions.is_far(head.proposer):
+            return head.proposer
+        relay = regions.find_relay(self.world.network_id, head.tile, (self.id, *self.connected))
+        return head.proposer if relay is None or relay == self.id else relay
 
-            self.world.request(self, server, REQUEST_BYTES + DIGEST_BYTES * len(names), "blob", serve, take, None)
+    def _fetch_group(self, source: PeerId, group: list[Head], done: Callable[[], None]) -> None:
+        """Ask one peer; what it has not, whoever has it."""
+        names = [head.update for head in group if head.update not in self.disk.blobs]
+        if not names:
+            done()
+            return
+        if source == group[0].proposer:
+            self.fetching.update(dict.fromkeys(names, True))
+        server = self.world.by_id[source]
+        until_ms = self.world.now_ms + RELAY_PATIENCE_MS
+
+        def serve() -> tuple[int, Blobs] | None:
+            blobs = server.disk.blobs
+            if self.world.now_ms < until_ms and any(name in server.fetching for name in names):
+                return None  # it is about to have them
+            found = {name: blobs[name] for name in names if name in blobs}
+            return sum(self.world.weigh(data) for data in found.values()) + len(names), found
+
+        size = REQUEST_BYTES + DIGEST_BYTES * len(names)
+        self.world.request(self, server, size, "blob", serve, self._take_updates, (group, done))
+
+    def _take_updates(self, answer: Blobs | None, context: tuple[list[Head], Callable[[], None]]) -> None:
+        group, done = context
+        for head in group:
+            self.fetching.pop(head.update, None)
+        self.store_blobs(answer or {})
+        missing = [head for head in group if head.update not in self.disk.blobs]
+        waiting = 1
+
+        def one_done(answer: Blobs | None, _: object) -> None:
+            nonlocal waiting
+            self.store_blobs(answer or {})
+            waiting -= 1
+            if not waiting:
+                done()
+
+        for head in missing:
+            server = self.world.find_holder(self, head.update, head.proposer)
+            if server is not None:
+                waiting += 1
+                size = REQUEST_BYTES + DIGEST_BYTES
+                self.world.request(self, server, size, "blob", self._give(server, head.update), one_done, None)
+        one_done(None, None)
+
+    def _give(self, server: Peer, name: Digest) -> Callable[[], tuple[int, Blobs]]:
+        def serve() -> tuple[int, Blobs]:
+            data = server.disk.blobs.get(name)
+            return (0, {}) if data is None else (self.world.weigh(data), {name: data})
+
+        return serve
 
     def store_blobs(self, blobs: Blobs) -> None:
         """On our disk from now on, and offered to others."""
@@ -497,11 +571,11 @@ class Peer:
         far = {
             tile for tile, head in newest.items() if head.version - self.disk.tiles[tile] > UPDATES_BEFORE_TILE
         }  # asked only "is it in"
-        wanted = {
-            each.head.update: (each.head.proposer, each.head.update_bytes)
+        wanted = [
+            each.head
             for each in batch
             if each.slot.tile not in far and each.slot.version > self.disk.tiles[each.slot.tile]
-        }
+        ]
         self._ensure(wanted, self._apply_updates, batch, far)
 
     def _apply_updates(self, batch: list[Decided], far: set[TileId]) -> None:
@@ -524,7 +598,7 @@ class Peer:
         if server is None:
             self.later(RETRY_MS, self._fetch_tiles, batch, heads)
             return
-        size = 4 * self.world.shared.tile_map.tile(head.tile).values
+        size = self.world.tile_bytes(head.tile)
         self.world.request(self, server, REQUEST_BYTES, "blob", lambda: (size, head), self._take_tile, (batch, heads))
 
     def _take_tile(self, answer: Head | None, waiting: tuple[list[Decided], list[Head]]) -> None:
@@ -554,7 +628,7 @@ class Peer:
         blobs, shared = self.disk.blobs, self.world.shared
         jobs = []
         for request in requests:
-            deltas = ((ref, shared.read_delta(blobs[ref.delta], FRAME_BYTES_MAX).payload) for ref in request.deltas)
+            deltas = ((ref, shared.read_delta(blobs[ref.delta]).payload) for ref in request.deltas)
             jobs.append(MergeJob(request.slot, tuple(deltas)))
         results = shared.merge(jobs)
         merged, failed = [], []
@@ -594,7 +668,7 @@ class Peer:
 
     def _announce(self, effect: e.Announce) -> None:
         data = encode(RoundAnnouncement(effect.round, "cpu"))
-        self.world.publish(self, "tiles", data, e.RoundAnnounced(self.id, effect.round), to_roster=True)
+        self.world.publish(self, "tiles", data, e.RoundAnnounced(self.id, effect.round), to_hubs=True)
 
     def _start_learning(self, effect: e.StartLearning) -> None:
         seconds = self.plan.hardware.learn_seconds * (1 + LEARN_JITTER * self.world.random.random())
@@ -626,7 +700,7 @@ class Peer:
         names = tuple(name for name in effect.deltas if name in self.disk.blobs)
         blobs = tuple(self.disk.blobs[name] for name in names)
         owner = self.world.by_id[effect.owner]
-        size = len(encode(DeltaBundle(()))) + sum(len(data) + 5 for data in blobs)
+        size = len(encode(DeltaBundle(()))) + sum(self.world.weigh(data) + 5 for data in blobs)
 
         def serve() -> tuple[int, list[tuple[Digest, str]]]:
             outcomes = owner.take_deltas(blobs)
@@ -644,22 +718,21 @@ class Peer:
         self.handle(e.DeltasDelivered(owner, accepted, refused))
 
     def take_deltas(self, blobs: Iterable[bytes]) -> list[tuple[Digest, str]]:
-        """The owner's side: refuse, or store and acknowledge."""
-        assert self.engine is not None
+        """The side of the owner or aggregator: refuse, or store and acknowledge."""
         outcomes: list[tuple[Digest, str]] = []
         accepted: list[e.Delta] = []
         for data in blobs:
             name = blob_digest(data)
             try:
                 accepted.append(self._check_delta(name, data))
-                self.disk.blobs[name] = data
+                self.store_blobs({name: data})
                 outcomes.append((name, ""))
             except Rejected as refusal:
                 self.blamed[refusal.reason.code] += 1
                 outcomes.append((name, refusal.reason.code))
         self.world.note("take", self.index, len(outcomes), len(accepted))
         for delta in accepted:
-            self.disk.candidates[delta.tile, delta.base, delta.learner] = delta
+            self.disk.candidates[delta.tile, *delta.key] = delta
         if accepted:
             self.later(DISK_MS, self.handle, e.DeltasArrived(tuple(accepted)))
         return outcomes
@@ -667,14 +740,75 @@ class Peer:
     def _check_delta(self, name: Digest, data: bytes) -> e.Delta:
         assert self.engine is not None
         shared = self.world.shared
-        signed = shared.read_delta(data, FRAME_BYTES_MAX)
-        delta = e.Delta(signed.tile, signed.base, signed.round, signed.learner, name, signed.tokens)
-        reason = self.engine.rounds.find_refusal(delta)
+        delta = shared.read_delta(data)
+        check_contributors(delta.contributors, delta.tokens)
+        known = _known(delta, name)
+        reason = self.engine.rounds.find_refusal(known)
         if reason is not None:
             raise Rejected(reason)
-        if len(signed.payload) > payload_bytes_max(shared.tile_map.tile(signed.tile).values):
+        if len(delta.payload) > payload_bytes_max(shared.tile_map.tile(delta.tile).values):
             raise Rejected(Reason.TOO_LARGE)
-        return delta
+        return known
+
+    # -- gathering ------------------------------------------------------------------------------------------------------
+
+    def _ask_carried(self, effect: e.AskCarried) -> None:
+        aggregator, names = self.world.by_id[effect.aggregator], effect.deltas
+
+        def serve() -> tuple[int, tuple[Digest, ...]]:
+            assert aggregator.engine is not None
+            carried = tuple(name for name in names if aggregator.engine.rounds.is_carried(name))
+            return RECEIPT_BYTES * len(names), carried
+
+        size = REQUEST_BYTES + DIGEST_BYTES * len(names)
+        self.world.request(self, aggregator, size, "delta", serve, self._hear_carried, effect)
+
+    def _hear_carried(self, carried: tuple[Digest, ...] | None, asked: e.AskCarried) -> None:
+        carried = carried or ()
+        left = tuple(name for name in asked.deltas if name not in carried)
+        self.handle(e.CarriedTold(asked.aggregator, carried, left))
+
+    def _start_aggregation(self, effect: e.StartAggregation) -> None:
+        self._aggregating.append(effect)
+        if len(self._aggregating) == 1:
+            self.later(MERGE_MS, self._aggregate)
+
+    def _aggregate(self) -> None:
+        """As node/services/tiles.py: what was said before is said again, the rest is merged, signed and stored."""
+        requests, self._aggregating = self._aggregating, []
+        blobs, shared = self.disk.blobs, self.world.shared
+        made: list[e.Delta] = []
+        failed: list[tuple[TileId, Version]] = []
+        unusable: list[Digest] = []
+        for request in requests:
+            earlier = self.disk.candidates.get((request.tile, self.id, request.base, True))
+            if earlier is not None:
+                made.append(earlier)
+                continue
+            deltas = ((each, shared.read_delta(blobs[each.delta]).payload) for each in request.contributors)
+            (result,) = shared.work.aggregate([AggregateJob(request.tile, tuple(deltas))])
+            if result.why:
+                failed.append((request.tile, request.base))
+                unusable += result.unusable
+                continue
+            unsigned = SignedDelta(
+                tile=request.tile,
+                base=request.base,
+                round=request.round,
+                learner=self.id,
+                tokens=sum(each.weight for each in request.contributors),
+                payload=result.payload,
+                signature=Signature(bytes(64)),
+                contributors=request.contributors,
+            )
+            signed = sign_delta(unsigned, self.plan.keys.node)
+            data = encode(signed)
+            delta = _known(signed, blob_digest(data))
+            self.store_blobs({delta.digest: data})
+            self.disk.candidates[delta.tile, *delta.key] = delta
+            self.world.note("aggregate", self.index, delta.tile, len(delta.contributors), delta.digest.hex())
+            made.append(delta)
+        self.handle(e.AggregationsDone(tuple(made), tuple(failed), tuple(unusable)))
 
     # -- what it tells people -------------------------------------------------------------------------------------------
 
@@ -706,9 +840,16 @@ class Peer:
         e.Announce: _announce,
         e.StartLearning: _start_learning,
         e.DeliverDeltas: _deliver,
+        e.AskCarried: _ask_carried,
+        e.StartAggregation: _start_aggregation,
         e.StartMerge: _start_merge,
         e.Propose: _propose,
         e.Republish: _republish,
         e.Lagging: _ignore,
         e.Stalled: _ignore,
     }
+
+
+def _known(delta: SignedDelta, name: Digest) -> e.Delta:
+    """What the rules know of it."""
+    return e.Delta(delta.tile, delta.base, delta.round, delta.learner, name, delta.tokens, delta.contributors)

@@ -34,7 +34,7 @@ from protocol.genesis import Genesis
 from protocol.ids import Digest, Height, TileId, Version
 from protocol.keys import verify as verify_signature
 from protocol.learning import SignedDelta, check_delta_signature
-from protocol.limits import BODY_BYTES_MAX, HISTORY_SEGMENTS
+from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, HISTORY_SEGMENTS
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, Roster
 from storage.files import MemoryFiles
@@ -114,14 +114,22 @@ class SharedExecution(Execution):
         anchor: Digest,
         height: Height,
         onions: OnionKeeper | None,
-        memo: Memo,
+        outcomes: Memo,
+        bodies: Memo,
     ) -> None:
         super().__init__(rules, state, anchor, height, onions)
-        self._memo = memo
+        self._known_outcomes = outcomes
+        self._known_bodies = bodies
+
+    def _read_body(self, body: bytes) -> Body:
+        """As ``Execution._read_body``; the heads of a body are then the same objects at everybody."""
+        return self._known_bodies.ask(body, lambda: Execution._read_body(self, body))
 
     def _execute(self, state: State, header: Header, body: Body) -> Any:  # its result is of a private type
         """As ``Execution._execute``. A header names its body, so all depends on it and the parent's root."""
-        return self._memo.ask((state.root(), header.digest()), lambda: Execution._execute(self, state, header, body))
+        return self._known_outcomes.ask(
+            (state.root(), header.digest()), lambda: Execution._execute(self, state, header, body)
+        )
 
 
 class Shared:
@@ -164,7 +172,7 @@ class Shared:
 
     def execution(self, state: State, anchor: Digest, height: Height, onions: OnionKeeper | None) -> Execution:
         """One peer's execution."""
-        return SharedExecution(self.rules, state, anchor, height, onions, self._outcomes)
+        return SharedExecution(self.rules, state, anchor, height, onions, self._outcomes, self._bodies)
 
     def check_chain(self, blocks: Sequence[FinalizedBlock], roster: Roster) -> tuple[FinalizedBlock, ...]:
         """As ``consensus.finality.chain.check_chain``."""
@@ -189,11 +197,11 @@ class Shared:
 
     # -- tiles ----------------------------------------------------------------------------------------------------------
 
-    def read_delta(self, data: bytes, limit_bytes: int) -> SignedDelta:
+    def read_delta(self, data: bytes) -> SignedDelta:
         """A delta whose signature is right; raises ``Rejected``."""
 
         def read() -> SignedDelta:
-            signed = decode(SignedDelta, data, limit_bytes=limit_bytes)
+            signed = decode(SignedDelta, data, limit_bytes=FRAME_BYTES_MAX)
             check_delta_signature(signed)
             return signed
 

@@ -41,20 +41,22 @@ HANDSHAKE_TRIPS: Final = 6  # TCP, Noise, yamux, hello: one-way trips until both
 REFUSED_MS: Final = 50  # until somebody knows that a process is gone: its sockets close
 SILENT_MS: Final = 20_000  # until somebody knows that a route is: pings are not answered
 TIMEOUT_MS: Final = 10_000  # of a request into the void
+LOOK_AGAIN_MS: Final = 100  # while a server waits for what it was asked for
 REDIAL_MS: Final = 5_000  # within which a region that is there again is found
 ENVELOPE_BYTES: Final = 183  # measured (protocol/limits.py)
 LIFETIME_MS: Final = 120_000  # of an envelope (node/services/gossip.py)
 AHEAD_MS_MAX: Final = 485_000  # clocks further behind an envelope's author refuse it: its lifetime is over ten minutes
 SLACK_MS: Final = 5_000
+KNOWN_MAX: Final = (
+    12  # peers of a region whom all others there are connected to: a guess, real ones want 32 of anywhere
+)
 SEARCHED: Final = 16  # how many are looked at for one who has something
 
 # Soft state is counted and not simulated. A region's peers tell one of them, which tells everybody about all of them.
 SOFT_STATE_MS: Final = 30_000  # between adverts (DESIGN 4)
 ADVERT_BYTES: Final = 330  # an advert with one address, in its envelope
 SUMMARY_BYTES: Final = 96  # of a region's summary: how many, what machines, rounds, heights, load (a guess)
-SUMMARY_PEERS_MAX: Final = (
-    32  # whom it names, other ones each time: as many as anybody connects to (node/services/presence.py)
-)
+SUMMARY_PEERS_MAX: Final = 8  # whom it names, other ones each time: after two minutes as many as anybody connects to
 SUMMARY_PEER_BYTES: Final = 96  # id and address of one
 POLLS: Final = 15  # in that time, by everybody who follows (node/node.py)
 POLL_BYTES: Final = 160  # question, an answer without blocks, frames
@@ -77,6 +79,7 @@ class World:
         plans = plan_peers(scenario, seed)
         genesis = make_genesis(scenario, [plan.keys for plan in plans], seed)
         self.shared = Shared(genesis, memo=memo)
+        self.network_id = Digest(genesis.network_id())
         self.learner_work = LearnerWork(genesis, self.shared.tile_map)
         self.valley = Valley(self.shared.tile_map, genesis.model_seed)
         self.blobs: dict[Digest, bytes] = {}  # whatever anybody ever stored
@@ -92,6 +95,10 @@ class World:
         self.peers: list[Peer] = [Peer(self, plan) for plan in plans]
         self.by_id: dict[PeerId, Peer] = {peer.id: peer for peer in self.peers}
         self._validators = [peer for peer in self.peers if peer.plan.is_validator]
+        self._in_region: dict[str, list[Peer]] = {}
+        for peer in self.peers:
+            self._in_region.setdefault(peer.region, []).append(peer)
+        self._introduce()
         self._is_skewed = any(plan.clock_offset_ms for plan in plans)
         self.gossip = Gossip(self.network, self.peers, self.random)
         self.account = Account(self)
@@ -223,8 +230,22 @@ class World:
         self._judge_quorum()
 
     def _counterparts(self, peer: Peer) -> Sequence[Peer]:
-        """Whom a peer is connected to: the roster to everybody, everybody to the roster."""
-        return [other for other in (self.peers if peer.plan.is_validator else self._validators) if other is not peer]
+        """Whom a peer is connected to: the roster to everybody, everybody to the roster and to some of its region."""
+        if peer.plan.is_validator:
+            return [other for other in self.peers if other is not peer]
+        near = self._in_region[peer.region]
+        if not peer.is_known:
+            near = near[:KNOWN_MAX]
+        return [*self._validators, *(other for other in near if other is not peer and not other.plan.is_validator)]
+
+    def _introduce(self) -> None:
+        """A region's first peers are those whom everybody there knows; owners and aggregators are told who takes part."""
+        for peers in self._in_region.values():
+            members = [peer for peer in peers if peer.plan.is_validator]
+            for peer in peers[:KNOWN_MAX]:
+                peer.is_known = True
+            for peer in members or peers[:KNOWN_MAX]:
+                peer.is_hub = True
 
     def _judge_quorum(self) -> None:
         possible = self._can_decide([peer for peer in self._validators if peer.is_running])
@@ -267,11 +288,11 @@ class World:
         server: Peer,
         size_bytes: int,
         kind: str,
-        serve: Callable[[], tuple[int, Any]],
+        serve: Callable[[], tuple[int, Any] | None],
         take: Callable[[Any, Any], None],
         context: Any,
     ) -> None:
-        """Ask; ``serve`` runs at the server as the question arrives and says how large its answer is.
+        """Ask; ``serve`` runs at the server as the question arrives and says how large its answer is; None: not yet.
 
         ``take(answer, context)`` runs at the asker, with None where no answer came.
         """
@@ -290,18 +311,23 @@ class World:
         server: Peer,
         server_life: int,
         kind: str,
-        serve: Callable[[], tuple[int, Any]],
+        serve: Callable[[], tuple[int, Any] | None],
         take: Callable[[Any, Any], None],
         context: Any,
     ) -> None:
         if server.life != server_life or not server.is_running:
             self.later(REFUSED_MS, self._answered, asker, life, None, take, None, context)
             return
-        server.under_way -= 1
         if not self.network.reaches(asker, server):
+            server.under_way -= 1
             self.later(TIMEOUT_MS, self._answered, asker, life, None, take, None, context)
             return
-        size_bytes, answer = serve()
+        served = serve()
+        if served is None:
+            self.later(LOOK_AGAIN_MS, self._asked, asker, life, server, server_life, kind, serve, take, context)
+            return
+        server.under_way -= 1
+        size_bytes, answer = served
         delay_ms = self.network.send_ms(server, asker, size_bytes, self.now_ms, kind)
         self.later(delay_ms, self._answered, asker, life, server, take, answer, context)
 
@@ -315,14 +341,14 @@ class World:
             return
         take(answer, context)
 
-    def publish(self, source: Peer, topic: str, data: bytes, event: Any, *, to_roster: bool = False) -> None:
-        """Gossip. Its bytes go to everybody; ``to_roster``: only members of the first roster are told."""
+    def publish(self, source: Peer, topic: str, data: bytes, event: Any, *, to_hubs: bool = False) -> None:
+        """Gossip. Its bytes go to everybody; ``to_hubs``: only those are told who may own or gather."""
         tree = self.gossip.tree(source)
         size_bytes = len(data) + ENVELOPE_BYTES
         for one, other, copies in tree.hops:
             self.network.count(one, other, copies * size_bytes, topic)
         self.note("publish", source.index, topic, size_bytes)
-        for peer, delay_ms in tree.members if to_roster else tree.delays:
+        for peer, delay_ms in tree.waiting if to_hubs else tree.delays:
             if not self._is_skewed or self._is_fresh(source, peer):
                 self.later(delay_ms, peer.hear, event)
 
@@ -330,6 +356,14 @@ class World:
         """Whether a receiver's clock believes the lifetime that an author's gave an envelope."""
         ahead_ms = source.plan.clock_offset_ms - to.plan.clock_offset_ms
         return -LIFETIME_MS - SLACK_MS <= ahead_ms <= AHEAD_MS_MAX
+
+    def weigh(self, data: bytes) -> int:
+        """Bytes of a blob on the wire. A benchmark of larger tiles says others."""
+        return len(data)
+
+    def tile_bytes(self, tile: TileId) -> int:
+        """Bytes of a tile's file on the wire."""
+        return 4 * self.shared.tile_map.tile(tile).values
 
     def size_of_blocks(self, blocks: Iterable[FinalizedBlock]) -> int:
         """In an answer of the sync protocol."""
@@ -361,6 +395,8 @@ class World:
 
     def find_server(self, asker: Peer, first: Height) -> Peer | None:
         """Somebody who has a block of this height."""
+        if first > self.account.height:
+            return None
         return self._search(asker, lambda peer: peer.disk.tip >= first)
 
     def _search(self, asker: Peer, is_wanted: Callable[[Peer], bool]) -> Peer | None:

@@ -231,3 +231,28 @@ def test_progress_is_heard() -> None:
 def test_shipped_scenario_holds(name: str) -> None:
     """Every scenario that cores can run passes its own invariants, small and short."""
     check(run_scenario(ci_sized(find_scenario(name)), 1))
+
+
+def test_a_region_sends_one_delta_where_each_learner_would_send_its_own() -> None:
+    """With aggregation fewer bytes of deltas cross the sea, and every learner still counts; without, nobody gathers."""
+    regions = (Region("north", 1, (10.0, 60.0)), Region("south", 1, (20.0, -30.0)))
+    crowd = replace(SMALL, peers=24, regions=regions, routes=(), seconds=60.0)
+    gathered, direct = (
+        World(replace(crowd, learning=replace(crowd.learning, aggregation=on)), 14) for on in (True, False)
+    )
+    for world in (gathered, direct):
+        check(world.run())
+    last = {id(world): world.watch.rounds[-1] for world in (gathered, direct)}
+    assert last[id(gathered)].learners == 24
+    assert last[id(direct)].learners < 24  # strangers have eight places a tile
+    contributors = [
+        max(
+            len(ref.contributors)
+            for block in world.peers[0].disk.ledger
+            for head in world.shared.heads_of(block)
+            for ref in head.deltas
+        )
+        for world in (gathered, direct)
+    ]
+    assert contributors[0] > 1
+    assert contributors[1] == 0
