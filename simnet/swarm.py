@@ -175,7 +175,11 @@ def _arrivals(scenario: Scenario, draw: random.Random, at: float) -> Scenario:
 def _villains(scenario: Scenario, draw: random.Random, _at: float) -> Scenario:
     kinds = draw.sample(VILLAIN_KINDS, draw.randint(1, 2))
     total = draw.uniform(0.1, 0.3)
-    return replace(scenario, villains=tuple(Villains(kind, total / len(kinds), draw.randint(0, 2)) for kind in kinds))
+    return replace(
+        scenario,
+        villains=tuple(Villains(kind, total / len(kinds), draw.randint(0, 2)) for kind in kinds),
+        learning=replace(scenario.learning, merge_rule="agreement"),  # the rule that withstands them
+    )
 
 
 KINDS: Final = (

@@ -11,7 +11,7 @@ from consensus.engine import Engine
 from consensus.execution import Execution
 from consensus.finality.core import FinalityCore
 from consensus.finality.events import Anchor, Started
-from consensus.rounds import AGAIN, ANNOUNCERS_MAX, SILENCE, STRANGERS_PER_TILE_MAX, RoundMachine
+from consensus.rounds import AGAIN, ANNOUNCERS_MAX, SILENCE, STANDBY_COLLECTS, STRANGERS_PER_TILE_MAX, RoundMachine
 from consensus.state import State, tile_heads
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK
@@ -572,3 +572,21 @@ def test_the_engine_tells_rounds_of_verified_heads():
     assert ask.heads == (head,)
     engine.handle(e.HeadsVerified(((head.digest(), None),)), 0)
     assert engine.rounds._why(TILE) == "its head is proposed, but not finalized"
+
+
+# -- a new epoch --------------------------------------------------------------------------------------------------------
+
+
+def test_an_owner_whom_an_epoch_makes_after_the_deadline_waits_for_what_is_delivered_again():
+    """Everybody delivers anew when the owners change; merging its own delta at once would leave all others out."""
+    machine, effects = started(OWNER, connected=ORDER)
+    learn(machine, effects, tiles=[TILE])
+    late = ROUND_MS + 1
+    assert not of(e.StartMerge, machine.open_epoch(RULES, late - 2))  # just before the deadline: others are expected
+    assert not of(e.StartMerge, machine.handle(e.RoundTimer(), late))
+    (merge,) = [
+        each
+        for each in of(e.StartMerge, machine.handle(e.RoundTimer(), late + share(STANDBY_COLLECTS)))
+        if each.slot.tile == TILE
+    ]
+    assert [reference.learner for reference in merge.deltas] == [OWNER]
