@@ -6,7 +6,8 @@ Merging and the outer step are recomputed by every holder and voted on by their 
   integer. Each is correctly rounded by the standard, so scalar, SSE, AVX and NEON code agree. numpy runs each as a
   loop of its own, so that no multiply and add can fuse into one rounding.
 * No sum, mean, dot or matmul over floats: their order is the CPU's business. Sums are loops over whole arrays in a
-  stated order, halving trees (:func:`tree_sum`), or integers.
+  stated order, halving trees (:func:`tree_sum`), or integers, also those that floats hold as long as every sum of them is
+  exact (:func:`exact_dot`, ``compute/agreement.py``).
 * No exp, log, pow, trigonometry. Scalars (learning rates, bias corrections, weights) are exact rationals, rounded
   once to float32 by integers (:func:`float32_of`).
 * No subnormals, infinities, NaN or minus zero. Processors may be told to flush subnormals, and NaN has many bit

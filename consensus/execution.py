@@ -273,6 +273,10 @@ class Execution:
         """Take a transaction into the pool; raises ``Rejected`` as ``Mempool.add``."""
         return self.mempool.add(transaction, self.state)
 
+    def _read_body(self, body: bytes) -> Body:
+        """A body's checked form; raises ``Rejected``. Where one process plays many nodes, they read it once."""
+        return decode(Body, body, limit_bytes=BODY_BYTES_MAX)
+
     def _read_transactions(self, body: Body) -> tuple[SignedTransaction, ...]:
         """The transactions of a body; raises ``Rejected`` as ``check_transaction``. Those in the pool were checked."""
         return tuple(self.mempool.find(data) or check_transaction(data, self.rules.chain) for data in body.transactions)
@@ -349,7 +353,7 @@ class Execution:
         if block in self._verdicts:
             return [self._verdicts[block]]
         try:
-            decoded = decode(Body, body, limit_bytes=BODY_BYTES_MAX)
+            decoded = self._read_body(body)
         except Rejected as refusal:
             return [self._conclude(Verdict(block, False, refusal=refusal))]
         evicted: list[Answer] = []
@@ -452,7 +456,7 @@ class Execution:
     def replay(self, final: FinalizedBlock) -> FinalBlock:
         """As ``finalize``, for who only looks back: raises ``Rejected`` where a block does not execute."""
         header, block = final.header, final.header.digest()
-        body = decode(Body, final.body, limit_bytes=BODY_BYTES_MAX)
+        body = self._read_body(final.body)
         outcome = self._outcomes.get(block) or self._execute(self.state, header, body)
         committed = CommittedBlock(final, tuple(changes_between(self.state, outcome.state)), outcome.receipts)
         self.state, self.anchor, self.height = outcome.state, block, header.height

@@ -245,6 +245,7 @@ class RoundMachine:
         self._round = -1  # none is open
         self._rounds_closed = 0
         self._opened_at = 0
+        self._epoch_at = 0  # when the epoch began, if that was seen
         self._retry_at = 0
         self._progress_at = 0  # when this round last decided a tile, or our learner finished
         self._learning: int | None = None
@@ -326,6 +327,7 @@ class RoundMachine:
     def open_epoch(self, rules: HeadRules, now: int) -> list[RoundEffect]:
         """Other members, other owners. What a former owner proposed and did not get decided, a new one merges and proposes."""
         self._rules = rules
+        self._epoch_at = now
         self._members = {member.node for member in rules.roster.members}
         here = self._connected | {self._me}
         self._lost_at = {
@@ -914,9 +916,10 @@ class RoundMachine:
     def _collects_until(self, opens_at: int) -> int:
         """Until when an attempt waits for expected learners: the deadline, also where only we lost the owner.
 
-        A standby whose link to a living owner broke would otherwise be first, with its own delta alone.
+        A standby whose link to a living owner broke would otherwise be first, with its own delta alone; and so would an owner
+        that an epoch made after the deadline, to whom nobody has delivered yet.
         """
-        return max(self._deadline(), opens_at + self._share(STANDBY_COLLECTS))
+        return max(self._deadline(), max(opens_at, self._epoch_at) + self._share(STANDBY_COLLECTS))
 
     def _attempt_times(self, name: TileId) -> list[int]:
         """When each attempt at the tile's open slot begins, by our clock and what we know of connections now.

@@ -10,6 +10,7 @@ Own rows in the database (storage.keys.own_key):
     open      epoch | view | 0 or 1 | id -> StoredBlock or Certificate    finality above the tip, dropped when final
     delta     tile | base | learner -> Delta               deltas given to this node as an owner or aggregator; and, with a
                                                            + behind the key, aggregates
+    peers                           -> KnownPeers          whom this node was connected to, to find the network again
     learner                         -> LearnerRecord       the learner's journal: state file and deltas without a fate
     pool      id                    -> Transaction         our own transactions that are in no block yet
     sequence                        -> u64                 envelope numbers below this may have been used
@@ -102,6 +103,12 @@ class LearnerRecord(Message, frozen=True):
     state_file: str
     outstanding: tuple[DeltaRow, ...]
     tokens_total: int
+
+
+class KnownPeers(Message, frozen=True):
+    """Addresses at which peers were reached lately: where a node looks when those that it was told to begin with are gone."""
+
+    addresses: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -302,6 +309,17 @@ class Ground:
         """Add to ``batch`` the removal of transactions that are in a block, or never will be."""
         for name in names:
             batch.delete(own_key("pool", name))
+
+    def known_peers(self) -> tuple[str, ...]:
+        """Addresses of peers that this node was connected to."""
+        value = self.index.get(own_key("peers"))
+        return () if value is None else decode(KnownPeers, value, limit_bytes=FRAME_BYTES_MAX).addresses
+
+    def store_known_peers(self, addresses: Iterable[str]) -> None:
+        """Keep them; not synced, because older ones do as well."""
+        batch = Batch()
+        batch.put(own_key("peers"), encode(KnownPeers(tuple(addresses))))
+        self.index.write(batch, durable=False)
 
     def sequence_reserved(self) -> int:
         """Envelope numbers below this may have been used."""

@@ -43,9 +43,9 @@ class Parts:
         """The world of a level; imports it."""
         return cast(RunScenario, importlib.import_module(self.cores if level == 1 else self.nodes).run_scenario)
 
-    def render(self, outcome: Outcome) -> str:
+    def render(self, outcome: Outcome, scenario: Scenario) -> str:
         """A run as one page of HTML."""
-        return cast(str, importlib.import_module(self.page).render(outcome))
+        return cast(str, importlib.import_module(self.page).render(outcome, scenario))
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,7 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     villains: tuple[Villains, ...] = ()
     default_latency_ms: float = 80.0  # between regions without a route
-    _routes: dict[tuple[str, str], Route] = field(default_factory=dict, repr=False, compare=False)
+    _routes: dict[tuple[str, str], Route] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def route(self, one: str, other: str) -> Route:
         """The route between two regions, in either direction."""

@@ -172,7 +172,7 @@ def _run_one(plan: Plan, seed: int, page: Path | None, as_json: bool) -> int:
     progress = TimeProgress(plan.scenario_of(seed).seconds)
     outcome = _noting(lambda: run_seed(plan, seed, progress.update), progress.close)
     if page is not None:
-        page.write_text(plan.parts.render(outcome), encoding="utf-8")
+        page.write_text(plan.parts.render(outcome, plan.scenario_of(seed)), encoding="utf-8")
     tell_breaches(outcome)
     if as_json:
         print_json(outcome.facts())

@@ -133,8 +133,10 @@ def _of_crowd(fault: Fault, part: float, peers: int) -> Fault:
             return replace(fault, share=_somebody(fault.share, peers))
         case GenesisLiars():
             return replace(fault, peers=max(1, round(fault.peers * part)))
-        case CutRegion() | SlowRegion() | KillBootstraps() | KillOwners() | Eclipse():
-            return fault  # a victim has so many connections, however large the network is
+        case Eclipse():  # a victim has so many connections, however large the network is; they are always more than it
+            return replace(fault, attackers=min(fault.attackers, max(peers, round(fault.attackers * part))))
+        case CutRegion() | SlowRegion() | KillBootstraps() | KillOwners():
+            return fault
 
 
 def _at_pace(fault: Fault, pace: _Pace) -> Fault:

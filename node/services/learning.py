@@ -76,7 +76,7 @@ from protocol.learning import (
 from protocol.limits import FRAME_BYTES_MAX, KIB
 from protocol.rejection import Reason, Rejected
 from storage.blobs import blob_file_name, is_inline
-from storage.kv import Batch
+from storage.kv import Batch, DatabaseCorrupt
 from storage.tile_format import tile_file_name
 
 log = structlog.get_logger()
@@ -391,15 +391,24 @@ class LearningService:
             except Rejected as refusal:
                 self._report(peer, refusal)
                 outcomes.append(refusal.reason.code)
-        self._ground.blobs.put_many(kept)
-        batch = Batch()
-        self._ground.store_candidates(batch, accepted)
-        if batch:
-            self._ground.index.write(batch)
+        try:
+            self._keep(kept, accepted)
+        except DatabaseCorrupt:
+            raise
+        except OSError as error:  # whoever gave them keeps them, and tries again
+            raise Rejected(Reason.BUSY, f"this node's disk takes nothing: {error.strerror or error}") from None
         if accepted:
             await self._post(DeltasArrived(tuple(accepted)))
         outcomes += ["" if self._is_carried(name) else Reason.NOT_FOUND.code for name in bundle.carried]
         return encode(DeltaReceipt(tuple(outcomes)))
+
+    def _keep(self, encoded: Sequence[bytes], deltas: Sequence[Delta]) -> None:
+        """Durable on return: only then are they acknowledged."""
+        self._ground.blobs.put_many(encoded)
+        batch = Batch()
+        self._ground.store_candidates(batch, deltas)
+        if batch:
+            self._ground.index.write(batch)
 
     def _check_delta(self, encoded: bytes) -> Delta:
         signed = decode(SignedDelta, encoded, limit_bytes=FRAME_BYTES_MAX)

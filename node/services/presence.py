@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,6 +16,7 @@ from p2p.transport import PeerUnreachable, RequestFailed
 from protocol.ids import Height, NetworkId, PeerId, Round, peer_text, short
 from protocol.learning import Advert, RoundAnnouncement
 from protocol.rejection import Rejected
+from storage.kv import DatabaseCorrupt
 
 if TYPE_CHECKING:
     from node.node import Node
@@ -28,6 +29,7 @@ RECORD_SECONDS = 12 * 3600.0  # libp2p.md 4: records are put again well before t
 LOOK_SECONDS = 2.0
 ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
 FIND_SECONDS_MAX = 5.0
+PEERS_REMEMBERED_MAX = 64  # across a restart: some kilobytes (a guess)
 
 
 def model_key(network: NetworkId) -> str:
@@ -94,9 +96,15 @@ class Presence:
 
     async def _look_around(self) -> None:
         """Dial peers that adverts speak of, and judge our clock by theirs."""
+        remembered = self._node.ground.known_peers()
         while True:
             await trio.sleep(LOOK_SECONDS)
             connected = set(self._node.transport.connected_peers())
+            if not connected:  # where we were told to begin, nobody is: those whom we knew may still be there
+                for address in remembered:
+                    await self._dial_at(address)
+            else:
+                remembered = self._remember(remembered)
             for peer, advert in self._strangers(connected):
                 if await self._dial(peer, advert.addresses):
                     connected.add(peer)
@@ -114,15 +122,33 @@ class Presence:
             wanted += islice(others, room + 1)  # one of them may be this node itself
         return [(peer, adverts[peer]) for peer in wanted if peer != node.ground.peer]
 
+    def _remember(self, remembered: tuple[str, ...]) -> tuple[str, ...]:
+        """Write down who is here, when that is somebody else than before."""
+        node = self._node
+        here = (node.transport.known_addresses(peer)[:1] for peer in node.transport.connected_peers())
+        now = tuple(chain.from_iterable(here))[:PEERS_REMEMBERED_MAX]
+        if now != remembered:
+            try:
+                node.ground.store_known_peers(now)
+            except DatabaseCorrupt:
+                raise
+            except OSError as error:  # a full disk: what is written there is old, and better than nothing
+                log.warning("peers could not be written down", why=str(error))
+        return now
+
+    async def _dial_at(self, address: str) -> bool:
+        try:
+            await self._node.transport.dial(address)
+        except (PeerUnreachable, Rejected):
+            return False
+        return True
+
     async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
         for address in addresses:
             if not address.endswith(peer_text(peer)):
                 continue
-            try:
-                await self._node.transport.dial(address)
+            if await self._dial_at(address):
                 return True
-            except (PeerUnreachable, Rejected):
-                continue
         self._node.inbound.adverts.pop(peer, None)  # not there any more; it will advertise again
         return False
 
@@ -169,10 +195,7 @@ class Presence:
         for peer in providers:
             if peer not in node.transport.connected_peers():
                 for address in node.transport.known_addresses(peer):
-                    try:
-                        await node.transport.dial(address)
+                    if await self._dial_at(address):
                         break
-                    except (PeerUnreachable, Rejected):
-                        continue
         log.info("providers", key=key[-8:], peers=[short(peer) for peer in providers])
         return providers

@@ -533,6 +533,8 @@ class MemoryHost(StreamHost):
             self._events_in.send_nowait(GossipReceived(topic, forwarder, data))
         except trio.WouldBlock:
             self._start(self._tell, GossipReceived(topic, forwarder, data))
+        except trio.ClosedResourceError:
+            self._counters.dropped("gossip to a host that is closed")
 
     def _peer_admitted(self, peer: PeerId) -> None:
         self._choose()

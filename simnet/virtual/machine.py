@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 PORT: Final = 4001
 CONNECTIONS: Final = 8  # that each looks for: enough for a mesh, few enough for hundreds of machines in one process
 MakeLearner = Callable[["VirtualMachine", Ground], "WorkerHandle"]
+OpenHost = Callable[..., AbstractAsyncContextManager[MemoryHost]]
 
 
 def listen_address(plan: PeerPlan) -> str:
@@ -46,6 +48,14 @@ def listen_address(plan: PeerPlan) -> str:
 def address_of(plan: PeerPlan) -> str:
     """Where anybody can dial a machine."""
     return f"{listen_address(plan)}/p2p/{peer_text(plan.peer)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What every machine runs. Tests hand in programs with a bug, and see whether it is found."""
+
+    node: type[WatchedNode]
+    open_host: OpenHost = open_memory_host
 
 
 @dataclass(slots=True)
@@ -62,6 +72,8 @@ class World:
     aggregation: bool  # between regions
     draw: random.Random
     finalized: Callable[[PeerId, Header], None]
+    closing: Callable[[int], None]
+    program: Program
 
 
 class WatchedNode(Node):
@@ -79,6 +91,7 @@ class WatchedNode(Node):
 
     async def _round_closed(self, effect: RoundClosed) -> None:
         await super()._round_closed(effect)
+        self._machine.world.closing(effect.round)
         self._machine.world.watch.round_closed(self.ground.peer, effect.round, trio.current_time())
 
     async def _post_tiles(self, event: Any) -> None:
@@ -171,8 +184,10 @@ class VirtualMachine:
                 raise Rejected(Reason.FOREIGN_NETWORK, f"its network is {hello[:8].hex()}...")
 
         ground = self._open_ground()
+        for tile in ground.genesis_roots if self.lives > 1 else ():
+            self.applied(ground, tile)
         try:
-            async with open_memory_host(
+            async with self.world.program.open_host(
                 self.world.network,
                 ground.keys.node.seed,
                 listen=(listen_address(self.plan),),
@@ -184,7 +199,7 @@ class VirtualMachine:
                 connections_wanted=CONNECTIONS,
             ) as self._host:
                 machine = Machine(lambda ground: self.world.make_learner(self, ground), run_inline)
-                self.node = WatchedNode(self, ground, self._host, self.clock, machine)
+                self.node = self.world.program.node(self, ground, self._host, self.clock, machine)
                 await self.node.run()
         finally:
             ground.close()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 AGAIN_SECONDS: Final = 5.0  # between two dials of everybody
 FIRST_INDEX: Final = 100_000  # their keys and addresses are nobody's of the scenario
 PORT: Final = 4001
+NEIGHBOURS: Final = 8  # that an attacker dials, and as many dial it: all of them would be thousands of connections
 
 
 async def lie(world: VirtualWorld, fault: GenesisLiars, draw: random.Random) -> None:
@@ -47,10 +48,11 @@ async def eclipse(world: VirtualWorld, fault: Eclipse, draw: random.Random) -> N
     async with AsyncExitStack() as stack:
         network = world.genesis.network_id()
         attackers = [await _open(world, stack, index, network, draw) for index in range(fault.attackers)]
-        for one in attackers:  # what each says when it is asked for others
-            for other in attackers:
-                if one is not other:
-                    await _dial(one, other.addresses[0])
+        ring = attackers + attackers[:NEIGHBOURS]
+        for index, attacker in enumerate(attackers):  # what each says when it is asked for others
+            for other in ring[index + 1 : index + 1 + NEIGHBOURS]:
+                if other is not attacker:
+                    await _dial(attacker, other.addresses[0])
         while True:
             for attacker in attackers:
                 _forget_events(attacker)

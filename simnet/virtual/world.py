@@ -17,6 +17,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -31,16 +32,17 @@ from protocol.ids import PeerId, short
 from protocol.keys import begin_remembering, end_remembering
 from simnet.checkers.watch import Watch
 from simnet.compute import Valley
-from simnet.network import CREATED_MS, make_genesis, make_shards, plan_peers
+from simnet.network import CREATED_MS, PeerPlan, make_genesis, make_shards, plan_peers
 from simnet.outcome import Happening, Outcome, RegionOutcome, Sample
 from simnet.scenario import Scenario
-from simnet.villains import VILLAINS, Conspiracy
+from simnet.shadow import shadow_losses
+from simnet.villains import VILLAINS, Conspiracy, Villain
 from simnet.virtual.disk import Pool
 from simnet.virtual.faults import start_faults
 from simnet.virtual.learner import AnalyticDevice, Landscape, ModelDevice, made_report
 from simnet.virtual.links import RegionLinks
-from simnet.virtual.machine import VirtualMachine, World, address_of
-from simnet.virtual.time import run_virtually
+from simnet.virtual.machine import Program, VirtualMachine, WatchedNode, World, address_of
+from simnet.virtual.time import end_of_time, run_virtually
 from simnet.virtual.worker import NamedFiles, VirtualWorker
 
 LEVEL: Final = 2
@@ -52,11 +54,15 @@ EVALUATE_SHARE: Final = 20  # an evaluation takes this part of a round's learnin
 STOP_SECONDS_MAX: Final = 60.0  # a node that was told to stop and has not by then never will
 RESTART_SECONDS: Final = 10.0  # after which a process that ended by itself is started again, as service managers do
 
+RIGHT: Final = Program(WatchedNode)
+
 
 class VirtualWorld:
     """``run`` it in virtual time, then ask for its ``outcome``."""
 
-    def __init__(self, scenario: Scenario, seed: int, on_progress: Callable[[float], None] | None) -> None:
+    def __init__(
+        self, scenario: Scenario, seed: int, on_progress: Callable[[float], None] | None, program: Program = RIGHT
+    ) -> None:
         self.scenario = scenario
         self.seed = seed
         self.draw = random.Random(seed)
@@ -64,11 +70,15 @@ class VirtualWorld:
         plans = plan_peers(scenario, seed)
         genesis = make_genesis(scenario, [plan.keys for plan in plans], seed)
         tile_map = TileMap.from_shape(genesis.model, genesis.tile_bytes)
-        valley = Valley(tile_map, b"simnet %d" % seed)
+        valley = Valley(tile_map, genesis.model_seed)
         self._landscape = Landscape(valley, Conspiracy(seed))
         self.pool = Pool()
         self.watch = Watch(
-            genesis, scenario, self.pool.find, valley if scenario.learning.compute == "analytic" else None
+            genesis,
+            scenario,
+            self.pool.find,
+            valley if scenario.learning.compute == "analytic" else None,
+            partial(shadow_losses, scenario, seed),
         )
         self.links = RegionLinks(scenario, random.Random(self.draw.getrandbits(64)))
         self.network = MemoryNetwork(random.Random(self.draw.getrandbits(64)), links=self.links)
@@ -83,6 +93,8 @@ class VirtualWorld:
             aggregation=scenario.learning.aggregation,
             draw=self.draw,
             finalized=self._finalized,
+            closing=self._closing,
+            program=program,
         )
         for plan in plans:
             self.links.connect(plan.peer, plan.region, plan.hardware)
@@ -98,6 +110,9 @@ class VirtualWorld:
         self._lag_seconds = 0.0
         self._told = (0, 0, Counter[str]())  # traffic at the last sample
         self._quorum = True
+        self._villains: dict[int, Villain] = {}
+        self._last_final = 0.0
+        self._closed = -1  # the newest round that anybody closed
 
     # -- the life of the world ------------------------------------------------------------------------------------------
 
@@ -116,6 +131,8 @@ class VirtualWorld:
                 for machine in self.machines:
                     stopping.start_soon(self._stop, machine)
             self.watch.finish(now, running)
+            if any(machine.is_running for machine in self.machines):
+                end_of_time()  # a task that cannot be cancelled would go on for ever
             self._nursery.cancel_scope.cancel()
 
     async def _stop(self, machine: VirtualMachine) -> None:
@@ -170,10 +187,7 @@ class VirtualWorld:
         if self.scenario.learning.compute == "model":
             device = ModelDevice(report)
         else:
-            villain = None
-            if plan.villain is not None:
-                villain = VILLAINS[plan.villain](plan.peer, self.seed, self._landscape.conspiracy)
-            device = AnalyticDevice(self._landscape, report, villain, plan.villain_from_round)
+            device = AnalyticDevice(self._landscape, report, self._villain(plan), plan.villain_from_round)
         return VirtualWorker(
             device,
             NamedFiles(machine.disk.files, machine.disk.name_of),
@@ -182,6 +196,12 @@ class VirtualWorld:
             evaluate_seconds=plan.hardware.learn_seconds / EVALUATE_SHARE,
             on_log=lambda line: self.watch.failed(plan.peer, f"its learner said: {line}", trio.current_time()),
         )
+
+    def _villain(self, plan: PeerPlan) -> Villain | None:
+        """What a learner is led by, if it is a villain's. It remembers what it did, also when its process begins again."""
+        if plan.villain is not None and plan.index not in self._villains:
+            self._villains[plan.index] = VILLAINS[plan.villain](plan.peer, self.seed, self._landscape.conspiracy)
+        return self._villains.get(plan.index)
 
     # -- what is seen ---------------------------------------------------------------------------------------------------
 
@@ -193,6 +213,14 @@ class VirtualWorld:
         running = sum(machine.is_running for machine in self.machines)
         if self._finals[header.height] == (2 * running + 2) // 3:
             self._lag_seconds = max(self._lag_seconds, now - (header.time_ms - CREATED_MS) / 1000)
+            self._last_final = now
+
+    def _closing(self, round_number: int) -> None:
+        """Somebody closes a round: the first to do so closes its account of traffic."""
+        if round_number > self._closed:
+            self._closed = round_number
+            wan_bytes, local_bytes, _ = self.links.totals()
+            self.watch.traffic(trio.current_time(), wan_bytes, local_bytes)
 
     def judge_quorum(self) -> None:
         """Tell the checkers whether more than two thirds of the validators run and reach each other."""
@@ -221,6 +249,8 @@ class VirtualWorld:
 
     def _take_sample(self) -> None:
         now, longest = trio.current_time(), 0
+        late = now - self._last_final - self.genesis.chain.idle_interval_ms / 1000  # while nothing becomes final
+        lag_seconds = max(self._lag_seconds, late if late > self.genesis.chain.view_delta_ms / 1000 else 0.0)
         for machine in self.machines:
             for name, (length, length_max) in machine.queues().items():
                 longest = max(longest, length)
@@ -236,7 +266,7 @@ class VirtualWorld:
                 wan_bytes=wan_total - wan_bytes,
                 local_bytes=local_total - local_bytes,
                 by_kind={kind_text(kind): count for kind, count in sorted((self.links.by_kind - kinds).items())},
-                finality_lag_seconds=round(self._lag_seconds, 3),
+                finality_lag_seconds=round(lag_seconds, 3),
                 height=max(self._finals, default=0),
                 queue_max=longest,
             )
@@ -332,14 +362,23 @@ def _sparing() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def run_scenario(scenario: Scenario, seed: int, *, on_progress: Callable[[float], None] | None = None) -> Outcome:
+def run_scenario(
+    scenario: Scenario,
+    seed: int,
+    *,
+    on_progress: Callable[[float], None] | None = None,
+    program: Program = RIGHT,
+) -> Outcome:
     """One run of whole nodes. ``on_progress`` hears the virtual seconds gone."""
 
-    async def main() -> VirtualWorld:
-        world = VirtualWorld(scenario, seed, on_progress)
+    worlds: list[VirtualWorld] = []
+
+    async def main() -> None:
+        world = VirtualWorld(scenario, seed, on_progress, program)
+        worlds.append(world)
         with _quiet(world.watch, world.machines[0].peer):
             await world.run()
-        return world
 
     with _sparing():
-        return run_virtually(seed, main).outcome()
+        run_virtually(seed, main)
+    return worlds[0].outcome()

@@ -18,6 +18,7 @@ PROGRAMS = [
     pytest.param("parity", marks=pytest.mark.slow),
     pytest.param("poison", marks=pytest.mark.slow),
     pytest.param("tile_round", marks=pytest.mark.slow),
+    pytest.param("traffic", marks=pytest.mark.slow),
 ]
 
 

@@ -189,6 +189,15 @@ def test_every_key_of_a_template_has_its_reason(path):
             assert before.startswith("#") or "=" in before, f"{line!r} has no reason"
 
 
+def test_strangers_merge_by_agreement_and_friends_by_mean() -> None:
+    """The rule of each shipped network; every one of them can be founded."""
+    assert [load_template(name).learning.merge_rule for name in ("devnet", "strangers", "test")] == [
+        "mean",
+        "agreement",
+        "mean",
+    ]
+
+
 def test_templates_are_found_by_name_and_path():
     """`devnet` and its path are the same; a wrong name is answered with the nearest."""
     assert load_template("devnet") == load_template(str(CONFIGS / "devnet.toml"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.rejection import Rejected
 from simnet.network import make_template, plan_peers
-from simnet.scenario import Arrivals, GenesisLiars, check_scenario, end_seconds
+from simnet.scenario import Arrivals, Eclipse, GenesisLiars, check_scenario, end_seconds
 from simnet.scenario_file import SHIPPED, find_scenario
 from simnet.scenario_size import CI_PEERS, CI_ROUND_SECONDS, CI_ROUNDS_MAX, ci_sized, resize
 from simnet.swarm import draw_scenario
@@ -69,10 +69,10 @@ def test_those_who_arrive_keep_their_share():
     assert [each.peers for each in resize(waves, 105).arrivals] == [50, 51]
 
 
-def test_attackers_of_one_victim_do_not_change_with_the_network():
-    """A victim has so many connections; liars, who dial everybody, are a share."""
-    for peers in (400, 40, 10):
-        assert resize(find_scenario("eclipse"), peers).faults == find_scenario("eclipse").faults
+def test_attackers_of_one_victim_do_not_grow_with_the_network():
+    """A victim has so many connections, and a small network fewer, but never more than attackers. Liars are a share."""
+    attackers = [resize(find_scenario("eclipse"), peers).faults for peers in (400, 40, 20, 10, 4)]
+    assert attackers == [(Eclipse(count, 30.0),) for count in (80, 80, 40, 20, 8)]
     liars = [resize(find_scenario("genesis-liar"), peers).faults for peers in (400, 40, 10, 4)]
     assert liars == [(GenesisLiars(count),) for count in (80, 8, 2, 1)]
 

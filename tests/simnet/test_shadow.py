@@ -12,7 +12,7 @@ from simnet.scenario import HardwareClass, Learning, MustHold, Region, Scenario,
 from simnet.shadow import LOSS_MAX, Shadow, shadow_losses
 from simnet.villains import VILLAINS
 
-ROUNDS = 8
+ROUNDS = 12
 
 
 def scenario(*villains: Villains, merge_rule: str = "agreement") -> Scenario:
@@ -71,7 +71,7 @@ def test_without_villains_all_shadows_agree_within_a_hundredth() -> None:
 
 @pytest.mark.parametrize("kind", list(VILLAINS))
 def test_three_villains_in_ten_cost_at_most_two_hundredths(kind: str) -> None:
-    """Each kind alone, under the default merge, against the same honest learners without them."""
+    """Each kind alone, under the default merge, against the same honest learners without them, after twelve rounds."""
     world = scenario(Villains(kind, 0.3))
     assert final(world, Shadow.AS_MERGED) <= 1.02 * final(world, Shadow.HONEST)
 
@@ -83,9 +83,10 @@ def test_a_mixture_costs_no_more() -> None:
 
 
 def test_plain_averaging_loses_what_the_report_shows() -> None:
-    """Turned round, a plain average learns nothing; shouted at, it is lost for good, and says so in a finite number."""
+    """Shouted at or turned round, a plain average is worse than untrained; lost for good, it says so in a finite number."""
     assert final(scenario(Villains("sign_flipped", 0.3)), Shadow.PLAIN) > 1.1 * final(scenario(), Shadow.PLAIN)
-    losses = losses_of(scenario(Villains("scaled", 0.3)), Shadow.PLAIN, 12)
+    assert final(scenario(Villains("scaled", 0.3)), Shadow.PLAIN) > 100
+    losses = losses_of(scenario(Villains("sign_flipped", 0.9)), Shadow.PLAIN, 50)  # beyond what any delta may hold
     assert losses[-1] == LOSS_MAX
     assert losses.count(LOSS_MAX) == len(losses) - losses.index(LOSS_MAX)
 
