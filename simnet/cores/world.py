@@ -12,6 +12,7 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from compute.exact import Float32
@@ -22,7 +23,7 @@ from protocol.limits import STREAMS_PER_CONNECTION_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head
 from simnet.checkers import Watch
-from simnet.compute import Valley
+from simnet.compute import make_valley
 from simnet.cores.account import Account
 from simnet.cores.faults import check_faults, plan_faults
 from simnet.cores.gossip import Gossip
@@ -33,6 +34,7 @@ from simnet.cores.shared import Shared
 from simnet.network import PeerPlan, make_genesis, plan_peers
 from simnet.outcome import Outcome
 from simnet.scenario import Scenario, check_scenario
+from simnet.shadow import shadow_losses
 from simnet.villains import VILLAINS, Conspiracy, Villain
 
 LEVEL: Final = 1
@@ -81,10 +83,10 @@ class World:
         self.shared = Shared(genesis, memo=memo)
         self.network_id = Digest(genesis.network_id())
         self.learner_work = LearnerWork(genesis, self.shared.tile_map)
-        self.valley = Valley(self.shared.tile_map, genesis.model_seed)
+        self.valley = make_valley(self.shared.tile_map, seed)
         self.blobs: dict[Digest, bytes] = {}  # whatever anybody ever stored
         self._holders: dict[Digest, list[int]] = {}  # of updates
-        self.watch = Watch(genesis, scenario, self.blobs.get, self.valley)
+        self.watch = Watch(genesis, scenario, self.blobs.get, self.valley, partial(shadow_losses, scenario, seed))
         self.network = Network(scenario, self.random)
         self._conspiracy = Conspiracy(seed)
         self._has_villains = any(plan.villain for plan in plans)

@@ -31,7 +31,7 @@ from protocol.finality import Header
 from protocol.ids import PeerId, short
 from protocol.keys import begin_remembering, end_remembering
 from simnet.checkers.watch import Watch
-from simnet.compute import Valley
+from simnet.compute import make_valley
 from simnet.network import CREATED_MS, PeerPlan, make_genesis, make_shards, plan_peers
 from simnet.outcome import Happening, Outcome, RegionOutcome, Sample
 from simnet.scenario import Scenario
@@ -70,7 +70,7 @@ class VirtualWorld:
         plans = plan_peers(scenario, seed)
         genesis = make_genesis(scenario, [plan.keys for plan in plans], seed)
         tile_map = TileMap.from_shape(genesis.model, genesis.tile_bytes)
-        valley = Valley(tile_map, genesis.model_seed)
+        valley = make_valley(tile_map, seed)
         self._landscape = Landscape(valley, Conspiracy(seed))
         self.pool = Pool()
         self.watch = Watch(
