@@ -59,6 +59,7 @@ RAW = {
     "node/worker.py": "tile file",
     "p2p/framing.py": "frames",
     "protocol/codec.py": "every row of a message",
+    "simnet/cores/shared.py": "weights out of a checked tile of this world's own store",
     "simnet/facts.py": "answers of nodes that simnet itself started",
     "simnet/processes.py": "what a child of ours printed",
     "storage/journal.py": "journal",
