@@ -111,7 +111,7 @@ class LargeTiles(World):
         """
         if data.startswith(MAGIC):
             return self._sizes.of_merged(self.scenario.peers)
-        delta = self.shared.find_delta(data)
+        delta = self.shared.read_delta(data)
         many = len(delta.contributors)
         return len(data) - len(delta.payload) + (self._sizes.of_merged(many) if many else self._sizes.delta)
 

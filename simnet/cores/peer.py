@@ -625,7 +625,7 @@ class Peer:
         blobs, shared = self.disk.blobs, self.world.shared
         jobs = []
         for request in requests:
-            deltas = ((ref, shared.find_delta(blobs[ref.delta]).payload) for ref in request.deltas)
+            deltas = ((ref, shared.read_delta(blobs[ref.delta]).payload) for ref in request.deltas)
             jobs.append(MergeJob(request.slot, tuple(deltas)))
         results = shared.merge(jobs)
         merged, failed = [], []
@@ -737,7 +737,7 @@ class Peer:
     def _check_delta(self, name: Digest, data: bytes) -> e.Delta:
         assert self.engine is not None
         shared = self.world.shared
-        delta = shared.find_delta(data)
+        delta = shared.read_delta(data)
         check_contributors(delta.contributors, delta.tokens)
         known = _known(delta, name)
         reason = self.engine.rounds.find_refusal(known)
@@ -782,7 +782,7 @@ class Peer:
             if earlier is not None:
                 made.append(earlier)
                 continue
-            deltas = ((each, shared.find_delta(blobs[each.delta]).payload) for each in request.contributors)
+            deltas = ((each, shared.read_delta(blobs[each.delta]).payload) for each in request.contributors)
             (result,) = shared.work.aggregate([AggregateJob(request.tile, tuple(deltas))])
             if result.why:
                 failed.append((request.tile, request.base))

@@ -197,7 +197,7 @@ class Shared:
 
     # -- tiles ----------------------------------------------------------------------------------------------------------
 
-    def find_delta(self, data: bytes) -> SignedDelta:
+    def read_delta(self, data: bytes) -> SignedDelta:
         """A delta whose signature is right; raises ``Rejected``."""
 
         def read() -> SignedDelta:

@@ -18,6 +18,7 @@ TEXTS = {"text", "texts", "topic"}
 
 # Functions of such a name and shape, whose bytes are ours or are checked by somebody else.
 NOT_A_DECODER = {
+    "simnet.cores.shared.read_delta": "decodes a SignedDelta, which has a row",
     "compute.data.split_spans": "a digest of ours",
     "consensus.execution.check": "decodes a Body, which has a row",
     "consensus.light_client.check_entry": "compares a value with a decoded proof",
