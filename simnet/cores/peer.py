@@ -34,7 +34,7 @@ from protocol.learning import (
     sign_delta,
 )
 from protocol.limits import SYNC_BLOCKS_PER_ANSWER_MAX
-from protocol.rejection import InvariantBroken, Reason, Rejected
+from protocol.rejection import Reason, Rejected
 from protocol.roster import Decided, Head, sign_head
 from simnet.cores.disk import Disk
 from simnet.network import CREATED_MS, PeerPlan
@@ -264,16 +264,13 @@ class Peer:
             self._perform(lambda now: engine.handle(event, now))
 
     def _perform(self, ask: Callable[[int], list[Effect]]) -> None:
-        """Perform what the engine wants; it stops where it finds that a rule of its own was broken."""
+        """Perform what the engine wants. A broken rule of its own ends the run: nothing catches it, here as in a node."""
         performers, engine = self._performers, self.engine
-        try:
-            for effect in ask(self.clock_ms()):
+        for effect in ask(self.clock_ms()):
+            performers[type(effect)](self, effect)
+        while self._next and engine is not None:
+            for effect in engine.handle(self._next.popleft(), self.clock_ms()):
                 performers[type(effect)](self, effect)
-            while self._next and engine is not None:
-                for effect in engine.handle(self._next.popleft(), self.clock_ms()):
-                    performers[type(effect)](self, effect)
-        except InvariantBroken as broken:
-            self.world.on_failed(self, str(broken))
 
     def hear(self, event: Event) -> None:
         """Something that somebody said."""
@@ -354,7 +351,7 @@ class Peer:
         self._sync(None)
 
     def _halt(self, effect: f.Halt) -> None:
-        raise InvariantBroken(effect.sentence)
+        self.world.on_failed(self, effect.sentence)
 
     def _score(self, effect: f.Score) -> None:
         self.blamed[effect.reason.code] += 1

@@ -212,7 +212,7 @@ class World:
         self._judge_quorum()
 
     def on_failed(self, peer: Peer, why: str) -> None:
-        """An engine found that a rule of its own was broken."""
+        """A machine of finality halted: two blocks are final."""
         self.watch.failed(peer.id, why, self.seconds)
         self.account.tell(f"peer {peer.index} fails: {why}")
         peer.stays_dead = True

@@ -18,6 +18,7 @@ TEXTS = {"text", "texts", "topic"}
 
 # Functions of such a name and shape, whose bytes are ours or are checked by somebody else.
 NOT_A_DECODER = {
+    "simnet.cores.shared.read_delta": "decodes a SignedDelta, which has a row",
     "compute.data.split_spans": "a digest of ours",
     "consensus.execution.check": "decodes a Body, which has a row",
     "consensus.light_client.check_entry": "compares a value with a decoded proof",
@@ -59,6 +60,7 @@ RAW = {
     "node/worker.py": "tile file",
     "p2p/framing.py": "frames",
     "protocol/codec.py": "every row of a message",
+    "simnet/cores/shared.py": "weights out of a checked tile of this world's own store",
     "simnet/facts.py": "answers of nodes that simnet itself started",
     "simnet/processes.py": "what a child of ours printed",
     "storage/journal.py": "journal",
