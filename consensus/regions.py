@@ -17,6 +17,7 @@ from consensus.election import aggregator_order
 from protocol.ids import Digest, PeerId, TileId
 
 LABELS_MAX = 4_096  # peers whose region is remembered: as many as adverts are kept
+GATHER_PEERS_MIN = 4  # of a region: of three, two that lie decide what is said for all; and gathering for three saves nothing
 PASSED_OVER_ROUNDS = 8  # how long an aggregator that lost a delta of ours is given none (a guess)
 
 
@@ -58,7 +59,8 @@ class Regions:
 
     def find_relay(self, seed: Digest, tile: TileId, here: Iterable[PeerId]) -> PeerId | None:
         """Who of ``here`` fetches a tile's updates into our region; it may be ourselves."""
-        return self.find_aggregator(seed, tile, here, (), (), 0)
+        near = [peer for peer in here if self.is_near(peer)]
+        return next(iter(aggregator_order(seed, self._region, tile, near, ())), None)
 
     def find_aggregator(
         self,
@@ -69,10 +71,12 @@ class Regions:
         tried: Container[PeerId],
         number: int,
     ) -> PeerId | None:
-        """The first of ``here`` that gathers for us in a round, but for those that were ``tried``; it may be ourselves."""
-        near = [
-            peer
-            for peer in here
-            if self.is_near(peer) and peer not in tried and self._passed_over.get(peer, number) <= number
-        ]
-        return next(iter(aggregator_order(beacon, self._region, tile, near, members)), None)
+        """The first of ``here`` that gathers for us in a round, but for those that were ``tried``; it may be ourselves.
+
+        None where our region is too small to gather.
+        """
+        near = [peer for peer in here if self.is_near(peer)]
+        if len(near) < GATHER_PEERS_MIN:
+            return None
+        able = [peer for peer in near if peer not in tried and self._passed_over.get(peer, number) <= number]
+        return next(iter(aggregator_order(beacon, self._region, tile, able, members)), None)
