@@ -30,7 +30,7 @@ from protocol.limits import KIB
 SESSION_BYTES: Final = 8
 HELLO_BYTES_MAX: Final = 2 * KIB
 OTHERS_MAX: Final = 48  # a joiner learns a small network whole from its first peer, a large one from a few
-OTHERS_PER_PONG_MAX: Final = 8
+OTHERS_PER_PONG_MAX: Final = 4  # each time others
 
 _Text = Annotated[str, Meta(max_length=ADDRESS_CHARACTERS_MAX)]
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ADVERT_SECONDS = 30.0  # DESIGN 4
+CROWD_PEERS = (
+    64  # above which adverts come less often, as RTCP's reports do (RFC 3550, 6.2): each node hears two a second
+)
 GREETINGS_APART_SECONDS = 1.0  # between adverts after new connections; twice as long each time that more come
 RECORD_SECONDS = 12 * 3600.0  # libp2p.md 4: records are put again well before they die at 24 h
 LOOK_SECONDS = 2.0
@@ -68,10 +71,14 @@ class Presence:
             await self._node.gossip.publish(self._advert())
             self._greet = trio.Event()
             await trio.sleep(apart)
-            with trio.move_on_after(ADVERT_SECONDS - apart) as patience:
+            with trio.move_on_after(self._advert_seconds() - apart) as patience:
                 await self._greet.wait()
             # Everybody hears an advert: while a crowd arrives, each newcomer's greeting must not be told to all.
             apart = GREETINGS_APART_SECONDS if patience.cancelled_caught else min(2 * apart, ADVERT_SECONDS / 2)
+
+    def _advert_seconds(self) -> float:
+        """Between two adverts, as many as this network has peers that advertise."""
+        return ADVERT_SECONDS * max(1.0, len(self._node.inbound.adverts) / CROWD_PEERS)
 
     def _advert(self) -> Advert:
         node = self._node
