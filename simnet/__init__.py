@@ -1,14 +1,17 @@
-"""A world we own. Three levels, one set of rules: this package holds the first and the third.
+"""A world we own. Three levels, one set of rules.
 
-Level one, virtual time in one process, everything drawn from a seed: ``finality/``, run by ``nocknode simnet run finality``.
-Level three, real processes on this machine, is the rest of this page.
+    1  cores alone on a heap of events   ``finality/`` (what may go wrong with finality), ``cores/`` (scenarios, by the thousand)
+    2  whole nodes in virtual time       ``virtual/`` (scenarios, by the hundred)
+    3  real processes on this machine    ``up``, with faults by option
 
-``nocknode simnet up`` starts full nodes, each an operating-system process with its own keys, data directory and port, watches
-them through their HTTP interface only, kills and restarts them on request, and says in the end whether they agree.
+Levels one and two run from a seed, in one process. What they run is a ``scenario``: data, read from ``configs/scenarios/`` or drawn by
+the ``swarm``. ``checkers/`` watch, ``villains/`` spoil the model, ``page/`` shows the ``outcome``.
 
-What it never does: it imports no rule to decide anything for a node, and it reads nothing that a user could not read.
+Level three starts full nodes, each an operating-system process with its own keys, data directory and port, watches them
+through their HTTP interface only, and says in the end whether they agree.
 
-Reading order: ``options`` (what may be asked), ``facts`` (what nodes say), ``observed`` (what we make of it; pure),
-``processes`` (starting and stopping), ``watch`` (polling and faults), ``view`` and ``report`` (showing), ``up`` (the run as a
-straight line), ``cli``.
+What no level does: decide anything for a node. Level three reads nothing that a user could not read.
+
+Reading order: ``scenario``, ``network`` (who is where), ``outcome``, ``run``; then ``virtual/world``, ``virtual/machine``,
+``checkers/watch``. For level three ``options``, ``facts``, ``observed`` (pure), ``processes``, ``watch``, ``view`` and ``report``, ``up``.
 """
