@@ -98,9 +98,9 @@ class KillBootstraps:
 
 @dataclass(frozen=True, slots=True)
 class KillOwners:
-    """In the middle of every round the owner of one tile dies, each tile's in turn; it comes back after a while.
+    """In every round the owner of every tile dies, one after the other, and comes back after a while.
 
-    Never more at once than leaves a quorum.
+    Never more at once than leaves a quorum; whose turn has not come when the round is over lives.
     """
 
     from_round: int

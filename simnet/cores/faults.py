@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from simnet.cores.world import World
 
 HOUR_SECONDS: Final = 3_600
+KILL_AT_SHARE: Final = 0.1  # of a round: learners are at work
+LOOK_MS: Final = 1_000
 
 REFUSED: Final[dict[type, str]] = {
     FillDisks: "its disks are dictionaries, which are never full",
@@ -117,18 +119,24 @@ def _plan_churn(world: World, churn: Churn) -> None:
 
 
 def _plan_owners(world: World, fault: KillOwners) -> None:
-    """Half a round after anybody opened it: by then learners have delivered to the owner."""
+    """In each round the owner of every tile, one after the other, as far as a quorum is left."""
+    newest = -1
 
     def opened(round_number: int) -> None:
+        nonlocal newest
+        newest = round_number
         if fault.from_round <= round_number < fault.until_round:
-            tiles = world.shared.tile_map.ids
-            tile = tiles[(round_number - fault.from_round) % len(tiles)]
-            world.later(500 * world.scenario.learning.round_seconds, kill, tile)
+            world.later(int(KILL_AT_SHARE * 1_000 * world.scenario.learning.round_seconds), begin, round_number)
 
-    def kill(tile: str) -> None:
-        owner = world.find_owner(tile)
-        if owner is not None and owner.is_running and world.has_quorum_without(owner):
-            _kill(world, owner, fault.back_seconds, f"is killed: it owns {tile}")
+    def begin(round_number: int) -> None:
+        owners = (world.find_owner(tile) for tile in world.shared.tile_map.ids)
+        kill(round_number, [owner for owner in dict.fromkeys(owners) if owner is not None])
+
+    def kill(round_number: int, owners: list[Peer]) -> None:
+        while owners and owners[0].is_running and world.has_quorum_without(owners[0]):
+            _kill(world, owners.pop(0), fault.back_seconds, f"is killed in round {round_number}: it owns tiles")
+        if owners and newest == round_number:
+            world.later(LOOK_MS, kill, round_number, owners)
 
     world.when_round_opens.append(opened)
 

@@ -68,7 +68,7 @@ def _span_of(fault: Fault, scenario: Scenario) -> FaultSpan:
             return FaultSpan(at, scenario.seconds, "the bootstrap peers are dead")
         case KillOwners(first, last, _):
             pace = scenario.learning.round_seconds
-            return FaultSpan(first * pace, last * pace, "an owner dies in every round")
+            return FaultSpan(first * pace, last * pace, "the owner of every tile dies in every round")
         case Crash(share, at, seconds, back):
             return FaultSpan(at, at + seconds + back, f"{percent(share)} of the peers crash and come back")
         case FillDisks(share, at, seconds):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from simnet.virtual.machine import VirtualMachine
     from simnet.virtual.world import VirtualWorld
 
-KILL_AT_SHARE: Final = 0.3  # of a round: learners are at work, nobody has delivered everything
+KILL_AT_SHARE: Final = 0.1  # of a round: learners are at work
 LOOK_SECONDS: Final = 1.0
 
 
@@ -88,31 +88,45 @@ async def _kill_bootstraps(world: VirtualWorld, fault: KillBootstraps, draw: ran
 
 
 async def _kill_owners(world: VirtualWorld, fault: KillOwners, draw: random.Random) -> None:
-    """Each round another tile's owner, while more than a quorum runs without it."""
-    for number in range(fault.from_round, fault.until_round):
-        while (node := _furthest(world)) is None or node.engine.rounds.statistics().round < number:
-            await trio.sleep(LOOK_SECONDS)
-        await trio.sleep(KILL_AT_SHARE * world.scenario.learning.round_seconds)
-        tiles = world.tiles
-        node = _furthest(world)
-        if node is None:
-            continue
-        tile = tiles[number % len(tiles)]
-        owner = node.owner(tile)
-        validators = world.machines[: world.scenario.validators]
-        running = sum(machine.is_running for machine in validators)
-        machine = next(each for each in validators if each.peer == owner)
-        if machine.is_running and 3 * (running - 1) > 2 * len(validators):
-            world.tell(f"{short(owner)}, who owns {tile}, dies in round {number}")
-            await world.kill(machine)
-            await trio.sleep(fault.back_seconds)
-            world.start(machine)
+    """In each round the owner of every tile, one after the other, as far as a quorum is left."""
+    async with trio.open_nursery() as nursery:
+        for number in range(fault.from_round, fault.until_round):
+            while (node := _furthest(world)) is None or _round(node) < number:
+                await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(KILL_AT_SHARE * world.scenario.learning.round_seconds)
+            owners = dict.fromkeys(node.owner(tile) for tile in world.tiles)
+            for owner in owners:
+                machine = next(each for each in world.machines if each.peer == owner)
+                while (
+                    not _can_spare(world, machine) and (now := _furthest(world)) is not None and _round(now) == number
+                ):
+                    await trio.sleep(LOOK_SECONDS)
+                if _can_spare(world, machine):
+                    world.tell(f"{short(owner)}, who owns tiles, dies in round {number}")
+                    await world.kill(machine)
+                    nursery.start_soon(_bring_back, world, machine, fault.back_seconds)
+
+
+async def _bring_back(world: VirtualWorld, machine: VirtualMachine, after_seconds: float) -> None:
+    await trio.sleep(after_seconds)
+    world.start(machine)
+
+
+def _can_spare(world: VirtualWorld, machine: VirtualMachine) -> bool:
+    """Whether a validator runs, and more than two thirds of them without it."""
+    validators = world.machines[: world.scenario.validators]
+    return machine.is_running and 3 * (sum(each.is_running for each in validators) - 1) > 2 * len(validators)
+
+
+def _round(node: Any) -> int:
+    number: int = node.engine.rounds.statistics().round
+    return number
 
 
 def _furthest(world: VirtualWorld) -> Any:
     """A running node that sees the newest round."""
     nodes = [machine.node for machine in world.machines if machine.node is not None]
-    return max(nodes, key=lambda node: node.engine.rounds.statistics().round, default=None)
+    return max(nodes, key=_round, default=None)
 
 
 async def _crash(world: VirtualWorld, fault: Crash, draw: random.Random) -> None:
