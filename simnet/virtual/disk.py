@@ -19,10 +19,11 @@ from protocol.digest import blob_digest
 from protocol.ids import Digest
 from storage.files import check_name
 from storage.journal import MAGIC, Journal, JournalState, OpenedJournal, frame, read_journal
+from storage.keys import INLINE_BLOB
 from storage.kv import Batch, MemoryKeyValue
 from storage.tensor_block import BytesLike
 
-POOLED_BYTES_MIN: Final = 64  # smaller things are not worth a look
+POOLED_BYTES_MIN: Final = 64  # of a row that is no blob: smaller things are not worth a look
 
 OWN_FOLDER: Final = "learner/"  # the learner's state is like nobody else's, and the next one takes its place
 
@@ -35,8 +36,6 @@ class Pool:
 
     def keep(self, data: bytes) -> bytes:
         """The same bytes, from the pool if they are there already."""
-        if len(data) < POOLED_BYTES_MIN:
-            return data
         return self._kept.setdefault(blob_digest(data), data)
 
     def find(self, name: Digest) -> bytes | None:
@@ -123,7 +122,8 @@ class VirtualRows(MemoryKeyValue):
             if value is None:
                 pooled.delete(key)
             else:
-                pooled.put(key, self._pool.keep(value))
+                is_shared = len(value) >= POOLED_BYTES_MIN or key.startswith(INLINE_BLOB)
+                pooled.put(key, self._pool.keep(value) if is_shared else value)
         super().write(pooled, durable=durable)
 
     def reopen(self) -> None:

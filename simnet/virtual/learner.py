@@ -14,12 +14,13 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from compute.data import tokens_of_windows, validation_windows
 from compute.exact import Float32
 from compute.io.device import configure, import_torch
 from compute.io.torch_device import TorchDevice
 from compute.jobs import DeviceReport, Generate, Learn
 from compute.model.tiling import TileMap
-from compute.trainer import BytesBatch, Held, StepsReport
+from compute.trainer import BytesBatch, Held, StepsReport, run_to_end
 from protocol.genesis import Genesis, LearningRule
 from protocol.ids import PeerId, TileId, Version
 from simnet.compute import Valley
@@ -175,3 +176,26 @@ class ModelDevice(TorchDevice):
     def open(self, option: str, threads: int) -> DeviceReport:
         configure(import_torch(), threads=1)
         return self._report
+
+
+class ModelLoss:
+    """The real model's loss of any weights, on the validation windows of its data set: what checkers measure a run with."""
+
+    def __init__(self, genesis: Genesis, tile_map: TileMap, shards: Sequence[bytes]) -> None:
+        self._genesis = genesis
+        self._tile_map = tile_map
+        self._device = ModelDevice(made_report("checker"))
+        self._device.open("cpu", 1)
+        manifest, context = genesis.datasets[0], genesis.model.context
+        windows = validation_windows(
+            manifest.root(),
+            genesis.learning.validation_sequences,
+            context,
+            manifest.shard_bytes,
+            manifest.split_micro,
+        )
+        self._batch = tokens_of_windows(windows, context, [memoryview(shard) for shard in shards])
+
+    def loss(self, weights: Mapping[TileId, Float32]) -> float:
+        reader = self._device.reader(self._genesis, self._tile_map, (), weights)
+        return run_to_end(reader.evaluate([self._batch], 1))

@@ -39,7 +39,7 @@ from simnet.shadow import shadow_losses
 from simnet.villains import VILLAINS, Conspiracy, Villain
 from simnet.virtual.disk import Pool
 from simnet.virtual.faults import start_faults
-from simnet.virtual.learner import AnalyticDevice, Landscape, ModelDevice, made_report
+from simnet.virtual.learner import AnalyticDevice, Landscape, ModelDevice, ModelLoss, made_report
 from simnet.virtual.links import RegionLinks
 from simnet.virtual.machine import Program, VirtualMachine, WatchedNode, World, address_of
 from simnet.virtual.time import end_of_time, run_virtually
@@ -73,12 +73,13 @@ class VirtualWorld:
         valley = make_valley(tile_map, seed)
         self._landscape = Landscape(valley, Conspiracy(seed))
         self.pool = Pool()
+        is_analytic = scenario.learning.compute == "analytic"
         self.watch = Watch(
             genesis,
             scenario,
             self.pool.find,
-            valley if scenario.learning.compute == "analytic" else None,
-            partial(shadow_losses, scenario, seed),
+            valley if is_analytic else ModelLoss(genesis, tile_map, make_shards()),
+            partial(shadow_losses, scenario, seed) if is_analytic else None,
         )
         self.links = RegionLinks(scenario, random.Random(self.draw.getrandbits(64)))
         self.network = MemoryNetwork(random.Random(self.draw.getrandbits(64)), links=self.links)
