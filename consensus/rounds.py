@@ -287,6 +287,8 @@ class RoundMachine:
     def handle(self, event: RoundEvent, now: int) -> list[RoundEffect]:
         """Take one event; return what is to be done, in order."""
         effects = self._handlers[type(event)](event, now)
+        if isinstance(event, RoundAnnounced):
+            return effects  # one more is waited for: nothing becomes possible by that
         return effects + self._proceed(now)
 
     def start(self, now: int) -> list[RoundEffect]:

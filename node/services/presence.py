@@ -28,6 +28,8 @@ CROWD_PEERS = (
     64  # above which adverts come less often, as RTCP's reports do (RFC 3550, 6.2): each node hears two a second
 )
 GREETINGS_APART_SECONDS = 1.0  # between adverts after new connections; twice as long each time that more come
+ANNOUNCE_APART_MS = 1_000  # between two announcements of a round; then twice as long each time
+ANNOUNCES_PER_ROUND = 16  # so that whoever comes early in a round hears of it early (a guess)
 RECORD_SECONDS = 12 * 3600.0  # libp2p.md 4: records are put again well before they die at 24 h
 LOOK_SECONDS = 2.0
 ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
@@ -47,7 +49,10 @@ class Presence:
         self._node = node
         self._greet = trio.Event()
         self._clock_trusted = True
-        self._advert_ms = 0
+        self._announced: Round | None = None  # the newest round that was announced
+        self._announce_apart_ms = ANNOUNCE_APART_MS
+        self._announce_again_ms = 0  # not before
+        self._is_announce_owed = False  # somebody came who has not heard it
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -61,7 +66,19 @@ class Presence:
         self._greet.set()
 
     async def announce(self, number: Round) -> None:
-        """Tell owners that our learner takes part in a round."""
+        """Tell owners that our learner takes part in a round: at once, and again when others have come, less and less often.
+
+        Everybody hears it: in a crowd that arrives each newcomer must not be told of each round by a word to all.
+        """
+        now = self._node.clock.monotonic_ms()
+        if number == self._announced:
+            if now < self._announce_again_ms:
+                self._is_announce_owed = True
+                return
+            self._announce_apart_ms = min(2 * self._announce_apart_ms, self._node.round_ms // ANNOUNCES_PER_ROUND)
+        else:
+            self._announced, self._announce_apart_ms = number, ANNOUNCE_APART_MS
+        self._announce_again_ms, self._is_announce_owed = now + self._announce_apart_ms, False
         device = self._node.learning.device
         await self._node.gossip.publish(RoundAnnouncement(number, device.device if device else "cpu"))
 
@@ -115,6 +132,8 @@ class Presence:
             for peer, advert in self._strangers(connected):
                 if await self._dial(peer, advert.addresses):
                     connected.add(peer)
+            if self._is_announce_owed and self._announced is not None:
+                await self.announce(self._announced)
             await self._judge_clock()
 
     def _strangers(self, connected: Container[PeerId]) -> list[tuple[PeerId, Advert]]:
