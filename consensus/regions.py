@@ -1,7 +1,7 @@
 """Who is near whom, and who gathers for whom: labels that peers give themselves, in their adverts.
 
 A region's learners give their deltas of a tile to one of them, the aggregator, who sends one delta to an owner far away
-(learning.md 2). Nothing that is decided depends on a label: a wrong one costs time, never agreement. Two learners that know
+(learning.md 2); those of a small region give them to the owner directly. Nothing that is decided depends on a label: a wrong one costs time, never agreement. Two learners that know
 different peers may choose different aggregators, who then gather less each.
 
     near   both say the same region                  deltas go directly: a stop between would only cost time
@@ -51,6 +51,10 @@ class Regions:
         """Whether two peers are one, or said the same region."""
         return peer == other or self._label(peer) == self._label(other) != ""
 
+    def gathers(self, here: Iterable[PeerId]) -> bool:
+        """Whether those of ``here`` that are in our region, we among them, are enough to gather."""
+        return sum(map(self.is_near, here)) >= GATHER_PEERS_MIN
+
     def _label(self, peer: PeerId) -> str:
         return self._region if peer == self._me else self._labels.get(peer, "")
 
@@ -78,7 +82,7 @@ class Regions:
         None where our region is too small to gather.
         """
         near = [peer for peer in here if self.is_near(peer)]
-        if len(near) < GATHER_PEERS_MIN:
+        if not self.gathers(near):
             return None
         able = [peer for peer in near if peer not in tried and self._passed_over.get(peer, number) <= number]
         return next(iter(aggregator_order(beacon, self._region, tile, able, members)), None)

@@ -690,6 +690,8 @@ class RoundMachine:
             ]
             if all(delta.learner == self._me for delta in gathered) or not self._has_far_owner(name, now):
                 continue
+            if not self.regions.gathers((self._me, *self._connected)):
+                return effects  # they gave a standby here what they gave the owner
             if expected is None:
                 expected = self._expected_near()
             if not expected <= {delta.learner for delta in gathered} and now < self._gathers_until():

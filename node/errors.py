@@ -16,6 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from protocol.rejection import REASON_BY_CODE, Rejected
@@ -60,8 +61,11 @@ class Failure:
     exit_code: int
 
 
-def explain(error: BaseException) -> Failure:
-    """The sentence for whatever ended a command. A group is a bug if any of its members is one."""
+def explain(error: BaseException, tracebacks: Path | None = None) -> Failure:
+    """The sentence for whatever ended a command. A group is a bug if any of its members is one.
+
+    ``tracebacks`` is the folder for those of our bugs; without it, the system's folder for temporary files.
+    """
     leaves = list(_leaves(error))
     failures = [_explain_one(leaf) for leaf in leaves]
     bug = next((leaf for leaf, failure in zip(leaves, failures, strict=True) if failure is None), None)
@@ -69,7 +73,7 @@ def explain(error: BaseException) -> Failure:
         return failures[0]
     name = type(bug).__name__ if bug is not None else type(error).__name__
     try:
-        where = f"with {_write_traceback(error)}"
+        where = f"with {_write_traceback(error, tracebacks)}"
     except OSError:  # a full disk, perhaps what met the bug: then the traceback is all there is
         traceback.print_exception(error)
         where = "with the traceback above, for which no file could be written"
@@ -116,9 +120,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _write_traceback(error: BaseException) -> str:
+def _write_traceback(error: BaseException, folder: Path | None) -> str:
     """A new file with the traceback, readable by its owner only: it may hold paths. Raises ``OSError``, and leaves none."""
-    descriptor, path = tempfile.mkstemp(prefix="nocknode-traceback-", suffix=".txt")
+    descriptor, path = tempfile.mkstemp(prefix="nocknode-traceback-", suffix=".txt", dir=folder)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.writelines(traceback.format_exception(error))

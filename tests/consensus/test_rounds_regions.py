@@ -25,19 +25,22 @@ from tests.consensus.test_rounds import decide, learn, make_delta, of, share
 ORDER = [member(index) for index in RULES.order(TILE)]
 OWNER, STANDBY = ORDER[:2]
 MEMBERS = [card.node for card in ROSTER.members]
-WEST = ORDER[2:]  # the owner and the standby are in the east
+NEIGHBOURS = STRANGERS[-3:]  # in the west, and quiet: with them it is large enough to gather, also when one leaves
+WEST = [*ORDER[2:], *NEIGHBOURS]  # the owner and the standby are in the east
 AGGREGATOR = aggregator_order(ROSTER.beacon, "west", TILE, WEST, MEMBERS)[0]
-LEARNER = next(peer for peer in WEST if peer != AGGREGATOR)
+LEARNER = next(peer for peer in ORDER[2:] if peer != AGGREGATOR)
 
 
 def region_of(peer: PeerId) -> str:
     return "east" if peer in (OWNER, STANDBY) else "west"
 
 
-def started(me: PeerId, *, more: Iterable[PeerId] = ()) -> tuple[RoundMachine, list]:
+def started(
+    me: PeerId, *, more: Iterable[PeerId] = (), neighbours: Iterable[PeerId] = NEIGHBOURS
+) -> tuple[RoundMachine, list]:
     """A machine that knows where everybody is, and the effects of its start."""
     machine = RoundMachine(me, RULES, learning_rule(), tile_heads(GENESIS, TILES), learns=True, region=region_of(me))
-    for peer in [*ORDER, *more]:
+    for peer in [*ORDER, *neighbours, *more]:
         if peer != me:
             machine.handle(e.PeerConnected(peer), 0)
             machine.handle(e.RegionTold(peer, region_of(peer)), 0)
@@ -130,6 +133,20 @@ def test_without_labels_everything_goes_directly():
             machine.handle(e.PeerConnected(peer), 0)
             machine.handle(e.RegionTold(peer, region_of(peer)), 0)
     assert sent(learn(machine, machine.start(0)), make_delta(LEARNER)) == [OWNER]
+
+
+@pytest.mark.parametrize(("neighbours", "taker"), [(1, OWNER), (2, AGGREGATOR)])
+def test_a_region_of_three_gives_its_deltas_directly_and_one_of_four_gathers(neighbours, taker):
+    """Of three, two that lie would speak for all: the owner's rule sees one voice each only if they come one by one."""
+    machine, effects = started(LEARNER, neighbours=NEIGHBOURS[:neighbours])
+    assert sent(learn(machine, effects), make_delta(LEARNER)) == [taker]
+
+
+def test_a_region_that_shrinks_gives_its_deltas_directly():
+    """A neighbour leaves, and three are left: what the aggregator does not have yet goes to the owner."""
+    machine, effects = started(LEARNER, neighbours=NEIGHBOURS[:2])
+    machine.handle(e.PeerLost(NEIGHBOURS[0]), 100)
+    assert sent(learn(machine, effects), make_delta(LEARNER)) == [OWNER]
 
 
 @pytest.mark.parametrize("answer", ["refused", "silent", "gone"])
@@ -251,6 +268,19 @@ def test_nobody_gathers_for_an_owner_nearby():
         effects = learn(machine, effects, tiles=[TILE])
         effects += machine.handle(e.DeltasArrived(tuple(make_delta(peer) for peer in ORDER if peer != me)), 300)
         assert not of(e.StartAggregation, effects + machine.handle(e.RoundTimer(), share(ASK)))
+
+
+@pytest.mark.parametrize(("neighbours", "count"), [(1, 0), (2, 1)])
+def test_a_region_of_three_is_not_gathered_by_its_standby_either(neighbours, count):
+    """An owner far away is silent, and its standby nearby is given what everybody has: it sends that owner no aggregate."""
+    machine = RoundMachine(STANDBY, RULES, learning_rule(), tile_heads(GENESIS, TILES), learns=True, region="west")
+    for peer in [OWNER, LEARNER, *NEIGHBOURS[:neighbours]]:
+        machine.handle(e.PeerConnected(peer), 0)
+        machine.handle(e.RegionTold(peer, "east" if peer == OWNER else "west"), 0)
+    effects = learn(machine, machine.start(0), tiles=[TILE])
+    effects += machine.handle(e.DeltasArrived((make_delta(LEARNER),)), 300)
+    effects += machine.handle(e.RoundTimer(), share(GATHER))
+    assert len(of(e.StartAggregation, effects)) == count
 
 
 def test_an_aggregation_that_failed_is_tried_again_without_what_is_unusable():

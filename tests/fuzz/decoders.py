@@ -42,7 +42,7 @@ from node.api.handlers import TransactionRequest, decode_request, post_generate,
 from node.chain_index import TransactionRow
 from node.chain_proof import make_proof, parse_key
 from node.config import read_run_settings
-from node.ground import DELTA_ROW_BYTES_MAX, DeltaRow, LearnerRecord
+from node.ground import DELTA_ROW_BYTES_MAX, DeltaRow, KnownPeers, LearnerRecord
 from node.inbound import Inbound
 from node.keys import CARD_BYTES_MAX, card_text, parse_card
 from node.money import parse_nock
@@ -635,6 +635,7 @@ DECODERS: tuple[Decoder, ...] = (
     message("pong", Pong, PING.response_bytes_max),
     message("delta row", DeltaRow, DELTA_ROW_BYTES_MAX),
     message("learner record", LearnerRecord, FRAME_BYTES_MAX),
+    message("peers met before", KnownPeers, FRAME_BYTES_MAX),
     message("use of a blob", UseRow, KIB),
     message("peer record unsigned", PeerRecord, RECORD_BYTES_MAX),
     Decoder(

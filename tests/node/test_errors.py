@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,21 +59,20 @@ def test_the_worlds_failures_have_a_remedy(error, words):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_our_own_bugs_leave_their_traceback_in_a_file(error):
+def test_our_own_bugs_leave_their_traceback_in_a_file(error, tmp_path):
     """A bug is one sentence that names a file with the traceback; exit code 1."""
-    failure = explain(error)
+    failure = explain(error, tmp_path)
     assert failure.exit_code == 1
     path = Path(failure.sentence.rpartition(" ")[2])
+    assert path.parent == tmp_path
     assert type(error).__name__ in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
-    path.unlink()
 
 
-def test_a_bug_on_a_full_disk_is_told_all_the_same(capsys, tmp_path, monkeypatch):
+def test_a_bug_on_a_full_disk_is_told_all_the_same(capsys, tmp_path):
     """Where no file takes the traceback, it goes to stderr and none is left: the sentence and the exit code stay."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with no_room():
-        failure = explain(KeyError("round"))
+        failure = explain(KeyError("round"), tmp_path)
     assert failure.exit_code == 1
     assert "bug of ours" in failure.sentence
     assert "traceback above" in failure.sentence
