@@ -23,7 +23,7 @@ from p2p.io.memory_host import open_memory_host as open_right_host
 from simnet.virtual.machine import Program, WatchedNode
 from simnet.virtual.world import run_scenario
 
-SLOW_SECONDS = 5.0
+ANSWER_SECONDS = 90.0
 
 
 class Swallowing(WatchedNode):
@@ -39,16 +39,20 @@ class Swallowing(WatchedNode):
 
 
 class Hoarding(WatchedNode):
-    """Its reactor has a queue without a bound, and a performer that waits for the network."""
+    """Its reactor has a queue without a bound, and outside the roster a performer that waits for the network.
+
+    In the roster it would slow down those who fill the queue: it is who only listens that hoards.
+    """
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         send, receive = trio.open_memory_channel[Event | Callable[[int], list[Any]]](math.inf)
         self.reactor._send, self.reactor._receive = send, receive
 
-    async def _set_timer(self, effect: Any) -> None:
-        await trio.sleep(SLOW_SECONDS)
-        await super()._set_timer(effect)
+    async def _store_finalized(self, effect: Any) -> None:
+        await super()._store_finalized(effect)
+        if self.me is None:
+            await trio.sleep(ANSWER_SECONDS)  # "ask somebody else whether that is final"
 
 
 @asynccontextmanager

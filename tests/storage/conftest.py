@@ -1,4 +1,4 @@
-"""Every store is tested on the real disk and on the false one: whatever holds for one holds for the other."""
+"""Every store is tested on the real disk and on the false ones: whatever holds for one holds for the others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from simnet.virtual.disk import Pool, VirtualDisk, VirtualFiles
 from storage.files import Files, MemoryFiles
 from storage.io.files import DirectoryFiles
 from storage.io.rocks import RocksKeyValue
@@ -27,43 +28,59 @@ def vector() -> Callable[[str], Any]:
     return lambda name: json.loads((folder / f"{name}.json").read_text())
 
 
-@pytest.fixture(params=["memory", "rocks"])
+@pytest.fixture(params=["memory", "rocks", "simulated"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyValue]:
-    kv: KeyValue = MemoryKeyValue() if request.param == "memory" else RocksKeyValue(tmp_path / "index")
+    make: dict[str, Callable[[], KeyValue]] = {
+        "memory": MemoryKeyValue,
+        "rocks": lambda: RocksKeyValue(tmp_path / "index"),
+        "simulated": lambda: VirtualDisk("simulated", Pool()).index,
+    }
+    kv = make[request.param]()
     yield kv
     kv.close()
 
 
-@pytest.fixture(params=["memory", "disk"])
+@pytest.fixture(params=["memory", "disk", "simulated"])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
-    return MemoryFiles() if request.param == "memory" else DirectoryFiles(tmp_path / "files")
+    make: dict[str, Callable[[], Files]] = {
+        "memory": MemoryFiles,
+        "disk": lambda: DirectoryFiles(tmp_path / "files"),
+        "simulated": lambda: VirtualDisk("simulated", Pool()).files,
+    }
+    return make[request.param]()
 
 
 @pytest.fixture
 def damage(tmp_path: Path) -> Callable[[Files, str, int], None]:
-    """Flips a bit of a stored file, on either kind of disk."""
+    """Flips a bit of a stored file, on any kind of disk."""
 
     def flip(files: Files, name: str, offset: int) -> None:
         if isinstance(files, MemoryFiles):
             files.damage(name, offset)
             return
-        path = tmp_path / "files" / name
-        raw = bytearray(path.read_bytes())
+        raw = bytearray(files.read(name))
         raw[offset] ^= 1
-        path.write_bytes(raw)
+        _replace(tmp_path, files, name, bytes(raw))
 
     return flip
 
 
 @pytest.fixture
 def cut_short(tmp_path: Path) -> Callable[[Files, str, int], None]:
-    """Shortens a stored file, on either kind of disk."""
+    """Shortens a stored file, on any kind of disk."""
 
     def cut(files: Files, name: str, size_bytes: int) -> None:
         if isinstance(files, MemoryFiles):
             files.cut_short(name, size_bytes)
         else:
-            path = tmp_path / "files" / name
-            path.write_bytes(path.read_bytes()[:size_bytes])
+            _replace(tmp_path, files, name, bytes(files.read(name)[:size_bytes]))
 
     return cut
+
+
+def _replace(folder: Path, files: Files, name: str, data: bytes) -> None:
+    """Other bytes in a stored file, written by nobody who knows the store."""
+    if isinstance(files, VirtualFiles):
+        files._files[name] = data
+    else:
+        (folder / "files" / name).write_bytes(data)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simnet.virtual.disk import VirtualFiles
 from storage.files import MemoryFiles, PowerCut, check_name
 from storage.io.files import DirectoryBusy, DirectoryFiles, DirectoryLock, map_file, write_file
 
@@ -36,6 +37,9 @@ def test_views_are_private(files):
     """Memory of a file can be written to, as torch wants, and the file does not change."""
     files.write("f", [b"abc"])
     view = files.read("f")
+    if isinstance(files, VirtualFiles):  # shared by hundreds of nodes: its memory refuses instead
+        assert view.readonly
+        return
     view[0] = ord("x")
     assert (view, files.read("f")) == (b"xbc", b"abc")
 
