@@ -1,8 +1,9 @@
 """Who is near whom, and who gathers for whom: labels that peers give themselves, in their adverts.
 
 A region's learners give their deltas of a tile to one of them, the aggregator, who sends one delta to an owner far away
-(learning.md 2); those of a small region give them to the owner directly. Nothing that is decided depends on a label: a wrong one costs time, never agreement. Two learners that know
-different peers may choose different aggregators, who then gather less each.
+(learning.md 2); those of a small region give them to the owner directly. Nothing that is decided depends on a label: a wrong
+one costs time, never agreement. Two learners that know different peers may choose different aggregators, who then gather less
+each; members of the roster come first, because everybody is connected to them.
 
     near   both say the same region                  deltas go directly: a stop between would only cost time
     far    both say a region, and not the same       deltas go through the aggregator of our own
@@ -30,14 +31,21 @@ class Regions:
         self._me = me
         self._region = region
         self._labels: dict[PeerId, str] = {}
+        self._near_count = 0  # others with our own label
+        self.members: Container[PeerId] = ()  # of the roster: everybody dials them, so neighbours agree on one
         self._passed_over: dict[PeerId, int] = {}  # until this round
 
     def tell(self, peer: PeerId, region: str) -> None:
         """A peer's advert says where it is."""
-        self._labels.pop(peer, None)
+        self._forget(peer)
         self._labels[peer] = region
+        self._near_count += region == self._region and peer != self._me
         if len(self._labels) > LABELS_MAX:
-            del self._labels[next(iter(self._labels))]
+            self._forget(next(iter(self._labels)))
+
+    def _forget(self, peer: PeerId) -> None:
+        label = self._labels.pop(peer, None)
+        self._near_count -= label == self._region and peer != self._me
 
     def is_near(self, peer: PeerId) -> bool:
         """Whether a peer is in our region; we are, if we have one."""
@@ -51,9 +59,9 @@ class Regions:
         """Whether two peers are one, or said the same region."""
         return peer == other or self._label(peer) == self._label(other) != ""
 
-    def gathers(self, here: Iterable[PeerId]) -> bool:
-        """Whether those of ``here`` that are in our region, we among them, are enough to gather."""
-        return sum(map(self.is_near, here)) >= GATHER_PEERS_MIN
+    def gathers(self) -> bool:
+        """Whether our region is known to have enough peers to gather, we among them; not all need be connected to us."""
+        return self._region != "" and self._near_count + 1 >= GATHER_PEERS_MIN
 
     def _label(self, peer: PeerId) -> str:
         return self._region if peer == self._me else self._labels.get(peer, "")
@@ -66,7 +74,7 @@ class Regions:
     def find_relay(self, seed: Digest, tile: TileId, here: Iterable[PeerId]) -> PeerId | None:
         """Who of ``here`` fetches a tile's updates into our region; it may be ourselves."""
         near = [peer for peer in here if self.is_near(peer)]
-        return next(iter(aggregator_order(seed, self._region, tile, near, ())), None)
+        return next(iter(aggregator_order(seed, self._region, tile, near, self.members)), None)
 
     def find_aggregator(
         self,
@@ -81,8 +89,11 @@ class Regions:
 
         None where our region is too small to gather.
         """
-        near = [peer for peer in here if self.is_near(peer)]
-        if not self.gathers(near):
+        if not self.gathers():
             return None
-        able = [peer for peer in near if peer not in tried and self._passed_over.get(peer, number) <= number]
+        able = [
+            peer
+            for peer in here
+            if self.is_near(peer) and peer not in tried and self._passed_over.get(peer, number) <= number
+        ]
         return next(iter(aggregator_order(beacon, self._region, tile, able, members)), None)

@@ -236,7 +236,7 @@ class RoundMachine:
         self._merged_own: list[Digest] = []  # fates that the learner has not journaled
         self._lost_own: list[Digest] = []
         self._told: set[Digest] = set()  # those among them that it was told when it began
-        self._members = {member.node for member in rules.roster.members}
+        self._members = self.regions.members = {member.node for member in rules.roster.members}
         self._connected: set[PeerId] = set()
         self._lost_at: dict[PeerId, int] = {}
         self._announced: dict[PeerId, int] = {}
@@ -330,7 +330,7 @@ class RoundMachine:
         """Other members, other owners. What a former owner proposed and did not get decided, a new one merges and proposes."""
         self._rules = rules
         self._epoch_at = now
-        self._members = {member.node for member in rules.roster.members}
+        self._members = self.regions.members = {member.node for member in rules.roster.members}
         here = self._connected | {self._me}
         self._lost_at = {
             member.node: self._lost_at.get(member.node, now)
@@ -690,7 +690,7 @@ class RoundMachine:
             ]
             if all(delta.learner == self._me for delta in gathered) or not self._has_far_owner(name, now):
                 continue
-            if not self.regions.gathers((self._me, *self._connected)):
+            if not self.regions.gathers():
                 return effects  # they gave a standby here what they gave the owner
             if expected is None:
                 expected = self._expected_near()

@@ -142,13 +142,6 @@ def test_a_region_of_three_gives_its_deltas_directly_and_one_of_four_gathers(nei
     assert sent(learn(machine, effects), make_delta(LEARNER)) == [taker]
 
 
-def test_a_region_that_shrinks_gives_its_deltas_directly():
-    """A neighbour leaves, and three are left: what the aggregator does not have yet goes to the owner."""
-    machine, effects = started(LEARNER, neighbours=NEIGHBOURS[:2])
-    machine.handle(e.PeerLost(NEIGHBOURS[0]), 100)
-    assert sent(learn(machine, effects), make_delta(LEARNER)) == [OWNER]
-
-
 @pytest.mark.parametrize("answer", ["refused", "silent", "gone"])
 def test_an_aggregator_that_does_not_take_it_is_replaced(answer):
     """The next one is asked: here the learner itself, who has nobody's but its own, so that the owner gets it in time."""
