@@ -7,10 +7,11 @@ that can be repeated, which trio keeps for its own tests.
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import trio
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 _private: Any = _trio_run  # trio calls these names final
 GRID_SECONDS: Final = 0.005  # shorter than any way between two machines
+CLOSINGS_MAX: Final = 8  # of one task: each ends one more thing that refuses to end (a guess)
 
 
 async def _jump_along(clock: trio.testing.MockClock, grid_seconds: float) -> NoReturn:
@@ -54,7 +56,7 @@ class _EndOfTime(Exception):
 def end_of_time() -> NoReturn:
     """End this world at once, with tasks that refuse to end; ``run_virtually`` returns.
 
-    The loop has no such thing: a clock that raises ends it, and leaves what it ran to the collector of garbage.
+    The loop has no such thing: a clock that raises ends it, and ``run_virtually`` buries what it ran.
     """
     clock: Any = trio.lowlevel.current_clock()
 
@@ -68,8 +70,12 @@ def end_of_time() -> NoReturn:
 def run_virtually(seed: int, main: Callable[..., Awaitable[None]], *arguments: Any) -> None:
     """Run ``main`` to its end in virtual time, the same way each time."""
     clock = trio.testing.MockClock()
+    tasks: list[trio.lowlevel.Task] = []
+    ended = False
 
     async def run() -> None:
+        root = trio.lowlevel.current_root_task()
+        tasks.extend([root] if root else [])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_jump_along, clock, GRID_SECONDS)
             await main(*arguments)
@@ -81,6 +87,36 @@ def run_virtually(seed: int, main: Callable[..., Awaitable[None]], *arguments: A
         except trio.TrioInternalError as error:
             if not isinstance(error.__cause__, _EndOfTime):
                 raise
+            ended = True
+    if ended:
+        _bury(tasks)
+
+
+def _bury(tasks: list[trio.lowlevel.Task]) -> None:
+    """Close these tasks of a loop that has ended, and those that they started, the youngest first.
+
+    The collector of garbage would do it too, at any later time, and warn of each that never began or did not want to end.
+    """
+    for task in tasks:  # which grows
+        nurseries: list[Any] = task.child_nurseries
+        for nursery in nurseries:
+            tasks.extend(nursery.child_tasks)
+            nursery._children.clear()  # nobody will tell it that they ended
+    for task in sorted(tasks, key=_age, reverse=True):
+        coroutine: Any = task.coro
+        for _ in range(CLOSINGS_MAX):
+            with suppress(
+                Exception, BaseExceptionGroup
+            ):  # whatever it waits for at its end, no loop is there to give it
+                coroutine.close()
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED:
+                break
+
+
+def _age(task: Any) -> int:
+    """The number of a task: a task is started by one with a smaller number."""
+    number: int = task._counter
+    return number
 
 
 async def run_inline(work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.keys import KeyPair, verify
+from protocol.keys import KeyPair, begin_remembering, end_remembering, verify
 from tests.strategies import key_pairs, seeds
 
 
@@ -60,3 +60,33 @@ def test_a_key_never_prints_its_seed() -> None:
     key = KeyPair(b"s" * 32)
     assert key.public[:4].hex() in repr(key)
     assert key.seed.hex() not in repr(key)
+
+
+@given(st.lists(st.tuples(key_pairs, st.binary(max_size=3), st.integers(0, 520), st.booleans()), max_size=6))
+def test_remembering_changes_no_verdict(checks: list[tuple[KeyPair, bytes, int, bool]]) -> None:
+    """True or false, asked for the first time or again, of good signatures and of those with a flipped bit or a cut end."""
+    asked = []
+    for key, message, bit, is_good in checks:
+        signature = bytearray(key.sign(message))
+        if not is_good:
+            signature = signature[:-1] if bit >= 512 else signature
+            signature[min(bit // 8, 62)] ^= 1 << bit % 8
+        asked += [(key.public, message, bytes(signature)), (key.public[:31], message, bytes(signature))]
+    without = [verify(*each) for each in asked]
+    begin_remembering(4)  # fewer than are asked: what was forgotten is checked again
+    try:
+        assert [[verify(*each) for each in asked] for _ in range(2)] == [without] * 2
+    finally:
+        end_remembering()
+    assert [verify(*each) for each in asked] == without
+
+
+def test_remembering_may_be_nested_and_ended_too_often() -> None:
+    """The last to begin ends first; an end without a beginning leaves the check as it is."""
+    key = KeyPair(b"s" * 32)
+    begin_remembering(1)
+    begin_remembering(1)
+    for _ in range(4):
+        assert verify(key.public, b"m", key.sign(b"m"))
+        assert not verify(key.public, b"n", key.sign(b"m"))
+        end_remembering()

@@ -1,0 +1,192 @@
+"""Level two: whole nodes in virtual time. A seed is one history, machines come back, and every shipped scenario passes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from node.services.learning import LearningService
+from protocol.codec import decode
+from protocol.ids import PeerId
+from protocol.learning import DeltaBundle, DeltaReceipt
+from protocol.limits import FRAME_BYTES_MAX
+from protocol.rejection import Reason, Rejected
+from simnet.outcome import Outcome
+from simnet.scenario import Scenario
+from simnet.scenario_file import find_scenario, list_scenarios
+from simnet.scenario_size import ci_sized, resize
+from simnet.virtual.disk import VirtualDisk
+from simnet.virtual.machine import VirtualMachine
+from simnet.virtual.time import run_virtually
+from simnet.virtual.world import VirtualWorld, _quiet, _sparing, run_scenario
+
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = tuple(scenario.name for scenario in list_scenarios())
+Script = Callable[[VirtualWorld], Awaitable[None]]
+
+
+def small(rounds: int) -> Scenario:
+    """A calm day of seven machines, all of them validators."""
+    scenario = ci_sized(resize(find_scenario("calm"), 7))
+    return replace(scenario, seconds=rounds * scenario.learning.round_seconds, bootstraps=2)
+
+
+def check(outcome: Outcome) -> None:
+    """Every rule was looked at, and none was broken; what is not gets the command that shows it."""
+    broken = {name: each.breaches[:3] for name, each in outcome.invariants.items() if each.breaches}
+    assert outcome.passed, f"{outcome.scenario}, seed {outcome.seed}: {broken}"
+    assert any(each.checks for each in outcome.invariants.values())
+
+
+def run_script(scenario: Scenario, seed: int, script: Script) -> Outcome:
+    """One world, with somebody in it who does and sees more than a scenario says."""
+    worlds: list[VirtualWorld] = []
+
+    async def main() -> None:
+        world = VirtualWorld(scenario, seed, None)
+        worlds.append(world)
+        with _quiet(world.watch, world.machines[0].peer):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(script, world)
+                await world.run()
+
+    with _sparing():
+        run_virtually(seed, main)
+    return worlds[0].outcome()
+
+
+def tip(machine: VirtualMachine) -> int:
+    """The newest final block that a running machine holds."""
+    assert machine.node is not None
+    return machine.node.ground.ledger.tip() or 0
+
+
+@pytest.mark.slow
+def test_a_seed_is_one_history() -> None:
+    """The same seed gives the same digest and the same numbers; another seed another history."""
+    first, again, other = (run_scenario(small(2), seed) for seed in (1, 1, 2))
+    assert first.facts() == again.facts()
+    assert first.digest != other.digest
+    assert len(first.digest) == 64
+    check(first)
+
+
+@pytest.mark.slow
+def test_a_seed_is_one_history_under_any_hash_seed() -> None:
+    """No set is walked through and no ``hash`` asked: two processes with other hash seeds log the same."""
+    program = (
+        "from simnet.virtual.world import run_scenario\n"
+        "from tests.simnet.virtual.test_world import small\n"
+        "print(run_scenario(small(1), 3).digest)"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "77")
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_machine_comes_back_and_catches_up() -> None:
+    """While it is down the others go on; back, it holds what they hold, and ends with every tile."""
+    tips: list[tuple[int, int]] = []
+
+    async def script(world: VirtualWorld) -> None:
+        victim, other = world.machines[-1], world.machines[0]
+        await trio.sleep(20.0)
+        last = tip(victim)
+        await world.kill(victim)
+        assert not victim.is_running
+        assert world.network.connections_of(victim.peer) == 0
+        await trio.sleep(30.0)
+        tips.append((last, tip(other)))
+        world.start(victim)
+        await trio.sleep(30.0)
+        assert victim.lives == 2
+        tips.append((tip(victim), tip(other)))
+
+    check(run_script(small(3), 1, script))
+    (last, missed), (caught_up, newest) = tips
+    assert missed > last
+    assert missed < newest <= caught_up + 1
+
+
+@pytest.mark.slow
+def test_a_machine_finds_its_network_again_when_all_bootstraps_are_gone() -> None:
+    """It was told of two peers to begin with; both are dead when it restarts, and it dials whom it knew."""
+    connections: list[int] = []
+    remembered: list[tuple[str, ...]] = []
+
+    async def script(world: VirtualWorld) -> None:
+        victim = world.machines[-1]
+        bootstraps = [machine for machine in world.machines if machine.plan.is_bootstrap]
+        assert victim not in bootstraps
+        await trio.sleep(20.0)
+        await world.kill(victim)
+        for machine in bootstraps:
+            await world.kill(machine)
+        ground = victim._open_ground()
+        remembered.append(ground.known_peers())
+        ground.close()
+        world.start(victim)
+        await trio.sleep(20.0)
+        connections.append(world.network.connections_of(victim.peer))
+
+    check(run_script(small(2), 1, script))
+    assert len(remembered[0]) > 2
+    assert connections[0] >= 2
+
+
+@pytest.mark.slow
+def test_a_delta_is_refused_while_the_owners_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner says BUSY, nothing fails, and whoever gave the delta keeps it and gives it again when there is room."""
+    take = LearningService._take_deltas
+    refused: list[tuple[bytes, ...]] = []
+    refusals: list[Reason] = []
+    taken: set[bytes] = set()
+
+    async def take_on_a_full_disk_once(self: LearningService, peer: PeerId, data: bytes) -> bytes:
+        deltas = decode(DeltaBundle, data, limit_bytes=FRAME_BYTES_MAX).deltas
+        disk = self._ground.disk
+        assert isinstance(disk, VirtualDisk)
+        if deltas and not refused:
+            disk.is_full = True
+            refused.append(deltas)
+        try:
+            answer = await take(self, peer, data)
+        except Rejected as refusal:
+            refusals.append(refusal.reason)
+            raise
+        finally:
+            disk.is_full = False
+        outcomes = decode(DeltaReceipt, answer, limit_bytes=FRAME_BYTES_MAX).outcomes
+        taken.update(delta for delta, outcome in zip(deltas, outcomes, strict=False) if not outcome)
+        return answer
+
+    monkeypatch.setattr(LearningService, "_take_deltas", take_on_a_full_disk_once)
+    check(run_scenario(small(2), 1))
+    assert refusals == [Reason.BUSY]
+    assert taken >= set(refused[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_scenario_passes(name: str) -> None:
+    """CI-sized, every rule that it names holds."""
+    seed = 1
+    outcome = run_scenario(ci_sized(find_scenario(name)), seed)
+    broken = {name: each.breaches[:3] for name, each in outcome.invariants.items() if each.breaches}
+    assert outcome.passed, f"nocknode simnet run {name} --ci --seed {seed}: {broken}"
