@@ -56,6 +56,6 @@ def run_scenario(
     )
 
 
-def render(outcome: Outcome) -> str:
+def render(outcome: Outcome, scenario: Scenario) -> str:
     """The page of an outcome."""
     return f"<p>{outcome.scenario} {outcome.seed}</p>"

@@ -313,7 +313,7 @@ def test_faults_last_as_long_as_the_scenario_says():
         (40.0, 3600.0, "the bootstrap peers are dead"),
         (50.0, 60.0, "us-east is slow: 4× the latency, 25 % of the rate"),
         (60.0, 90.0, "eu-west is cut off"),
-        (600.0, 1800.0, "an owner dies in every round"),
+        (600.0, 1800.0, "the owner of every tile dies in every round"),
     ]
 
 
