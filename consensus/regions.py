@@ -1,8 +1,9 @@
 """Who is near whom, and who gathers for whom: labels that peers give themselves, in their adverts.
 
 A region's learners give their deltas of a tile to one of them, the aggregator, who sends one delta to an owner far away
-(learning.md 2); those of a small region give them to the owner directly. Nothing that is decided depends on a label: a wrong one costs time, never agreement. Two learners that know
-different peers may choose different aggregators, who then gather less each.
+(learning.md 2); those of a small region give them to the owner directly. Nothing that is decided depends on a label: a wrong
+one costs time, never agreement. Two learners that know different peers may choose different aggregators, who then gather less
+each.
 
     near   both say the same region                  deltas go directly: a stop between would only cost time
     far    both say a region, and not the same       deltas go through the aggregator of our own
@@ -17,7 +18,7 @@ from consensus.election import aggregator_order
 from protocol.ids import Digest, PeerId, TileId
 
 LABELS_MAX = 4_096  # peers whose region is remembered: as many as adverts are kept
-GATHER_PEERS_MIN = 4  # of a region: of three, two that lie decide what is said for all; and gathering for three saves nothing
+GATHER_PEERS_MIN = 4  # of a region: of three, two that lie would speak for all, and gathering for three saves nothing
 PASSED_OVER_ROUNDS = 8  # how long an aggregator that lost a delta of ours is given none (a guess)
 
 

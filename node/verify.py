@@ -78,9 +78,14 @@ def verify_tiles(data_dir: Path, progress: Progress) -> VerifyReport:
     """Verify the data directory of a node that is not running. Raises as ``open_ground`` does."""
     ground = open_ground(load_settings(data_dir))
     try:
-        return _Verification(ground, progress).run()
+        return verify_ground(ground, progress)
     finally:
         ground.close()
+
+
+def verify_ground(ground: Ground, progress: Progress) -> VerifyReport:
+    """The same of a directory that is open, and in which nothing else happens."""
+    return _Verification(ground, progress).run()
 
 
 class _Verification:

@@ -370,7 +370,17 @@ def run_scenario(
     program: Program = RIGHT,
 ) -> Outcome:
     """One run of whole nodes. ``on_progress`` hears the virtual seconds gone."""
+    return run_world(scenario, seed, on_progress=on_progress, program=program).outcome()
 
+
+def run_world(
+    scenario: Scenario,
+    seed: int,
+    *,
+    on_progress: Callable[[float], None] | None = None,
+    program: Program = RIGHT,
+) -> VirtualWorld:
+    """The same for whoever looks at the machines afterwards: the world, in which nothing runs any more."""
     worlds: list[VirtualWorld] = []
 
     async def main() -> None:
@@ -381,4 +391,4 @@ def run_scenario(
 
     with _sparing():
         run_virtually(seed, main)
-    return worlds[0].outcome()
+    return worlds[0]

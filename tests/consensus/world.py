@@ -92,12 +92,13 @@ class Options:
     downtime_ms: int = 12_000
     rounds_max: int | None = None
     transfers: int = 0  # payments that peers acknowledge to their users while faults happen
-    regions: int = 1  # over which the peers are spread; with one, every delta goes directly
+    regions: str = "a"  # of the peers in turn, over and over; with one, every delta goes directly
     epoch_heights: int = 1_024  # where there are few, owners change while everything goes on
 
     @classmethod
     def draw(cls, random_: random.Random) -> Options:
         choice = random_.choice
+        regions, observers = choice((("a", 0), ("a", 1), ("abbbbbb", 3), ("abbbbbbb", 4)))  # four of a region gather
         return cls(
             loss=choice((0.0, 0.1, 0.1, 0.25)),
             repeat=choice((0.0, 0.2)),
@@ -111,11 +112,11 @@ class Options:
             clocks=choice((0, 0, 1, 2)),
             downtime_ms=choice((2_000, 12_000, 30_000)),
             learn_ms=choice(((500, 3_000), (500, 12_000), (100, 400))),
-            observers=choice((0, 0, 1)),
+            observers=observers,
             rounds_max=choice((None, None, 6)),
             epoch_heights=choice((1_024, 2, 5, 20)),
             transfers=choice((0, 10, 40)),
-            regions=choice((1, 2, 2, 3)),
+            regions=regions,
         )
 
 
@@ -368,7 +369,7 @@ class Peer:
         self.disk = Disk(tiles={tile: {Version(0): root} for tile, root in genesis_roots(world.tiles).items()})
         self.disk.store_state(all_rows(make_genesis(world.roster, world.tiles)))
         self.engine: Engine | None = None
-        self.region = f"region-{index % world.options.regions}"
+        self.region = world.options.regions[index % len(world.options.regions)]
         self.life = 0
         self.stays_dead = False
         self.learn_ms: tuple[int, int] | None = None  # its own speed
