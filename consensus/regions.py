@@ -18,9 +18,7 @@ from consensus.election import aggregator_order
 from protocol.ids import Digest, PeerId, TileId
 
 LABELS_MAX = 4_096  # peers whose region is remembered: as many as adverts are kept
-GATHER_PEERS_MIN = (
-    4  # of a region: of three, two that lie decide what is said for all; and gathering for three saves nothing
-)
+GATHER_PEERS_MIN = 4  # of a region: of three, two that lie would speak for all, and gathering for three saves nothing
 PASSED_OVER_ROUNDS = 8  # how long an aggregator that lost a delta of ours is given none (a guess)
 
 

@@ -92,9 +92,7 @@ class Options:
     downtime_ms: int = 12_000
     rounds_max: int | None = None
     transfers: int = 0  # payments that peers acknowledge to their users while faults happen
-    regions: str = (
-        "a"  # of the peers one after the other, and so on from its beginning; with one, every delta goes directly
-    )
+    regions: str = "a"  # of the peers in turn, over and over; with one, every delta goes directly
     epoch_heights: int = 1_024  # where there are few, owners change while everything goes on
 
     @classmethod
