@@ -7,9 +7,13 @@ that can be repeated, which trio keeps for its own tests.
 
 from __future__ import annotations
 
+import gc
 import inspect
+import logging
 import math
 import random
+import sys
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
@@ -89,7 +93,24 @@ def run_virtually(seed: int, main: Callable[..., Awaitable[None]], *arguments: A
                 raise
             ended = True
     if ended:
-        _bury(tasks)
+        with _unheard():
+            _bury(tasks)
+            gc.collect()  # generators that tasks were in the middle of complain too
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What ends without its loop says that it could not end well: to the log, to the interpreter, as a warning."""
+    hook, disabled = sys.unraisablehook, logging.root.manager.disable
+    sys.unraisablehook = lambda _: None
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        sys.unraisablehook = hook
 
 
 def _bury(tasks: list[trio.lowlevel.Task]) -> None:

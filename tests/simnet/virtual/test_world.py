@@ -141,6 +141,7 @@ def test_a_machine_finds_its_network_again_when_all_bootstraps_are_gone() -> Non
         ground = victim._open_ground()
         remembered.append(ground.known_peers())
         ground.close()
+        await trio.sleep(10.0)  # until nobody looks for it any more
         world.start(victim)
         await trio.sleep(20.0)
         connections.append(world.network.connections_of(victim.peer))
