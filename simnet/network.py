@@ -28,7 +28,9 @@ from simnet.scenario import HardwareClass, Region, Scenario, SkewClocks
 
 CREATED_MS: Final = 1_700_000_000_000  # what the clocks of this world show at its beginning
 WIDTH: Final = 16  # of the model: a trunk of 9,328 values, the least that has every kind of tensor
-BLOCKS_PER_ROUND: Final = 10  # empty blocks, where nothing else is to be decided; votes are most of what a small world costs
+BLOCKS_PER_ROUND: Final = (
+    10  # empty blocks, where nothing else is to be decided; votes are most of what a small world costs
+)
 IDLE_MS: Final = (1_500, 30_000)  # bounds of the time between them
 EPOCH_HEIGHTS: Final = 32  # an hour of calm sees several boundaries
 HISTORY_TICKS: Final = 16  # of a segment: what a beacon costs is measured elsewhere

@@ -149,6 +149,7 @@ async def _churn(world: VirtualWorld, churn: Churn, machine: VirtualMachine, dra
     await trio.sleep_until(machine.plan.arrives_seconds)
     while churn.share_per_hour > 0:
         await trio.sleep(draw.expovariate(churn.share_per_hour / 3600))
+        world.tell(f"{short(machine.peer)} leaves")
         await world.kill(machine)
         await trio.sleep(draw.uniform(*churn.away_seconds))
         world.start(machine)

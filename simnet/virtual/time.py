@@ -14,7 +14,7 @@ import math
 import random
 import sys
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -119,7 +119,7 @@ def _bury(tasks: list[trio.lowlevel.Task]) -> None:
     The collector of garbage would do it too, at any later time, and warn of each that never began or did not want to end.
     """
     for task in tasks:  # which grows
-        nurseries: list[Any] = task.child_nurseries
+        nurseries: Sequence[Any] = task.child_nurseries
         for nursery in nurseries:
             tasks.extend(nursery.child_tasks)
             nursery._children.clear()  # nobody will tell it that they ended
