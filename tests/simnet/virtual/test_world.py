@@ -8,11 +8,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import trio
 
-from node.services.learning import LearningService
+from p2p.requests import DELTA
 from protocol.codec import decode
 from protocol.ids import PeerId
 from protocol.learning import DeltaBundle, DeltaReceipt
@@ -23,7 +24,7 @@ from simnet.scenario import Scenario
 from simnet.scenario_file import find_scenario, list_scenarios
 from simnet.scenario_size import ci_sized, resize
 from simnet.virtual.disk import VirtualDisk
-from simnet.virtual.machine import VirtualMachine
+from simnet.virtual.machine import Program, VirtualMachine, WatchedNode
 from simnet.virtual.time import run_virtually
 from simnet.virtual.world import VirtualWorld, _quiet, _sparing, run_scenario
 
@@ -151,36 +152,42 @@ def test_a_machine_finds_its_network_again_when_all_bootstraps_are_gone() -> Non
     assert connections[0] >= 2
 
 
-@pytest.mark.slow
-def test_a_delta_is_refused_while_the_owners_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The owner says BUSY, nothing fails, and whoever gave the delta keeps it and gives it again when there is room."""
-    take = LearningService._take_deltas
-    refused: list[tuple[bytes, ...]] = []
-    refusals: list[Reason] = []
-    taken: set[bytes] = set()
+class FullOnce(WatchedNode):
+    """A node whose disk is full while the first deltas of the world are given to it."""
 
-    async def take_on_a_full_disk_once(self: LearningService, peer: PeerId, data: bytes) -> bytes:
+    refused: ClassVar[list[bytes]] = []
+    refusals: ClassVar[list[Reason]] = []
+    taken: ClassVar[set[bytes]] = set()
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.transport.set_request_handler(DELTA.protocol, self._take_once_on_a_full_disk)
+
+    async def _take_once_on_a_full_disk(self, peer: PeerId, data: bytes) -> bytes:
         deltas = decode(DeltaBundle, data, limit_bytes=FRAME_BYTES_MAX).deltas
-        disk = self._ground.disk
+        disk = self.ground.disk
         assert isinstance(disk, VirtualDisk)
-        if deltas and not refused:
+        if deltas and not self.refused:
             disk.is_full = True
-            refused.append(deltas)
+            self.refused.extend(deltas)
         try:
-            answer = await take(self, peer, data)
+            answer = await self.learning._take_deltas(peer, data)
         except Rejected as refusal:
-            refusals.append(refusal.reason)
+            self.refusals.append(refusal.reason)
             raise
         finally:
             disk.is_full = False
         outcomes = decode(DeltaReceipt, answer, limit_bytes=FRAME_BYTES_MAX).outcomes
-        taken.update(delta for delta, outcome in zip(deltas, outcomes, strict=False) if not outcome)
+        self.taken.update(delta for delta, outcome in zip(deltas, outcomes, strict=False) if not outcome)
         return answer
 
-    monkeypatch.setattr(LearningService, "_take_deltas", take_on_a_full_disk_once)
-    check(run_scenario(small(2), 1))
-    assert refusals == [Reason.BUSY]
-    assert taken >= set(refused[0])
+
+@pytest.mark.slow
+def test_a_delta_is_refused_while_the_owners_disk_is_full() -> None:
+    """The owner says BUSY, nothing fails, and whoever gave the delta keeps it and gives it again when there is room."""
+    check(run_scenario(small(2), 1, program=Program(FullOnce)))
+    assert FullOnce.refusals == [Reason.BUSY]
+    assert FullOnce.taken >= set(FullOnce.refused)
 
 
 @pytest.mark.slow
