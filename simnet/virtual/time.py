@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import logging
 import math
 import random
 import sys
@@ -100,16 +99,14 @@ def run_virtually(seed: int, main: Callable[..., Awaitable[None]], *arguments: A
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """What ends without its loop says that it could not end well: to the log, to the interpreter, as a warning."""
-    hook, disabled = sys.unraisablehook, logging.root.manager.disable
+    """What ends without its loop says that it could not end well: to the interpreter, and as a warning."""
+    hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None
-    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(disabled)
         sys.unraisablehook = hook
 
 
