@@ -213,7 +213,7 @@ def test_memo_asks_once_for_answers_and_for_refusals(enabled: bool, asked: int) 
 
 def test_a_ledger_is_served_up_to_its_epoch_and_a_certificate() -> None:
     """An answer of the sync protocol begins where it was asked to, stays in one epoch, and ends with a certificate."""
-    world = World(replace(SMALL, seconds=120.0), 3)
+    world = World(replace(SMALL, seconds=240.0), 3)
     world.run()
     disk = world.peers[0].disk
     heights = world.shared.genesis.chain.epoch_heights
