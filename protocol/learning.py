@@ -104,7 +104,7 @@ def check_contributors(contributors: tuple[Contributor, ...], tokens: int) -> No
 
 
 class Advert(Message, frozen=True):
-    """What a peer is: soft state, refreshed every 30 s and forgotten when it expires."""
+    """What a peer is: soft state, refreshed every 30 s, less often in a crowd, and forgotten when it expires."""
 
     addresses: Annotated[tuple[_ShortText, ...], Meta(max_length=8)]
     region: _ShortText

@@ -1,4 +1,4 @@
-"""What a run of a scenario showed: every number of the report, for people (``simnet/page.py``) and for programs (``--json``).
+"""What a run of a scenario showed: every number of the report, for people (``simnet/page/``) and for programs (``--json``).
 
 Made by the world that ran; the same for every run of one command. Times are seconds of the run's own clock.
 """

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 ADVERT_SECONDS = 30.0  # DESIGN 4
 CROWD_PEERS = (
-    64  # above which adverts come less often, as RTCP's reports do (RFC 3550, 6.2): each node hears two a second
+    64  # with more, adverts come less often, as in RTCP (RFC 3550, 6.2): each node hears two a second (a guess)
 )
 GREETINGS_APART_SECONDS = 1.0  # between adverts after new connections; twice as long each time that more come
 ANNOUNCE_APART_MS = 1_000  # between two announcements of a round; then twice as long each time

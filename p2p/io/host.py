@@ -552,7 +552,7 @@ class StreamHost(abc.ABC):
     def _some_others(self, count_max: int, asker: PeerId | None = None) -> tuple[str, ...]:
         """An address each of some admitted peers, drawn evenly."""
         connected = self.connected_peers()
-        drawn = self._generator.sample(connected, min(count_max + 1, len(connected)))
+        drawn = self._generator.sample(connected, min(count_max + 1, len(connected)))  # the asker may be among them
         known = [self._book.known_addresses(peer)[:1] for peer in drawn if peer != asker]
         return tuple(addresses[0] for addresses in known if addresses)[:count_max]
 

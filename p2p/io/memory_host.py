@@ -45,9 +45,7 @@ from protocol.limits import KIB
 from protocol.rejection import Reason, Rejected
 
 WINDOW_BYTES: Final = 256 * KIB  # unread bytes of a stream before its writer waits, as yamux does
-MESH_DEGREE: Final = (
-    4  # peers that each host chooses to exchange messages with; with those that choose it, gossipsub's D of 6
-)
+MESH_DEGREE: Final = 4  # peers that each host chooses for gossip; with those that choose it, gossipsub's D of 6
 NAME_BYTES: Final = 32  # of a message, as gossipsub's authors and sequence numbers take
 PING_BYTES: Final = 96  # a stream's opening, a ping and its frames
 CONTROL: Final = "control"  # kind of bytes that are no message of anybody: opening and greeting

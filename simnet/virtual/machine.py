@@ -111,7 +111,6 @@ class VirtualMachine:
         self.clock = VirtualClock(plan.clock_offset_ms)
         self.node: Node | None = None
         self.lives = 0
-        self.is_stopping = False
         self._host: MemoryHost | None = None
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
