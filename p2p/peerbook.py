@@ -266,7 +266,7 @@ class PeerBook:
         """Last ping of each connected peer that answered one."""
         return {
             peer: entry.round_trip_milliseconds
-            for peer, entry in self._entries.items()
+            for peer, entry in self._connected.items()
             if entry.round_trip_milliseconds is not None
         }
 
@@ -274,7 +274,7 @@ class PeerBook:
         """Median over connected peers of (their clock - ours); None before any answer."""
         offsets = [
             entry.clock_offset_milliseconds
-            for entry in self._entries.values()
+            for entry in self._connected.values()
             if entry.clock_offset_milliseconds is not None
         ]
         return round(statistics.median(offsets)) if offsets else None

@@ -550,10 +550,11 @@ class StreamHost(abc.ABC):
         )
 
     def _some_others(self, count_max: int, asker: PeerId | None = None) -> tuple[str, ...]:
-        """An address each of some admitted peers, drawn evenly."""
-        connected = self.connected_peers()
-        drawn = self._generator.sample(connected, min(count_max + 1, len(connected)))  # the asker may be among them
-        known = [self._book.known_addresses(peer)[:1] for peer in drawn if peer != asker]
+        """An address each of admitted peers: of all where they fit, else of some drawn evenly."""
+        drawn: Sequence[PeerId] = self.connected_peers()
+        if len(drawn) > count_max:
+            drawn = self._generator.choices(drawn, k=count_max + 1)  # the asker may be among them, or one twice
+        known = [self._book.known_addresses(peer)[:1] for peer in dict.fromkeys(drawn) if peer != asker]
         return tuple(addresses[0] for addresses in known if addresses)[:count_max]
 
     async def _greet(self, link: _Link) -> None:

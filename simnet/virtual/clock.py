@@ -9,7 +9,7 @@ from simnet.network import CREATED_MS
 
 
 class VirtualClock(Clock):
-    """Reads trio's clock, which is a ``MockClock`` in this world."""
+    """Reads trio's clock, which jumps in this world (``simnet/virtual/time.py``)."""
 
     def __init__(self, offset_ms: int = 0) -> None:
         self.offset_ms = offset_ms
