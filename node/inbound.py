@@ -2,6 +2,7 @@
 
     gossip       bytes -> envelope -> payload   -> event
     validators   bytes -> ValidatorMessage      -> event   (signed inside; the stream says which member it is)
+    adverts      bytes -> envelopes -> payloads -> events  (what gossip brought to somebody else)
 
 The host has already checked size and rate (p2p/admission.py). What is refused is counted by reason, and whoever is to blame
 is reported; nothing here is trusted because of where it came from.
@@ -10,19 +11,21 @@ is reported; nothing here is trusted because of where it came from.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from consensus.engine import Event
 from consensus.events import HeadsSeen, RegionTold, RoundAnnounced, TipSeen, TransactionsSeen
 from consensus.finality.events import MessageReceived
+from node.adverts import Adverts
+from p2p.requests import ADVERTS
 from p2p.transport import GossipReceived
 from protocol.codec import decode
 from protocol.envelope import Envelope, SequenceWindows, open_envelope
 from protocol.finality import ChainId, ValidatorMessage
 from protocol.ids import NetworkId, PeerId
-from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
+from protocol.learning import Advert, FinalizedTip, HeadProposals, KnownAdverts, RoundAnnouncement
 from protocol.limits import FRAME_BYTES_MAX
-from protocol.messages import decode_payload
+from protocol.messages import Kind, decode_payload
 from protocol.rejection import Reason, Rejected
 from protocol.transactions import TransactionBundle, check_transaction
 
@@ -45,7 +48,7 @@ class Inbound:
         self._is_validator = is_validator
         self._windows = SequenceWindows()
         self.rejected: Counter[str] = Counter()
-        self.adverts: dict[PeerId, Advert] = {}  # newest by author; bounded by ADVERTS_MAX
+        self.adverts = Adverts()
 
     def refuse(self, refusal: Rejected) -> None:
         """Count a refusal."""
@@ -57,12 +60,33 @@ class Inbound:
         Raises ``Rejected`` for an envelope that whoever handed it over should have refused, else ``AuthorRejected``.
         """
         envelope = open_envelope(message.data, self._network, now_ms, self._windows)
+        return self._open_payload(envelope, message.data)
+
+    def adverts_told(self, data: bytes, now_ms: int) -> Iterator[Event]:
+        """The events of adverts that a peer passed on when it was asked (``KnownAdverts``).
+
+        Raises ``Rejected`` for what it should have refused itself, else ``AuthorRejected``.
+        """
+        for sealed in decode(KnownAdverts, data, limit_bytes=ADVERTS.response_bytes_max).envelopes:
+            try:
+                envelope = open_envelope(sealed, self._network, now_ms, self._windows)
+            except Rejected as refusal:
+                if refusal.reason in (Reason.REPEATED, Reason.EXPIRED):
+                    continue  # gossip was faster, or clocks differ
+                raise
+            if envelope.kind != Kind.ADVERT:
+                raise Rejected(Reason.UNKNOWN_KIND, f"kind {envelope.kind} among adverts")
+            event = self._open_payload(envelope, sealed)
+            if event is not None:
+                yield event
+
+    def _open_payload(self, envelope: Envelope, sealed: bytes) -> Event | None:
         try:
-            return self._open_payload(envelope)
+            return self._decode(envelope, sealed)
         except Rejected as refusal:
             raise AuthorRejected(envelope.sender, refusal) from None
 
-    def _open_payload(self, envelope: Envelope) -> Event | None:
+    def _decode(self, envelope: Envelope, sealed: bytes) -> Event | None:
         payload = decode_payload(envelope)
         match payload:
             case HeadProposals():
@@ -75,12 +99,8 @@ class Inbound:
             case FinalizedTip():
                 return TipSeen(payload.header, payload.certificate)
             case Advert():
-                earlier = self.adverts.pop(envelope.sender, None)
-                self.adverts[envelope.sender] = payload
-                if len(self.adverts) > ADVERTS_MAX:
-                    del self.adverts[next(iter(self.adverts))]
-                is_known = earlier is not None and earlier.region == payload.region
-                return None if is_known else RegionTold(envelope.sender, payload.region)
+                is_news = self.adverts.take(payload, envelope, sealed)
+                return RegionTold(envelope.sender, payload.region) if is_news else None
             case _:
                 raise Rejected(Reason.UNKNOWN_KIND, f"kind {envelope.kind}")
 
@@ -93,9 +113,6 @@ class Inbound:
             self.rejected[Reason.NOT_A_MEMBER.code] += 1
             return None
         return MessageReceived(peer, _decode_validator(data))
-
-
-ADVERTS_MAX = 4096  # peers whose adverts are kept: about 1 KiB each
 
 
 def _decode_validator(data: bytes) -> ValidatorMessage:

@@ -404,7 +404,7 @@ class Node:
                 case wire.PeerConnected():
                     log.info("peer connected", peer=short(event.peer))
                     await self.reactor.post(PeerConnected(event.peer))
-                    self.presence.greet()
+                    self.presence.met.set()
                 case wire.PeerLost():
                     log.info("peer lost", peer=short(event.peer), why=event.reason)
                     await self.reactor.post(PeerLost(event.peer))
@@ -470,13 +470,20 @@ class Node:
     # -- catching up ----------------------------------------------------------------------------------------------------
 
     async def _poll_blocks(self) -> None:
-        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask when there was none for too long."""
+        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask when there was none for too long.
+
+        Where nobody has one, ask less and less often: a chain that stands must not drown in everybody's questions.
+        """
         patience_ms = self.ground.genesis.chain.idle_interval_ms + int(1000 * SYNC_POLL_SECONDS)
+        pause = SYNC_POLL_SECONDS
         while True:
-            await trio.sleep(SYNC_POLL_SECONDS)
-            late = self.verified_ms is None or self.clock.monotonic_ms() - self.verified_ms > patience_ms
+            await trio.sleep(pause)
+            before = self.verified_ms
+            late = before is None or self.clock.monotonic_ms() - before > patience_ms
             if late and self.me is None:
                 await self._sync()
+            is_asked_in_vain = late and self.verified_ms == before and self.transport.connected_peers()
+            pause = min(2 * pause, patience_ms / 1000) if is_asked_in_vain else SYNC_POLL_SECONDS
 
     async def _sync(self) -> None:
         """Fetch, check and take in finalized blocks, up to the tip of whoever answered.

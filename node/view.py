@@ -175,7 +175,7 @@ class View:
         known = connected | set(node.inbound.adverts) | {member.node for member in node.roster.members}
         rows = []
         for peer in sorted(known - {node.ground.peer}):
-            advert = node.inbound.adverts.get(peer)
+            advert = node.inbound.adverts.find(peer)
             rows.append(
                 {
                     "peer": peer_text(peer),

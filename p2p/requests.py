@@ -53,12 +53,15 @@ DELTA: Final = RequestRule(
 SYNC: Final = RequestRule(
     "/nock/sync/1", 64 * KIB, FRAME_BYTES_MAX, 30.0, 1, False, "headers, certificates, heads, status"
 )
+ADVERTS: Final = RequestRule(
+    "/nock/adverts/1", 34 * KIB, 256 * KIB, 10.0, 16, False, "who else is here, as they said it themselves"
+)
 VOTE: Final = RequestRule(
     "/nock/vote/1", FRAME_BYTES_MAX, 0, 10.0, 1, True, "validator to validator: votes, proposals, certificates"
 )
 PING: Final = RequestRule("/nock/ping/1", 64, 4 * KIB, 10.0, 1, False, "are you there, and what time is it; hosts only")
 
-REQUESTS: Final = {rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, VOTE, PING)}
+REQUESTS: Final = {rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, VOTE, PING)}
 
 BLOB_ANSWER_OVERHEAD_BYTES_MAX: Final = 4 * KIB
 check_invariant(

@@ -59,6 +59,7 @@ class Envelope:
     kind: int
     sender: PeerId
     sequence: int
+    expires_ms: int
     payload: bytes
 
 
@@ -122,7 +123,7 @@ def open_envelope(data: bytes, network: NetworkId, now_ms: int, windows: Sequenc
     if not verify(sealed.sender, digest(Domain.ENVELOPE, text), sealed.signature):
         raise Rejected(Reason.BAD_SIGNATURE, f"envelope of kind {sealed.kind}")
     windows.mark(sealed.sender, sealed.kind, sealed.sequence)
-    return Envelope(sealed.kind, sealed.sender, sealed.sequence, sealed.payload)
+    return Envelope(sealed.kind, sealed.sender, sealed.sequence, sealed.expires_ms, sealed.payload)
 
 
 @dataclass(slots=True)

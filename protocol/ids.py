@@ -7,6 +7,8 @@ are in one-to-one correspondence.
 
 from __future__ import annotations
 
+from bisect import bisect
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, NewType
 
@@ -84,6 +86,13 @@ def parse_peer(text: str) -> PeerId:
 def short(peer: PeerId) -> str:
     """The last six characters of a peer's text: enough to tell peers apart in a log."""
     return peer_text(peer)[-6:]
+
+
+def after(me: PeerId, peers: Iterable[PeerId]) -> list[PeerId]:
+    """Other peers in the order of a ring, beginning behind our own place: so that many askers do not all ask the same first."""
+    others = sorted(peer for peer in peers if peer != me)
+    at = bisect(others, me)
+    return others[at:] + others[:at]
 
 
 def short_digest(value: bytes) -> str:

@@ -28,8 +28,11 @@ from protocol.ids import (
 )
 from protocol.keys import KeyPair, verify
 from protocol.limits import (
+    ADVERTS_MAX,
+    ADVERTS_PER_ANSWER_MAX,
     BLOBS_PER_REQUEST_MAX,
     CONTRIBUTORS_PER_AGGREGATE_MAX,
+    GOSSIP_MESSAGE_BYTES_MAX,
     HEADS_PER_BODY_MAX,
     SYNC_BLOCKS_PER_ANSWER_MAX,
     TEXT_BYTES_MAX,
@@ -40,6 +43,7 @@ from protocol.rejection import Reason, Rejected
 from protocol.roster import Head
 
 _ShortText = Annotated[str, Meta(max_length=TEXT_BYTES_MAX)]
+ADVERT_NAME_BYTES = 8  # of a peer id, where two that begin alike cost an advert at most
 
 
 class Contributor(Message, frozen=True):
@@ -192,6 +196,20 @@ class BlobAnswer(Message, frozen=True):
 
     parts: Annotated[tuple[bytes | None, ...], Meta(max_length=4096)]
     truncated: bool
+
+
+class GetAdverts(Message, frozen=True):
+    """Ask whom a peer knows. ``known``: the first bytes of the ids of those whom the asker knows already."""
+
+    known: Annotated[bytes, Meta(max_length=ADVERT_NAME_BYTES * ADVERTS_MAX)]
+
+
+class KnownAdverts(Message, frozen=True):
+    """Envelopes of adverts as their authors sealed them, the newest first."""
+
+    envelopes: Annotated[
+        tuple[Annotated[bytes, Meta(max_length=GOSSIP_MESSAGE_BYTES_MAX)], ...], Meta(max_length=ADVERTS_PER_ANSWER_MAX)
+    ]
 
 
 class GetBlocks(Message, frozen=True):

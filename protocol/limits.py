@@ -90,6 +90,10 @@ HISTORY_TICKS_PER_SEGMENT_MAX = 2**22  # checked in about two seconds on one cor
 HISTORY_EVENTS_PER_SEGMENT_MAX = 4_096  # 160 KiB a segment
 ONION_LAYERS_MAX = 65_536  # one reveal an epoch: years; a tenth of a second to make
 
+# -- who is here ------------------------------------------------------------------------------------------------------
+ADVERTS_MAX = 4_096  # peers whose adverts are kept: about 1 KiB each
+ADVERTS_PER_ANSWER_MAX = 512  # so that no one peer decides whom another knows
+
 # -- data sets --------------------------------------------------------------------------------------------------------
 DATASET_SHARD_BYTES_MAX = 1 * MIB  # one range request each
 DATASET_SHARDS_MAX = 8_192  # 8 GiB of text in one manifest, which is a part of genesis

@@ -41,7 +41,17 @@ from protocol.finality import (
 from protocol.genesis import genesis_roster
 from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, NetworkId, PeerId, Round, View, peer_text
 from protocol.keys import KeyPair
-from protocol.learning import Advert, DeltaBundle, FinalizedTip, GetBlobs, GetBlocks, HeadProposals, RoundAnnouncement
+from protocol.learning import (
+    Advert,
+    DeltaBundle,
+    FinalizedTip,
+    GetAdverts,
+    GetBlobs,
+    GetBlocks,
+    HeadProposals,
+    KnownAdverts,
+    RoundAnnouncement,
+)
 from protocol.light_client import LightBlock, LightClientProof
 from protocol.merkle import leaf_digest, merkle_proof, merkle_root, page_leaves
 from protocol.roster import Roster
@@ -213,6 +223,8 @@ def learning() -> Vectors:
         "round announcement": RoundAnnouncement(Round(6), "cpu"),
         "get blobs": GetBlobs((blob_digest(b"one"),)),
         "get blocks": GetBlocks(Height(1), 64),
+        "get adverts": GetAdverts(b"8 bytes.of each.of those"),
+        "known adverts": KnownAdverts((b"an envelope", b"another")),
     }
     return {
         "head digest": head().digest().hex(),

@@ -25,7 +25,7 @@ from protocol.codec import decode, encode
 from protocol.digest import blob_digest
 from protocol.epochs import is_boundary
 from protocol.finality import Certificate, FinalizedBlock, Header
-from protocol.ids import Digest, Height, PeerId, TileId
+from protocol.ids import Digest, Height, PeerId, TileId, after
 from protocol.learning import (
     BlobAnswer,
     BlobRequest,
@@ -181,7 +181,7 @@ class Exchange:
 
     # -- fetching -------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, peer: PeerId, rule: RequestRule, request: bytes) -> bytes | None:
+    async def ask(self, peer: PeerId, rule: RequestRule, request: bytes) -> bytes | None:
         """One question to one peer; None when it cannot or will not answer."""
         try:
             return await self._get(peer, rule, request)
@@ -203,12 +203,11 @@ class Exchange:
     def _sources(self, preferred: Iterable[PeerId]) -> list[PeerId]:
         """Connected peers to ask, the preferred ones first, then those of our region, then the others.
 
-        Beginning after our own id, a place of our own, spreads the load of many askers over the peers.
+        They begin after our own id (``after``), so that the load of many askers is spread.
         """
         connected = self._transport.connected_peers()
         me = self._transport.peer_id
-        ring = [peer for peer in connected if peer > me] + [peer for peer in connected if peer < me]
-        ring.sort(key=lambda peer: not self._regions.is_near(peer))
+        ring = sorted(after(me, connected), key=lambda peer: not self._regions.is_near(peer))
         first = [peer for peer in dict.fromkeys(preferred) if peer in connected and peer != me]
         return [*first, *(peer for peer in ring if peer not in first)]
 
@@ -233,7 +232,7 @@ class Exchange:
         for peer in self._sources(preferred):
             while missing:
                 wanted = missing[:BLOBS_PER_REQUEST_MAX]
-                data = await self._ask(peer, BLOB, encode(GetBlobs(tuple(wanted))))
+                data = await self.ask(peer, BLOB, encode(GetBlobs(tuple(wanted))))
                 if data is None:
                     break
                 try:
@@ -335,7 +334,7 @@ class Exchange:
 
     async def _fetch_leaves(self, tile: TileId, root: Digest, sources: Iterable[PeerId]) -> list[Digest] | None:
         for peer in sources:
-            data = await self._ask(peer, BLOB, encode(GetTileLeaves(tile, root)))
+            data = await self.ask(peer, BLOB, encode(GetTileLeaves(tile, root)))
             if data is None:
                 continue
             try:
@@ -364,7 +363,7 @@ class Exchange:
     ) -> None:
         count = min(PAGES_PER_REQUEST, len(leaves) - first)
         async with limiter:
-            data = await self._ask(peer, BLOB, encode(GetTilePages(tile, root, first, count)))
+            data = await self.ask(peer, BLOB, encode(GetTilePages(tile, root, first, count)))
         if data is None:
             return
         try:

@@ -16,6 +16,7 @@ from protocol.roster import Head
 from protocol.transactions import TransactionBundle
 
 LIFETIME_MS = 2 * 60 * 1000  # an announcement that is two minutes old helps nobody
+ADVERT_LIFETIME_MS = 9 * 60 * 1000  # of ten that are allowed: a clock may be a minute behind
 
 TOPIC_OF: dict[type[Message], str] = {
     Advert: "adverts",
@@ -75,7 +76,7 @@ class Gossip:
             self._ground.network,
             KIND_OF[type(message)],
             number,
-            self._clock.now_ms() + LIFETIME_MS,
+            self._clock.now_ms() + (ADVERT_LIFETIME_MS if isinstance(message, Advert) else LIFETIME_MS),
             encode(message),
         )
         await self._transport.publish(topic, data)

@@ -10,11 +10,14 @@ import structlog
 import trio
 
 from consensus.events import ClockJudged
+from node.inbound import AuthorRejected
 from node.services.learning import dataset_key
 from p2p.records import build_peer_record, peer_key, record_key
+from p2p.requests import ADVERTS
 from p2p.transport import PeerUnreachable, RequestFailed
-from protocol.ids import Height, NetworkId, PeerId, Round, peer_text, short
-from protocol.learning import Advert, RoundAnnouncement
+from protocol.codec import decode, encode
+from protocol.ids import Height, NetworkId, PeerId, Round, after, peer_text, short
+from protocol.learning import Advert, GetAdverts, RoundAnnouncement
 from protocol.rejection import Rejected
 from storage.kv import DatabaseCorrupt
 
@@ -25,11 +28,14 @@ log = structlog.get_logger()
 
 ADVERT_SECONDS = 30.0  # DESIGN 4
 CROWD_PEERS = (
-    64  # with more, adverts come less often, as in RTCP (RFC 3550, 6.2): each node hears two a second (a guess)
+    16  # with more, adverts come less often, as in RTCP (RFC 3550, 6.2): each hears one in two seconds (a guess)
 )
-GREETINGS_APART_SECONDS = 1.0  # between adverts after new connections; twice as long each time that more come
+ADVERT_SECONDS_MAX = 450.0  # a living peer's advert is always alive
+FIRST_ADVERTS_SECONDS = (1.0, 4.0)  # after the first connection: gossip takes a moment to find its ways
+ASK_AFTER_SECONDS = (1.0, 4.0, 16.0)  # who else is here, each time somebody else: three must not all lie
 ANNOUNCE_APART_MS = 1_000  # between two announcements of a round; then twice as long each time
 ANNOUNCES_PER_ROUND = 16  # so that whoever comes early in a round hears of it early (a guess)
+PROVIDERS_WANTED = 8  # to download from at once (a guess)
 RECORD_SECONDS = 12 * 3600.0  # libp2p.md 4: records are put again well before they die at 24 h
 LOOK_SECONDS = 2.0
 ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
@@ -47,23 +53,21 @@ class Presence:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._greet = trio.Event()
+        self.met = trio.Event()  # somebody is here, for the first time
         self._clock_trusted = True
         self._announced: Round | None = None  # the newest round that was announced
         self._announce_apart_ms = ANNOUNCE_APART_MS
         self._announce_again_ms = 0  # not before
         self._is_announce_owed = False  # somebody came who has not heard it
+        node.transport.set_request_handler(ADVERTS.protocol, self._answer)
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._advertise)
+            nursery.start_soon(self._ask_around)
             nursery.start_soon(self._look_around)
             nursery.start_soon(self._keep_record)
-
-    def greet(self) -> None:
-        """Somebody new is there: tell them soon who we are."""
-        self._greet.set()
 
     async def announce(self, number: Round) -> None:
         """Tell owners that our learner takes part in a round: at once, and again when others have come, less and less often.
@@ -83,19 +87,51 @@ class Presence:
         await self._node.gossip.publish(RoundAnnouncement(number, device.device if device else "cpu"))
 
     async def _advertise(self) -> None:
-        apart = GREETINGS_APART_SECONDS
-        while True:
+        """Everybody hears an advert. Whoever comes later asks for those that it missed."""
+        await self.met.wait()
+        for seconds in FIRST_ADVERTS_SECONDS:
+            await trio.sleep(seconds)
             await self._node.gossip.publish(self._advert())
-            self._greet = trio.Event()
-            await trio.sleep(apart)
-            with trio.move_on_after(self._advert_seconds() - apart) as patience:
-                await self._greet.wait()
-            # Everybody hears an advert: while a crowd arrives, each newcomer's greeting must not be told to all.
-            apart = GREETINGS_APART_SECONDS if patience.cancelled_caught else min(2 * apart, ADVERT_SECONDS / 2)
+        while True:
+            await trio.sleep(self._advert_seconds())
+            await self._node.gossip.publish(self._advert())
 
     def _advert_seconds(self) -> float:
         """Between two adverts, as many as this network has peers that advertise."""
-        return ADVERT_SECONDS * max(1.0, len(self._node.inbound.adverts) / CROWD_PEERS)
+        crowds = len(self._node.inbound.adverts) / CROWD_PEERS
+        return min(ADVERT_SECONDS * max(1.0, crowds), ADVERT_SECONDS_MAX)
+
+    async def _ask_around(self) -> None:
+        """Hear of those who are here already, whose adverts are on their way only now and then."""
+        await self.met.wait()
+        node, asked = self._node, set[PeerId]()
+        for seconds in ASK_AFTER_SECONDS:
+            await trio.sleep(seconds)
+            ring = after(node.ground.peer, node.transport.connected_peers())
+            peer = next((peer for peer in ring if peer not in asked), None)
+            if peer is not None:
+                asked.add(peer)
+                await self._ask(peer)
+
+    async def _ask(self, peer: PeerId) -> None:
+        """Ask one peer whom it knows. What it should have refused is its fault; what an author sealed wrongly, the author's."""
+        node, now_ms = self._node, self._node.clock.now_ms
+        question = encode(node.inbound.adverts.question(node.ground.peer, now_ms()))
+        data = await node.exchange.ask(peer, ADVERTS, question)
+        if data is None:
+            return
+        try:
+            for event in node.inbound.adverts_told(data, now_ms()):
+                await node.reactor.post(event)
+        except AuthorRejected as refusal:
+            node.report(refusal.author, refusal)
+        except Rejected as refusal:
+            node.report(peer, refusal)
+
+    async def _answer(self, peer: PeerId, data: bytes) -> bytes:
+        """Somebody asks whom we know."""
+        question = decode(GetAdverts, data, limit_bytes=ADVERTS.request_bytes_max)
+        return encode(self._node.inbound.adverts.answer(question, self._node.clock.now_ms()))
 
     def _advert(self) -> Advert:
         node = self._node
@@ -121,13 +157,15 @@ class Presence:
     async def _look_around(self) -> None:
         """Dial peers that adverts speak of, and judge our clock by theirs."""
         remembered = self._node.ground.known_peers()
+        here: tuple[PeerId, ...] = ()
         while True:
             await trio.sleep(LOOK_SECONDS)
-            connected = set(self._node.transport.connected_peers())
-            if not connected:  # where we were told to begin, nobody is: those whom we knew may still be there
+            before, here = here, self._node.transport.connected_peers()
+            connected = set(here)
+            if not here:  # where we were told to begin, nobody is: those whom we knew may still be there
                 for address in remembered:
                     await self._dial_at(address)
-            else:
+            elif here != before:
                 remembered = self._remember(remembered)
             for peer, advert in self._strangers(connected):
                 if await self._dial(peer, advert.addresses):
@@ -146,7 +184,8 @@ class Presence:
             known = set(members)
             others = (peer for peer in adverts if peer not in connected and peer not in known)
             wanted += islice(others, room + 1)  # one of them may be this node itself
-        return [(peer, adverts[peer]) for peer in wanted if peer != node.ground.peer]
+        found = ((peer, adverts.find(peer)) for peer in wanted if peer != node.ground.peer)
+        return [(peer, advert) for peer, advert in found if advert is not None]
 
     def _remember(self, remembered: tuple[str, ...]) -> tuple[str, ...]:
         """Write down who is here, when that is somebody else than before."""
@@ -175,7 +214,7 @@ class Presence:
                 continue
             if await self._dial_at(address):
                 return True
-        self._node.inbound.adverts.pop(peer, None)  # not there any more; it will advertise again
+        self._node.inbound.adverts.forget(peer)  # not there any more; it will advertise again
         return False
 
     async def _judge_clock(self) -> None:
@@ -211,15 +250,18 @@ class Presence:
                 await self._node.transport.provide(key)
 
     async def find_providers(self, key: str) -> tuple[PeerId, ...]:
-        """Peers that say they provide ``key``, connected to where possible."""
+        """Peers that say they provide ``key``, some of them connected to where possible: in a crowd everybody provides."""
         node = self._node
         providers: tuple[PeerId, ...] = ()
         if not node.transport.connected_peers():
             return providers
         with trio.move_on_after(FIND_SECONDS_MAX):
             providers = await node.transport.find_providers(key)
-        for peer in providers:
-            if peer not in node.transport.connected_peers():
+        for peer in after(node.ground.peer, providers):
+            connected = node.transport.connected_peers()
+            if sum(each in connected for each in providers) >= PROVIDERS_WANTED:
+                break
+            if peer not in connected:
                 for address in node.transport.known_addresses(peer):
                     if await self._dial_at(address):
                         break

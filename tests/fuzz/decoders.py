@@ -61,7 +61,7 @@ from p2p.records import (
     choose_best,
     peer_key,
 )
-from p2p.requests import BLOB, DELTA, HELLO, PING, SYNC
+from p2p.requests import ADVERTS, BLOB, DELTA, HELLO, PING, SYNC
 from p2p.topics import find_topic_rule, topic_text
 from p2p.transport import GossipReceived
 from protocol.codec import decode, encode
@@ -81,14 +81,17 @@ from protocol.finality import (
 from protocol.genesis import Genesis, check_genesis, genesis_roster
 from protocol.ids import Height, PeerId, ShardId, TileId, View, parse_hex32, parse_peer, peer_text
 from protocol.learning import (
+    Advert,
     BlobAnswer,
     BlobRequest,
     Blocks,
     DeltaBundle,
     DeltaReceipt,
     FinalizedTip,
+    GetAdverts,
     GetBlocks,
     HeadProposals,
+    KnownAdverts,
     SignedDelta,
 )
 from protocol.light_client import LightClientProof, decode_light_client_proof
@@ -218,7 +221,7 @@ def gossip_payload(kind: Kind) -> Decoder:
         f"gossip {kind.name.lower().replace('_', ' ')}",
         Form.MSGPACK,
         functools.cache(lambda: drawn(payload)),
-        lambda data: decode_payload(Envelope(kind, PeerId(NODE_KEYS[0].public), 0, data)),
+        lambda data: decode_payload(Envelope(kind, PeerId(NODE_KEYS[0].public), 0, 0, data)),
         (payload, decode_payload),
     )
 
@@ -237,6 +240,15 @@ def drawn_announcement() -> bytes:
 def open_gossip(data: bytes) -> object:
     message = GossipReceived("topic", PeerId(bytes(32)), data)
     return Inbound(NETWORK, lambda peer: True).gossip(message, NOW_MS)
+
+
+def advert_samples() -> list[bytes]:
+    sealed = [seal(NODE_KEYS[0], NETWORK, Kind.ADVERT, 7, NOW_MS + 1_000, each) for each in drawn(Advert)]
+    return [encode(KnownAdverts(tuple(sealed[:count]))) for count in range(3)]
+
+
+def open_adverts(data: bytes) -> object:
+    return list(Inbound(NETWORK, lambda peer: True).adverts_told(data, NOW_MS))
 
 
 # -- validators, light clients, sync -----------------------------------------------------------------------------------
@@ -592,6 +604,14 @@ DECODERS: tuple[Decoder, ...] = (
     message("place of a transaction", TransactionRow, 128),
     Decoder("sync answer", Form.MSGPACK, functools.cache(sync_samples), check_sync_answer, (Blocks, check_chain)),
     message("sync request", GetBlocks, SYNC.request_bytes_max),
+    message("question who is here", GetAdverts, ADVERTS.request_bytes_max),
+    Decoder(
+        "adverts passed on",
+        Form.MSGPACK,
+        functools.cache(advert_samples),
+        open_adverts,
+        (KnownAdverts, Inbound.adverts_told, open_envelope),
+    ),
     Decoder(
         "light-client proof",
         Form.MSGPACK,

@@ -34,6 +34,7 @@ from protocol.messages import KIND_OF, PAYLOADS, Kind, decode_payload
 from protocol.rejection import Reason, Rejected
 
 NOW_MS = 1_800_000_000_000
+EXPIRES_MS = NOW_MS + 1_000
 NETWORK, FOREIGN = NetworkId(b"n" * 32), NetworkId(b"f" * 32)
 KEY, OTHER = KeyPair(b"a" * 32), KeyPair(b"b" * 32)
 SENDER = PeerId(KEY.public)
@@ -52,7 +53,7 @@ def reason_of(data: bytes, windows: SequenceWindows) -> Reason:
 def test_what_was_sealed_opens_once() -> None:
     """An envelope opens to its sender's words; the same bytes again are a repetition."""
     windows = SequenceWindows()
-    assert open_envelope(sealed(), NETWORK, NOW_MS, windows) == Envelope(2, SENDER, 1, b"hello")
+    assert open_envelope(sealed(), NETWORK, NOW_MS, windows) == Envelope(2, SENDER, 1, EXPIRES_MS, b"hello")
     assert reason_of(sealed(), windows) is Reason.REPEATED
 
 
@@ -232,10 +233,12 @@ def test_every_gossip_kind_has_one_payload_and_back() -> None:
 def test_a_payload_is_decoded_by_the_kind_of_its_envelope() -> None:
     """The same bytes under another kind are malformed, and under an unknown kind unknown."""
     payload = encode(RoundAnnouncement(3, "cpu"))
-    assert decode_payload(Envelope(Kind.ROUND_ANNOUNCEMENT, SENDER, 1, payload)) == RoundAnnouncement(3, "cpu")
+    assert decode_payload(Envelope(Kind.ROUND_ANNOUNCEMENT, SENDER, 1, EXPIRES_MS, payload)) == RoundAnnouncement(
+        3, "cpu"
+    )
     for kind, reason in ((Kind.ADVERT, Reason.MALFORMED), (99, Reason.UNKNOWN_KIND)):
         with pytest.raises(Rejected) as rejected:
-            decode_payload(Envelope(kind, SENDER, 1, payload))
+            decode_payload(Envelope(kind, SENDER, 1, EXPIRES_MS, payload))
         assert rejected.value.reason is reason
 
 

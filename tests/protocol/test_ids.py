@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.ids import PeerId, parse_hex32, parse_peer, peer_text, short, short_digest
+from protocol.ids import PeerId, after, parse_hex32, parse_peer, peer_text, short, short_digest
 from protocol.rejection import Reason, Rejected
 from tests.strategies import peers
 
@@ -53,3 +53,11 @@ def test_hexadecimal_of_another_length_or_alphabet_is_refused_by_name() -> None:
 def test_a_digest_prints_as_eight_digits() -> None:
     """Enough to tell digests apart in a log."""
     assert short_digest(bytes(range(32))) == "00010203"
+
+
+@given(st.lists(peers), peers)
+def test_a_ring_begins_behind_our_own_place(others: list[PeerId], me: PeerId) -> None:
+    """First those above us, then those below, each in order; never ourselves."""
+    found = after(me, others)
+    assert sorted(found) == sorted(peer for peer in others if peer != me)
+    assert found == sorted(found, key=lambda peer: (peer < me, peer))
