@@ -116,6 +116,7 @@ def test_bytes_are_counted_where_they_go() -> None:
     sent = sum(sum(region.sent_to.values()) for region in outcome.regions)
     assert sent == world.network.traffic.wan_bytes + world.network.traffic.local_bytes
     assert sent == sum(world.network.traffic.by_kind.values())
+    assert world.network.traffic.wan_bytes == sum(world.network.traffic.wan_by_kind.values())
     sampled = sum(each.wan_bytes + each.local_bytes for each in outcome.samples)
     assert sampled == sum(sum(each.by_kind.values()) for each in outcome.samples)
     assert 0 < sampled <= sent
