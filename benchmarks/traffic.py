@@ -141,12 +141,13 @@ class Cost:
 
     wan: float
     all: float
-    kinds: dict[str, int]  # of the whole run
+    kinds: dict[str, int]  # of the whole run, and what of it crossed regions
+    wan_kinds: dict[str, int]
     rounds: int
     learners: int  # that had a delta counted in the last round
 
     @classmethod
-    def of(cls, outcome: Outcome) -> Cost:
+    def of(cls, outcome: Outcome, wan_kinds: dict[str, int]) -> Cost:
         """What a run cost. Raises ``click.ClickException`` where it was not clean, or had no second round."""
         rounds = outcome.rounds[1:]
         if not outcome.passed or not rounds:
@@ -158,13 +159,14 @@ class Cost:
         for sample in outcome.samples:
             for kind, size in sample.by_kind.items():
                 kinds[kind] = kinds.get(kind, 0) + size
-        return cls(wan / steps, (wan + local) / steps, kinds, len(rounds), rounds[-1].learners)
+        return cls(wan / steps, (wan + local) / steps, kinds, wan_kinds, len(rounds), rounds[-1].learners)
 
     def facts(self) -> dict[str, Any]:
         return {
             "wan_bytes_per_step": round(self.wan),
             "all_bytes_per_step": round(self.all),
             "bytes_by_kind": self.kinds,
+            "wan_bytes_by_kind": self.wan_kinds,
             "rounds": self.rounds,
             "learners": self.learners,
         }
@@ -193,7 +195,8 @@ def main(peers: str, regions: str, as_json: bool, quick: bool) -> None:
 
     def run(name: str, scenario: Scenario) -> Cost:
         say(name)
-        cost = Cost.of(LargeTiles(scenario, SEED, sizes).run())
+        world = LargeTiles(scenario, SEED, sizes)
+        cost = Cost.of(world.run(), dict(sorted(world.network.traffic.wan_by_kind.items())))
         facts["networks"][name] = cost.facts()
         return cost
 

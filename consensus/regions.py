@@ -8,6 +8,11 @@ each; members of the roster come first, because everybody is connected to them.
     near   both say the same region                  deltas go directly: a stop between would only cost time
     far    both say a region, and not the same       deltas go through the aggregator of our own
     else   somebody has said nothing                 deltas go directly
+
+An update goes the other way: one peer of a region fetches it from a proposer far away, and it spreads from there. Everybody
+orders the region's peers alike, by the same hashing, and asks one that comes before itself:
+
+    proposer -> the first -> somebody later -> somebody later still ...      nobody waits for one that waits for it
 """
 
 from __future__ import annotations
@@ -15,11 +20,14 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 
 from consensus.election import aggregator_order
+from protocol.digest import Domain, digest
 from protocol.ids import Digest, PeerId, TileId
 
 LABELS_MAX = 4_096  # peers whose region is remembered: as many as adverts are kept
 GATHER_PEERS_MIN = 4  # of a region: of three, two that lie would speak for all, and gathering for three saves nothing
 PASSED_OVER_ROUNDS = 8  # how long an aggregator that lost a delta of ours is given none (a guess)
+SERVED_DIRECTLY = 4  # of its own region, by a proposer: what a thin line uploads to some in seconds, to fifty it cannot
+SOURCES_NEAR = 2  # neighbours that are asked for an update before its proposer: one may be slow or silent
 
 
 class Regions:
@@ -69,10 +77,22 @@ class Regions:
         self._passed_over = {other: until for other, until in self._passed_over.items() if until > number}
         self._passed_over[peer] = number + PASSED_OVER_ROUNDS
 
-    def find_relay(self, seed: Digest, tile: TileId, here: Iterable[PeerId]) -> PeerId | None:
-        """Who of ``here`` fetches a tile's updates into our region; it may be ourselves."""
-        near = [peer for peer in here if self.is_near(peer)]
-        return next(iter(aggregator_order(seed, self._region, tile, near, self.members)), None)
+    def find_sources(self, seed: Digest, tile: TileId, proposer: PeerId, here: Iterable[PeerId]) -> list[PeerId]:
+        """Which neighbours of ``here`` to ask for a tile's update, in this order, before its proposer; none: him at once.
+
+        They are drawn from those before us in the order of ``seed`` and tile, members first. In a region of n nobody then gives
+        it to many more than log n, and everybody has it after about as many steps.
+        """
+        is_near = self.is_near(proposer)
+        if not is_near and not self.is_far(proposer):
+            return []
+        near = [self._me, *(peer for peer in here if peer not in (self._me, proposer) and self.is_near(peer))]
+        order = aggregator_order(seed, self._region, tile, near, self.members)
+        before = order[: order.index(self._me)]
+        if is_near and len(before) < SERVED_DIRECTLY:
+            return []
+        before.sort(key=lambda peer: digest(Domain.AGGREGATOR, seed, tile.encode(), self._me, peer))
+        return before[:SOURCES_NEAR]
 
     def find_aggregator(
         self,

@@ -113,7 +113,7 @@ class _Own:
     again_at: dict[PeerId, int] = field(default_factory=dict)  # delivery failed: not before this time
     through: PeerId | None = None  # the aggregator that it was given, or is being given; it may be ourselves
     asked: bool = False  # ... what became of it
-    taken: bool = False  # by an owner; asked of aggregates only
+    taken: bool = False  # by an owner, who need not have listed it
     tried: list[PeerId] = field(default_factory=list)  # aggregators that did not do
 
     def forget_ways(self) -> None:
@@ -251,6 +251,7 @@ class RoundMachine:
         self._learning: int | None = None
         self._learned = learned_round
         self._failed = -1
+        self._beacon = rules.roster.beacon  # of the epoch in which the round opened: it chooses the round's aggregators
         self._started = False
         self._done = False
         self._takeovers = 0
@@ -376,6 +377,7 @@ class RoundMachine:
             self._round, self._rounds_closed, self._done = self._rounds_max - 1, self._rounds_max, True
             return []
         self._round, self._opened_at, self._retry_at = number, now, 0
+        self._beacon = self._rules.roster.beacon
         self._rounds_closed = number
         self._announced = {peer: at for peer, at in self._announced.items() if at >= number - 1}
         self._contributed = {peer: at for peer, at in self._contributed.items() if at >= number - 2}
@@ -558,6 +560,7 @@ class RoundMachine:
                     continue
                 if peer == self._me:
                     own.delivered.add(peer)
+                    own.taken = own.taken or own.through != peer
                     self._tiles[own.delta.tile].candidates[own.delta.key] = own.delta
                 elif peer in self._connected:
                     own.under_way.add(peer)
@@ -567,15 +570,19 @@ class RoundMachine:
     def _find_takers(self, own: _Own, now: int) -> list[PeerId]:
         """Who is to have a delta of ours now: every acting owner, or in place of those far away our aggregator.
 
-        An aggregate goes to the owners far away only: our region's deltas come to a near one directly.
+        An aggregate goes to the owners far away only: our region's deltas come to a near one directly. What an owner took and
+        left out is offered to nobody far away in the slot after: of a crowd of strangers nearly all would be, each by itself.
         """
         tile = own.delta.tile
+        was_left_out = own.taken and own.delta.base < self._tiles[tile].at.version
         takers: list[PeerId] = []
         for index in self._rules.order(tile)[: self.acting_attempt(tile, now) + 1]:
             owner = self._rules.roster.members[index].node
             is_far = self.regions.is_far(owner)
             if own.delta.contributors:
                 taker = owner if is_far else None
+            elif is_far and was_left_out:
+                taker = None
             else:
                 taker = (self._find_aggregator(own, now) if is_far else None) or owner
             if taker is not None and taker not in takers:
@@ -601,7 +608,7 @@ class RoundMachine:
             and tile.decided_round < self._round
         ):
             own.through = self.regions.find_aggregator(
-                self._rules.roster.beacon,
+                self._beacon,
                 own.delta.tile,
                 (self._me, *self._connected),
                 self._members,
@@ -621,9 +628,9 @@ class RoundMachine:
                 continue
             own.under_way.discard(event.owner)
             own.delivered.add(event.owner)
-            if own.delta.contributors:
+            if own.through != event.owner:
                 own.taken = own.taken or digest in accepted
-            elif own.through == event.owner and digest not in accepted:
+            elif digest not in accepted:
                 own.give_up_aggregator()
         return []
 

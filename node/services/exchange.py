@@ -4,15 +4,16 @@ Whoever asks names bytes by digest, so it does not matter whom they come from: a
 next one is asked. Tiles are fetched by root: first the page digests, which must lead to the root, then the pages, each
 checked against its own digest, from several peers at once.
 
-An update is wanted by everybody at the same time. Where its proposer is in another region, one peer of ours fetches it, the
-relay, and the others ask the relay (consensus/regions.py). A relay that is still fetching lets them wait for that; one that is
-silent costs them the way to the proposer.
+An update is wanted by everybody at the same time, and its proposer's line is thin. So one peer of a region fetches it from far
+away, and each of the others asks a neighbour (consensus/regions.py). Who is fetching lets neighbours wait until it is done, for
+some time after it began; two that have nothing by then cost the way to the proposer.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -54,11 +55,19 @@ log = structlog.get_logger()
 DIGEST_BYTES = 32
 PAGES_PER_REQUEST = 16  # 1 MiB: small enough that several peers share one tile
 PARALLEL_PAGES = 4  # requests for one tile at once
-RELAY_HEAD_START_SECONDS = 0.5  # a relay hears of a head as late as we do: gossip within a region takes less (a guess)
-RELAY_PATIENCE_SECONDS = 10.0  # how long a relay lets others wait for its own fetch: a third of what a request may take
+RELAY_HEAD_START_SECONDS = 0.5  # a neighbour hears of a head as late as we do: gossip in a region takes less (a guess)
+RELAY_PATIENCE_SECONDS = 20.0  # how long neighbours may wait for what we lack: a third of a request is left to send it
 SYNC_BYTES_MAX = FRAME_BYTES_MAX - 64 * KIB
 
 Report = Callable[[PeerId, Rejected], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """An update that we are fetching."""
+
+    until: float  # neighbours wait no longer: whoever lets them wait anew each time stalls a region where nobody has it
+    over: trio.Event = field(default_factory=trio.Event)
 
 
 class Exchange:
@@ -77,7 +86,7 @@ class Exchange:
         self._in_tile_thread = in_tile_thread
         self._report = report
         self._regions = regions or Regions(transport.peer_id, "")
-        self._relaying: dict[Digest, trio.Event] = {}  # what we fetch for our region, until it is here or cannot be had
+        self._expected: dict[Digest, _Expected] = {}  # until they are here or cannot be had
         self.fetched_bytes: Counter[PeerId] = (
             Counter()
         )  # what each peer's answers weighed; entries of connected peers matter
@@ -96,7 +105,7 @@ class Exchange:
         match request:
             case GetBlobs():
                 if self._regions.is_near(peer):
-                    await self._wait_relayed(request.digests)
+                    await self._wait_expected(request.digests)
                 return encode(self._blobs(request.digests))
             case GetTileLeaves():
                 tile = await self._open(TileId(request.tile), request.root)
@@ -110,12 +119,12 @@ class Exchange:
                 return encode(BlobAnswer(tuple(pages), truncated=False))
         raise Rejected(Reason.UNKNOWN_KIND, "blob request")
 
-    async def _wait_relayed(self, digests: Sequence[Digest]) -> None:
-        """Until what we fetch for our region is here; not for ever."""
-        with trio.move_on_after(RELAY_PATIENCE_SECONDS):
-            for name in digests:
-                if (fetched := self._relaying.get(name)) is not None:
-                    await fetched.wait()
+    async def _wait_expected(self, digests: Sequence[Digest]) -> None:
+        """Until those that we fetch ourselves are here; not for ever."""
+        for name in digests:
+            if (expected := self._expected.get(name)) is not None and self._ground.blobs.size(name) is None:
+                with trio.move_on_at(expected.until):
+                    await expected.over.wait()
 
     def _blobs(self, digests: Sequence[Digest]) -> BlobAnswer:
         parts: list[bytes | None] = []
@@ -266,45 +275,40 @@ class Exchange:
         return {name for name in missing if name not in found}
 
     async def ensure_updates(self, heads: Iterable[Head]) -> set[Digest]:
-        """As ``ensure_blobs``, for the updates of heads: from far away each region fetches an update once."""
-        groups: dict[PeerId | None, list[Head]] = {}
+        """As ``ensure_blobs``, for the updates of heads: a neighbour has them first, or is about to."""
+        groups: dict[tuple[PeerId, ...], list[Head]] = {}
         for head in heads:
             if self._find(head.update) is None:
-                groups.setdefault(self._find_relay(head), []).append(head)
+                groups.setdefault(self._find_sources(head), []).append(head)
         missing: set[Digest] = set()
 
-        async def fetch(relay: PeerId | None, group: list[Head]) -> None:
-            missing.update(await self._ensure_group(relay, group))
+        async def fetch(sources: tuple[PeerId, ...], group: list[Head]) -> None:
+            missing.update(await self._ensure_group(sources, group))
 
         async with trio.open_nursery() as nursery:
-            for relay, group in groups.items():
-                nursery.start_soon(fetch, relay, group)
+            for sources, group in groups.items():
+                nursery.start_soon(fetch, sources, group)
         return missing
 
-    def _find_relay(self, head: Head) -> PeerId | None:
-        """Who fetches a head's update into our region; None where its proposer is not known to be far away."""
-        if not self._regions.is_far(head.proposer):
-            return None
-        here = (self._transport.peer_id, *self._transport.connected_peers())
-        return self._regions.find_relay(Digest(self._ground.network), head.tile, here)
+    def _find_sources(self, head: Head) -> tuple[PeerId, ...]:
+        """Neighbours to ask for a head's update before its proposer."""
+        here = self._transport.connected_peers()
+        return tuple(self._regions.find_sources(Digest(self._ground.network), head.tile, head.proposer, here))
 
-    async def _ensure_group(self, relay: PeerId | None, group: Sequence[Head]) -> set[Digest]:
-        """The updates of heads that have the same relay."""
+    async def _ensure_group(self, sources: tuple[PeerId, ...], group: Sequence[Head]) -> set[Digest]:
+        """The updates of heads that have the same sources."""
         names, proposers = [head.update for head in group], [head.proposer for head in group]
-        if relay is None:
-            return await self.ensure_blobs(names, proposers)
-        if relay != self._transport.peer_id:
-            await trio.sleep(RELAY_HEAD_START_SECONDS)
-            return await self.ensure_blobs(names, [relay, *proposers])
-        fetched = trio.Event()
-        self._relaying.update((name, fetched) for name in names)
+        until = trio.current_time() + RELAY_PATIENCE_SECONDS
+        for name in names:
+            self._expected.setdefault(name, _Expected(until))
         try:
-            return await self.ensure_blobs(names, proposers)
+            if sources:
+                await trio.sleep(RELAY_HEAD_START_SECONDS)
+            return await self.ensure_blobs(names, [*sources, *proposers])
         finally:
-            fetched.set()
             for name in names:
-                if self._relaying.get(name) is fetched:
-                    del self._relaying[name]
+                if (expected := self._expected.pop(name, None)) is not None:
+                    expected.over.set()
 
     async def fetch_tile(self, tile: TileId, root: Digest, preferred: Iterable[PeerId] = ()) -> bytes | None:
         """A tile's file by its root, verified page by page, from several peers; None when nobody has it all."""

@@ -1,13 +1,14 @@
 """Merging, verifying and applying: the jobs that execution and rounds ask for, done in the tile thread.
 
-    VerifyHeads   fetch updates -> store them durably -> recompute roots -> HeadsVerified
+    VerifyHeads   fetch updates, store them durably -> recompute roots -> HeadsVerified
     StartMerge    collect payloads -> merge -> store the update durably -> MergesDone
     StartAggregation  collect payloads -> merge -> sign, store with its row -> AggregationsDone
     Decide        fetch what is missing -> write the tile's next file -> TilesApplied
     repair        a damaged tile file -> fetch the same version from peers, or derive it again
 
 Jobs of one kind that wait together are done together: one request for many blobs, one pass of the thread. Each kind has
-its own task, because an application must never wait for a verification whose update cannot be fetched.
+its own task, because an application must never wait for a verification whose update cannot be fetched. Neither must a
+verification wait for another's update: neighbours give each other what they fetch, and would wait in circles.
 """
 
 from __future__ import annotations
@@ -63,17 +64,20 @@ class TileService:
         self._exchange_of = exchange_of
         self._post = post
         self._thread = trio.CapacityLimiter(1)
+        self._fetch_in, self._fetch_out = trio.open_memory_channel[Sequence[Head]](JOBS_MAX)
         self._verify_in, self._verify_out = trio.open_memory_channel[Head](JOBS_MAX)
         self._merge_in, self._merge_out = trio.open_memory_channel[StartMerge](JOBS_MAX)
         self._aggregate_in, self._aggregate_out = trio.open_memory_channel[StartAggregation](JOBS_MAX)
         self._apply_in, self._apply_out = trio.open_memory_channel[Decided](JOBS_MAX)
         self._applied = trio.Condition()
+        self._fetches = 0  # under way
         self.fetched_tiles = 0
         self.repaired_tiles = 0
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fetch_forever)
             nursery.start_soon(self._verify_forever)
             nursery.start_soon(self._merge_forever)
             nursery.start_soon(self._aggregate_forever)
@@ -85,19 +89,19 @@ class TileService:
 
     def waiting(self) -> dict[str, int]:
         """How many jobs of each kind wait."""
-        channels = {
+        channels: dict[str, trio.MemoryReceiveChannel[Any]] = {
             "verify": self._verify_out,
             "merge": self._merge_out,
             "aggregate": self._aggregate_out,
             "apply": self._apply_out,
         }
-        return {name: channel.statistics().current_buffer_used for name, channel in channels.items()}
+        waiting = {name: channel.statistics().current_buffer_used for name, channel in channels.items()}
+        return {"fetch": self._fetches + self._fetch_out.statistics().current_buffer_used, **waiting}
 
     # -- what the reactor asks ------------------------------------------------------------------------------------------
 
-    def verify(self, heads: Iterable[Head]) -> None:
-        for head in heads:
-            self._verify_in.send_nowait(head)
+    def verify(self, heads: Sequence[Head]) -> None:
+        self._fetch_in.send_nowait(heads)
 
     def merge(self, request: StartMerge) -> None:
         self._merge_in.send_nowait(request)
@@ -111,14 +115,26 @@ class TileService:
 
     # -- verifying ------------------------------------------------------------------------------------------------------
 
+    async def _fetch_forever(self) -> None:
+        async with trio.open_nursery() as nursery:
+            while True:
+                nursery.start_soon(self._fetch, await self._fetch_out.receive())
+
+    async def _fetch(self, heads: Sequence[Head]) -> None:
+        """Had or not, they are looked at next."""
+        self._fetches += 1
+        await self._exchange_of().ensure_updates(heads)
+        self._fetches -= 1
+        for head in heads:
+            self._verify_in.send_nowait(head)
+
     async def _verify_forever(self) -> None:
         while True:
             heads = await _take_all(self._verify_out)
             parents = {head.tile: Version(head.version - 1) for head in heads}
             with trio.move_on_after(PARENT_PATIENCE_SECONDS):
                 await self._wait_applied(parents)
-            missing = await self._exchange_of().ensure_updates(heads)
-            ready = [(head, self._blob(head.update)) for head in heads if head.update not in missing]
+            ready = [(head, self._blob(head.update)) for head in heads]
             jobs = [(head, update) for head, update in ready if update is not None]
             verdicts = await self.in_thread(lambda: self._ground.work.verify(jobs))  # noqa: B023 - awaited here
             unavailable = {head.digest() for head in heads} - {head.digest() for head, _ in jobs}

@@ -40,6 +40,7 @@ class Traffic:
 
     between: Counter[tuple[str, str]]
     by_kind: Counter[str]
+    wan_by_kind: Counter[str]
 
     @property
     def wan_bytes(self) -> int:
@@ -62,7 +63,7 @@ class Network:
             for one in scenario.regions
             for other in scenario.regions
         }
-        self.traffic = Traffic(Counter(), Counter())
+        self.traffic = Traffic(Counter(), Counter(), Counter())
         self.changes = 0  # of who reaches whom and how fast: what was worked out before is worthless then
 
     # -- weather --------------------------------------------------------------------------------------------------------
@@ -136,3 +137,5 @@ class Network:
         """So many bytes went from one region to another."""
         self.traffic.between[one, other] += size_bytes
         self.traffic.by_kind[kind] += size_bytes
+        if one != other:
+            self.traffic.wan_by_kind[kind] += size_bytes

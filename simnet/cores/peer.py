@@ -7,7 +7,7 @@ its engine, its timers and its jobs with it; what was under way to it finds nobo
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from compute.delta.codec import payload_bytes_max
@@ -48,15 +48,13 @@ PARENT_PATIENCE_MS: Final = 10_000  # as node/services/tiles.py
 UPDATES_BEFORE_TILE: Final = 8  # the same: further behind, the tile itself is fetched
 RETRY_MS: Final = 1_000
 RELAY_HEAD_START_MS: Final = 500  # as node/services/exchange.py
-RELAY_PATIENCE_MS: Final = 10_000
+RELAY_PATIENCE_MS: Final = 20_000
 VERIFY_MS: Final = 20  # of a job in the tile thread: small tiles take a few milliseconds each
 MERGE_MS: Final = 60
 APPLY_MS: Final = 15
 DISK_MS: Final = 5  # to store what was given and acknowledge it
 LEARN_JITTER: Final = 0.1  # a machine is not always equally busy
-POLL_MS: Final = (
-    20_000  # real nodes ask every two seconds (their bytes are counted); gossip here loses nothing for good
-)
+POLL_MS: Final = 20_000  # real nodes look every two seconds whether a block is late; gossip here loses nothing for good
 ROUND_SHARE_OF_CLOCK: Final = 20  # as node/services/presence.py
 RECEIPT_BYTES: Final = 24  # of one outcome
 DIGEST_BYTES: Final = 34  # of one in a request
@@ -106,7 +104,7 @@ class Peer:
         self._is_applying = False
         self._merging: list[e.StartMerge] = []
         self._aggregating: list[e.StartAggregation] = []
-        self.fetching: dict[Digest, bool] = {}  # updates that are under way to us: neighbours may wait for them
+        self.expected: dict[Digest, int] = {}  # updates that we are fetching: until when neighbours may wait for them
 
     @property
     def is_running(self) -> bool:
@@ -179,7 +177,7 @@ class Peer:
             self._applying,
             self._merging,
             self._aggregating,
-            self.fetching,
+            self.expected,
         ):
             memory.clear()
 
@@ -430,23 +428,23 @@ class Peer:
         self.world.publish(self, "tiles", encode(HeadProposals(heads)), e.HeadsSeen(heads, self.id))
 
     def _verify_heads(self, effect: e.VerifyHeads) -> None:
-        self._verifying += effect.heads
-        if not self._is_verifying:
+        self._ensure(effect.heads, self._verify_fetched, effect.heads)
+
+    def _verify_fetched(self, heads: Iterable[Head]) -> None:
+        self._verifying += heads
+        if self._verifying and not self._is_verifying:
             self._is_verifying = True
             self._parents_deadline_ms = self.world.now_ms + PARENT_PATIENCE_MS
-            self.later(1, self._fetch_updates)
+            self.later(1, self._judge_heads)
 
-    def _fetch_updates(self) -> None:
-        """All that wait together: parents applied, updates stored, roots computed; as node/services/tiles.py."""
+    def _judge_heads(self) -> None:
+        """All that wait together: parents applied, roots computed; as node/services/tiles.py."""
         heads, tiles = self._verifying, self.disk.tiles
         behind = any(tiles[head.tile] < head.version - 1 for head in heads)
         if behind and self.world.now_ms < self._parents_deadline_ms:
-            self.later(150, self._fetch_updates)
+            self.later(150, self._judge_heads)
             return
         self._verifying = []
-        self._ensure(heads, self._judge_heads, heads)
-
-    def _judge_heads(self, heads: Sequence[Head]) -> None:
         known: list[tuple[Digest, Reason | None]] = []
         unavailable = []
         for head in heads:
@@ -459,19 +457,21 @@ class Peer:
 
     def _say_verified(self, event: e.HeadsVerified) -> None:
         self._is_verifying = False
-        if self._verifying:
-            self._verify_heads(e.VerifyHeads(()))
+        self._verify_fetched(())
         self.handle(event)
 
     def _ensure(self, heads: Iterable[Head], then: Callable[..., None], *arguments: Any) -> None:
         """Fetch those heads' updates that we lack, as node/services/exchange.py; then go on, had or not.
 
-        What comes from far away comes into a region once: a relay asks the proposer, its neighbours ask the relay.
+        A neighbour that has them, or is about to, is asked before the proposer.
         """
-        groups: dict[PeerId, list[Head]] = {}
+        assert self.engine is not None
+        regions = self.engine.rounds.regions
+        groups: dict[tuple[PeerId, ...], list[Head]] = {}
         for head in heads:
             if head.update not in self.disk.blobs:
-                groups.setdefault(self._choose_source(head), []).append(head)
+                near = regions.find_sources(self.world.network_id, head.tile, head.proposer, self.connected)
+                groups.setdefault((*near, head.proposer), []).append(head)
         waiting = len(groups)
         if not waiting:
             then(*arguments)
@@ -482,44 +482,40 @@ class Peer:
             if not waiting:
                 then(*arguments)
 
-        for source, group in groups.items():
-            is_relay = source != group[0].proposer
-            self.later(RELAY_HEAD_START_MS if is_relay else 0, self._fetch_group, source, group, done)
+        for sources, group in groups.items():
+            for head in group:
+                self.expected.setdefault(head.update, self.world.now_ms + RELAY_PATIENCE_MS)
+            head_start_ms = RELAY_HEAD_START_MS if len(sources) > 1 else 0
+            self.later(head_start_ms, self._fetch_group, sources, group, done)
 
-    def _choose_source(self, head: Head) -> PeerId:
-        assert self.engine is not None
-        regions = self.engine.rounds.regions
-        if not regions.is_far(head.proposer):
-            return head.proposer
-        relay = regions.find_relay(self.world.network_id, head.tile, (self.id, *self.connected))
-        return head.proposer if relay is None or relay == self.id else relay
-
-    def _fetch_group(self, source: PeerId, group: list[Head], done: Callable[[], None]) -> None:
-        """Ask one peer; what it has not, whoever has it."""
+    def _fetch_group(self, sources: tuple[PeerId, ...], group: list[Head], done: Callable[[], None]) -> None:
+        """Ask one after another; what none of them has, whoever has it."""
         names = [head.update for head in group if head.update not in self.disk.blobs]
-        if not names:
-            done()
+        if not names or not sources:
+            self._fetch_rest(group, done)
             return
-        if source == group[0].proposer:
-            self.fetching.update(dict.fromkeys(names, True))
-        server = self.world.by_id[source]
-        until_ms = self.world.now_ms + RELAY_PATIENCE_MS
+        server = self.world.by_id[sources[0]]
 
         def serve() -> tuple[int, Blobs] | None:
             blobs = server.disk.blobs
-            if self.world.now_ms < until_ms and any(name in server.fetching for name in names):
+            if any(name not in blobs and self.world.now_ms < server.expected.get(name, 0) for name in names):
                 return None  # it is about to have them
             found = {name: blobs[name] for name in names if name in blobs}
             return sum(self.world.weigh(data) for data in found.values()) + len(names), found
 
         size = REQUEST_BYTES + DIGEST_BYTES * len(names)
-        self.world.request(self, server, size, "blob", serve, self._take_updates, (group, done))
+        self.world.request(self, server, size, "blob", serve, self._take_updates, (sources[1:], group, done))
 
-    def _take_updates(self, answer: Blobs | None, context: tuple[list[Head], Callable[[], None]]) -> None:
-        group, done = context
-        for head in group:
-            self.fetching.pop(head.update, None)
+    def _take_updates(
+        self, answer: Blobs | None, context: tuple[tuple[PeerId, ...], list[Head], Callable[[], None]]
+    ) -> None:
         self.store_blobs(answer or {})
+        self._fetch_group(*context)
+
+    def _fetch_rest(self, group: list[Head], done: Callable[[], None]) -> None:
+        """Neighbours wait no longer: we have the updates, or look for them anywhere."""
+        for head in group:
+            self.expected.pop(head.update, None)
         missing = [head for head in group if head.update not in self.disk.blobs]
         waiting = 1
 

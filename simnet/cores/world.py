@@ -60,8 +60,6 @@ ADVERT_BYTES: Final = 330  # an advert with one address, in its envelope
 SUMMARY_BYTES: Final = 96  # of a region's summary: how many, what machines, rounds, heights, load (a guess)
 SUMMARY_PEERS_MAX: Final = 8  # whom it names, other ones each time: after two minutes as many as anybody connects to
 SUMMARY_PEER_BYTES: Final = 96  # id and address of one
-POLLS: Final = 15  # in that time, by everybody who follows (node/node.py)
-POLL_BYTES: Final = 160  # question, an answer without blocks, frames
 
 
 class World:
@@ -148,7 +146,7 @@ class World:
         self.later(self.account.step_ms, self._sample, on_progress)
 
     def _count_soft_state(self) -> None:
-        """Adverts by region, and the polls of those who follow, each to its neighbour in a tree."""
+        """Adverts by region. Nobody asks for blocks of which gossip told him (node/node.py)."""
         by_region: dict[str, list[Peer]] = {}
         for peer in self.peers:
             if peer.is_running:
@@ -158,9 +156,6 @@ class World:
             for one, other, copies in self.gossip.tree(peers[0]).hops:
                 named = SUMMARY_PEER_BYTES * min(SUMMARY_PEERS_MAX, len(peers))
                 self.network.count(one, other, copies * (SUMMARY_BYTES + named), "adverts")
-        for peers in list(by_region.values())[:1]:
-            for one, other, copies in self.gossip.tree(peers[0]).hops:
-                self.network.count(one, other, copies * POLLS * POLL_BYTES, "sync")
         self.later(SOFT_STATE_MS, self._count_soft_state)
 
     def _outcome(self) -> Outcome:
@@ -402,12 +397,13 @@ class World:
         return self._search(asker, lambda peer: peer.disk.tip >= first)
 
     def _search(self, asker: Peer, is_wanted: Callable[[Peer], bool]) -> Peer | None:
-        """A few at random, then the roster."""
-        count = len(self.peers)
-        for _ in range(SEARCHED):
-            peer = self.peers[self.random.randrange(count)]
-            if peer is not asker and is_wanted(peer) and self.network.reaches(asker, peer):
-                return peer
+        """A few at random, near ones first where there are regions (node/services/exchange.py), then the roster."""
+        near = [self._in_region[asker.region]] if self.scenario.learning.aggregation else []
+        for peers in (*near, self.peers):
+            for _ in range(SEARCHED):
+                peer = peers[self.random.randrange(len(peers))]
+                if peer is not asker and is_wanted(peer) and self.network.reaches(asker, peer):
+                    return peer
         for peer in self._validators:
             if peer is not asker and is_wanted(peer) and self.network.reaches(asker, peer):
                 return peer

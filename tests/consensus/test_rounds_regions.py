@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consensus import events as e
 from consensus.election import aggregator_order
-from consensus.regions import LABELS_MAX, PASSED_OVER_ROUNDS, Regions
+from consensus.regions import LABELS_MAX, PASSED_OVER_ROUNDS, SERVED_DIRECTLY, Regions
 from consensus.rounds import ASK, GATHER, STRANGERS_GATHERED_MAX, RoundMachine
 from consensus.state import tile_heads
 from protocol.digest import blob_digest
@@ -19,7 +22,19 @@ from protocol.limits import CONTRIBUTORS_PER_AGGREGATE_MAX
 from protocol.rejection import Reason
 from protocol.roster import Slot
 from tests.consensus.genesis import ROUND_MS, TILES, WEIGHT_MAX, learning_rule
-from tests.consensus.samples import GENESIS, ROSTER, RULES, STRANGERS, TILE, extend, make_head, member, merge_of, refer
+from tests.consensus.samples import (
+    BLOCK_RULES,
+    GENESIS,
+    ROSTER,
+    RULES,
+    STRANGERS,
+    TILE,
+    extend,
+    make_head,
+    member,
+    merge_of,
+    refer,
+)
 from tests.consensus.test_rounds import decide, learn, make_delta, of, share
 
 ORDER = [member(index) for index in RULES.order(TILE)]
@@ -98,6 +113,56 @@ def test_an_aggregator_is_the_same_for_all_who_know_the_same():
     )
     firsts = {aggregator_order(ROSTER.beacon, region, TILE, STRANGERS, ())[0] for region in ("a", "b", "c", "d")}
     assert len(firsts) > 1
+
+
+# -- an update's way ----------------------------------------------------------------------------------------------------
+
+CROWD = STRANGERS[:60]
+
+
+def sources_of(me: PeerId, proposer: PeerId, known: Iterable[PeerId], proposer_region: str = "east") -> list[PeerId]:
+    """Whom one of the west asks who knows these."""
+    regions = Regions(me, "west")
+    for peer in known:
+        regions.tell(peer, "west")
+    regions.tell(proposer, proposer_region)
+    return regions.find_sources(ROSTER.beacon, TILE, proposer, known)
+
+
+def test_an_update_comes_into_a_region_once_and_nobody_gives_it_to_many():
+    """One asks the proposer far away; the others are not more than some steps behind, each served by a neighbour."""
+    asked = {me: sources_of(me, OWNER, CROWD) for me in CROWD}
+    (first,) = [me for me, sources in asked.items() if not sources]
+    steps = {first: 0}
+    for me in aggregator_order(ROSTER.beacon, "west", TILE, CROWD, ())[1:]:
+        steps[me] = 1 + steps[asked[me][0]]
+        assert len(set(asked[me])) == min(2, len(steps) - 1)
+    served = Counter(sources[0] for sources in asked.values() if sources)
+    assert max(served.values()) <= 12
+    assert max(steps.values()) <= 12
+
+
+@given(st.lists(st.sets(st.sampled_from(CROWD), max_size=12), min_size=len(CROWD), max_size=len(CROWD)))
+def test_nobody_waits_for_one_that_waits_for_it(knows: list[set[PeerId]]):
+    """Whoever knows whom: everybody asks those before itself in one order."""
+    order = aggregator_order(ROSTER.beacon, "west", TILE, CROWD, ())
+    for me, known in zip(CROWD, knows, strict=True):
+        for source in sources_of(me, OWNER, sorted(known)):
+            assert order.index(source) < order.index(me)
+
+
+@pytest.mark.parametrize(("crowd", "direct"), [(3, 3), (5, SERVED_DIRECTLY), (60, SERVED_DIRECTLY)])
+def test_a_proposer_serves_some_of_its_own_region(crowd, direct):
+    """And these the others: fifty at once are too many for a thin line."""
+    asked = [sources_of(me, OWNER, CROWD[:crowd], "west") for me in CROWD[:crowd]]
+    assert sum(not sources for sources in asked) == direct
+    assert all(OWNER not in sources for sources in asked)
+
+
+def test_a_proposer_that_says_no_region_is_asked_itself():
+    """As everybody is where there are no regions."""
+    assert sources_of(CROWD[0], OWNER, CROWD, "") == []
+    assert Regions(OWNER, "").find_sources(ROSTER.beacon, TILE, STANDBY, CROWD) == []
 
 
 # -- a learner ----------------------------------------------------------------------------------------------------------
@@ -196,6 +261,36 @@ def test_an_aggregator_with_which_a_delta_was_lost_is_passed_over():
     args = (ROSTER.beacon, TILE, WEST, MEMBERS, ())
     assert machine.regions.find_aggregator(*args, 1) == LEARNER
     assert machine.regions.find_aggregator(*args, 1 + PASSED_OVER_ROUNDS) == AGGREGATOR
+
+
+def rules_in_which(is_owner: Iterable[PeerId], *, aggregator_is_not: PeerId | None = None):
+    """The next epoch's, with a beacon that gives the tile to one of these, and other aggregators."""
+    for number in range(1_000):
+        roster = replace(ROSTER, epoch=1, beacon=blob_digest(bytes([number % 256, number // 256])))
+        rules = BLOCK_RULES.head_rules(roster)
+        aggregator = aggregator_order(roster.beacon, "west", TILE, WEST, MEMBERS)[0]
+        if member(rules.order(TILE)[0]) in is_owner and aggregator != aggregator_is_not:
+            return rules
+    raise AssertionError
+
+
+def test_an_epoch_that_ends_within_a_round_leaves_its_aggregators():
+    """Half of a region would give its deltas to another, and both would wait for the rest."""
+    machine, effects = started(LEARNER)
+    machine.open_epoch(rules_in_which([OWNER, STANDBY], aggregator_is_not=AGGREGATOR), 50)
+    assert sent(learn(machine, effects), make_delta(LEARNER)) == [AGGREGATOR]
+
+
+@pytest.mark.parametrize(("is_taken", "count"), [(True, 0), (False, 1)])
+def test_what_an_owner_left_out_is_offered_to_nobody_far_away(is_taken, count):
+    """The next epoch's owner is in another region: it gets what came too late for the old one, not what that one had."""
+    machine, effects = started(STANDBY)
+    mine = make_delta(STANDBY)
+    assert sent(learn(machine, effects, tiles=[TILE]), mine) == [OWNER]
+    answer = ((mine.digest,), ()) if is_taken else ((), ((mine.digest, "busy"),))
+    machine.handle(e.DeltasDelivered(OWNER, *answer), 200)
+    decide(machine, make_head(deltas=[refer(OWNER, 0)]), now=300)
+    assert len(sent(machine.open_epoch(rules_in_which(WEST), 400), mine)) == count
 
 
 def test_a_delta_inside_a_decided_aggregate_is_merged():

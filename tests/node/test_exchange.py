@@ -12,8 +12,8 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from consensus.regions import Regions
-from node.services.exchange import RELAY_PATIENCE_SECONDS, Exchange
+from consensus.regions import SERVED_DIRECTLY, Regions
+from node.services.exchange import RELAY_PATIENCE_SECONDS, Exchange, _Expected
 from p2p.io.memory_host import MemoryNetwork, open_memory_host
 from p2p.transport import Transport
 from protocol.codec import encode
@@ -138,7 +138,7 @@ async def fetch_all(made: list[Exchange], head: Head) -> list[int]:
         for one in made[1:]:
             nursery.start_soon(fetch, one)
     assert not missing
-    assert not any(one._relaying for one in made)
+    assert not any(one._expected for one in made)
     return [one.fetched_bytes[head.proposer] for one in made[1:]]
 
 
@@ -154,8 +154,8 @@ def test_a_region_fetches_an_update_once():
     converse([ground_of(0) for _ in range(6)], talk, ["east", *["west"] * 5])
 
 
-def test_within_a_region_everybody_asks_the_proposer():
-    """Where all are near, or nobody says where it is, nothing changes."""
+def test_within_a_small_region_everybody_asks_the_proposer():
+    """And everywhere where nobody says where it is."""
 
     async def talk(made: list[Exchange]) -> None:
         given = await fetch_all(made, head_of(made[0]._transport.peer_id))
@@ -165,17 +165,47 @@ def test_within_a_region_everybody_asks_the_proposer():
     converse([ground_of(0) for _ in range(4)], talk)
 
 
-def test_a_relay_that_never_gets_it_costs_the_way_to_the_proposer():
+def test_within_a_large_region_a_proposer_serves_some_and_they_the_others():
+    """Its line is as thin as anybody's."""
+
+    async def talk(made: list[Exchange]) -> None:
+        given = await fetch_all(made, head_of(made[0]._transport.peer_id))
+        assert sum(count > len(UPDATE) for count in given) == SERVED_DIRECTLY
+
+    converse([ground_of(0) for _ in range(12)], talk, ["east"] * 12)
+
+
+def test_what_nobody_has_is_waited_for_once():
+    """All let each other wait, from when they heard of it and not from when they were asked: then they know."""
+
+    async def talk(made: list[Exchange]) -> None:
+        head = head_of(made[0]._transport.peer_id)
+        missing: list[Digest] = []
+
+        async def fetch(one: Exchange) -> None:
+            missing.extend(await one.ensure_updates([head]))
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for one in made[1:]:
+                nursery.start_soon(fetch, one)
+        assert missing == [head.update] * (len(made) - 1)
+        assert trio.current_time() - began < RELAY_PATIENCE_SECONDS + 5
+
+    converse([ground_of(0) for _ in range(7)], talk, ["east", *["west"] * 6])
+
+
+def test_a_neighbour_that_never_gets_it_costs_the_way_to_the_proposer():
     """It lets others wait for a while and then has nothing to give: they ask the proposer themselves."""
 
     async def talk(made: list[Exchange]) -> None:
         proposer, *west = made
         proposer._ground.blobs.put(UPDATE)
         head = head_of(proposer._transport.peer_id)
-        relay = next(one for one in west if one._find_relay(head) == one._transport.peer_id)
-        asker = next(one for one in west if one is not relay)
-        relay._relaying[head.update] = trio.Event()
+        (relay,) = [one for one in west if not one._find_sources(head)]
+        (asker,) = [one for one in west if one is not relay]
         began = trio.current_time()
+        relay._expected[head.update] = _Expected(began + RELAY_PATIENCE_SECONDS)
         assert await asker.ensure_updates([head]) == set()
         assert trio.current_time() - began >= RELAY_PATIENCE_SECONDS
         assert asker.fetched_bytes[head.proposer] > len(UPDATE)

@@ -116,6 +116,7 @@ def test_bytes_are_counted_where_they_go() -> None:
     sent = sum(sum(region.sent_to.values()) for region in outcome.regions)
     assert sent == world.network.traffic.wan_bytes + world.network.traffic.local_bytes
     assert sent == sum(world.network.traffic.by_kind.values())
+    assert world.network.traffic.wan_bytes == sum(world.network.traffic.wan_by_kind.values())
     sampled = sum(each.wan_bytes + each.local_bytes for each in outcome.samples)
     assert sampled == sum(sum(each.by_kind.values()) for each in outcome.samples)
     assert 0 < sampled <= sent
@@ -256,3 +257,33 @@ def test_a_region_sends_one_delta_where_each_learner_would_send_its_own() -> Non
     ]
     assert contributors[0] > 1
     assert contributors[1] == 0
+
+
+class HeavyTiles(World):
+    """Whose updates take a thin line half a second each."""
+
+    def weigh(self, data: bytes) -> int:
+        return 600_000
+
+
+def test_an_update_crosses_the_sea_once_however_thin_its_proposers_line_is() -> None:
+    """And its region has it before the round is over: neighbours give it to neighbours."""
+    regions = (Region("north", 1, (10.0, 60.0)), Region("south", 1, (20.0, -30.0)))
+    hardware = (HardwareClass("thin", 1, 8, 10, 50),)
+    learning = replace(SMALL.learning, round_seconds=120.0)
+    world = HeavyTiles(
+        replace(SMALL, peers=40, regions=regions, routes=(), hardware=hardware, learning=learning, seconds=120.0), 14
+    )
+    crossed: list[str] = []
+    count = world.network.count
+
+    def watch(one: str, other: str, size_bytes: int, kind: str) -> None:
+        if kind == "blob" and one != other and size_bytes >= 600_000:
+            crossed.append(one)
+        count(one, other, size_bytes, kind)
+
+    world.network.count = watch  # type: ignore[method-assign]
+    check(world.run())
+    heads = [head for block in world.peers[0].disk.ledger for head in world.shared.heads_of(block)]
+    assert len(heads) >= 12
+    assert len(heads) <= len(crossed) <= len(heads) + 6  # those that were proposed as the time was over
