@@ -562,7 +562,7 @@ class RoundMachine:
                     own.delivered.add(peer)
                     own.taken = own.taken or own.through != peer
                     self._tiles[own.delta.tile].candidates[own.delta.key] = own.delta
-                elif peer in self._connected:
+                elif peer in self._connected or peer == own.through:
                     own.under_way.add(peer)
                     bundles.setdefault(peer, []).append(own.delta.digest)
         return [DeliverDeltas(peer, tuple(bundles[peer])) for peer in sorted(bundles)]
@@ -610,7 +610,7 @@ class RoundMachine:
             own.through = self.regions.find_aggregator(
                 self._beacon,
                 own.delta.tile,
-                (self._me, *self._connected),
+                dict.fromkeys((self._me, *self._connected, *self._announced)),
                 self._members,
                 own.tried,
                 self._round,
@@ -714,9 +714,14 @@ class RoundMachine:
         return any(self.regions.is_far(self._rules.roster.members[index].node) for index in order)
 
     def _expected_near(self) -> set[PeerId]:
-        """The learners of our region that announced themselves, strangers too: here they cost 0.8 rounds at most."""
+        """The learners of our region that announced themselves, strangers too: here they cost 0.8 rounds at most.
+
+        Who did for this very round is expected even where it is not connected: it connects to deliver.
+        """
         here = self._connected | ({self._me} if self._learns and self._failed < self._round else set())
-        announced = {peer for peer, at in self._announced.items() if at >= self._round - 1} & here
+        announced = {
+            peer for peer, at in self._announced.items() if at >= self._round or (at == self._round - 1 and peer in here)
+        }
         return {peer for peer in announced | self._expected() if self.regions.is_near(peer)}
 
     def _on_aggregates(self, event: AggregationsDone, now: int) -> list[RoundEffect]:

@@ -164,6 +164,7 @@ class Node:
             self.report,
             lambda: self.housekeeping.refusal,
             self.presence.find_providers,
+            self.presence.reach,
             machine.make_worker,
             machine.in_thread,
         )

@@ -127,6 +127,7 @@ class LearningService:
         report: Report,
         find_shortage: Callable[[], str | None],
         find_providers: Callable[[str], Awaitable[tuple[PeerId, ...]]],
+        reach: Callable[[PeerId], Awaitable[object]],
         make_worker: MakeWorker,
         in_thread: InThread,
     ) -> None:
@@ -143,6 +144,7 @@ class LearningService:
         self._report = report
         self._find_shortage = find_shortage
         self._find_providers = find_providers
+        self._reach = reach
         self._in_thread = in_thread
         self.worker = make_worker(ground)
         self.record = ground.learner_record()
@@ -348,6 +350,7 @@ class LearningService:
 
     async def _hand_over(self, peer: PeerId, bundle: DeltaBundle) -> DeltaReceipt | None:
         """One bundle, and what an owner or aggregator says to it; None when it says nothing that makes sense."""
+        await self._reach(peer)  # an aggregator need not be our neighbour
         try:
             data = await self._transport.request(
                 peer,

@@ -208,6 +208,13 @@ class Presence:
             return False
         return True
 
+    async def reach(self, peer: PeerId) -> bool:
+        """Whether a peer is connected; it is dialled where its advert says."""
+        if peer in self._node.transport.connected_peers():
+            return True
+        advert = self._node.inbound.adverts.find(peer)
+        return advert is not None and await self._dial(peer, advert.addresses)
+
     async def _dial(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
         for address in addresses:
             if not address.endswith(peer_text(peer)):

@@ -40,7 +40,7 @@ from tests.consensus.test_rounds import decide, learn, make_delta, of, share
 ORDER = [member(index) for index in RULES.order(TILE)]
 OWNER, STANDBY = ORDER[:2]
 MEMBERS = [card.node for card in ROSTER.members]
-NEIGHBOURS = STRANGERS[-3:]  # in the west, and quiet: with them it is large enough to gather, also when one leaves
+NEIGHBOURS = STRANGERS[-4:]  # in the west, and quiet: with them it is large enough to gather, also when one leaves
 WEST = [*ORDER[2:], *NEIGHBOURS]  # the owner and the standby are in the east
 AGGREGATOR = aggregator_order(ROSTER.beacon, "west", TILE, WEST, MEMBERS)[0]
 LEARNER = next(peer for peer in ORDER[2:] if peer != AGGREGATOR)
@@ -200,11 +200,37 @@ def test_without_labels_everything_goes_directly():
     assert sent(learn(machine, machine.start(0)), make_delta(LEARNER)) == [OWNER]
 
 
-@pytest.mark.parametrize(("neighbours", "taker"), [(1, OWNER), (2, AGGREGATOR)])
-def test_a_region_of_three_gives_its_deltas_directly_and_one_of_four_gathers(neighbours, taker):
-    """Of three, two that lie would speak for all: the owner's rule sees one voice each only if they come one by one."""
+@pytest.mark.parametrize(("neighbours", "taker"), [(2, OWNER), (3, AGGREGATOR)])
+def test_a_region_of_four_gives_its_deltas_directly_and_one_of_five_gathers(neighbours, taker):
+    """Of four, two that lie say as much as the others: the owner's rule sees one voice each only if they come one by one."""
     machine, effects = started(LEARNER, neighbours=NEIGHBOURS[:neighbours])
     assert sent(learn(machine, effects), make_delta(LEARNER)) == [taker]
+
+
+def test_an_aggregator_need_not_be_a_neighbour():
+    """Whoever said that it takes part is there: a region whose peers know each other's word agrees on one, in a crowd too."""
+    machine = RoundMachine(LEARNER, RULES, learning_rule(), tile_heads(GENESIS, TILES), learns=True, region="west")
+    for peer in [*ORDER, *NEIGHBOURS]:
+        machine.handle(e.RegionTold(peer, region_of(peer)), 0)
+    for peer in (OWNER, NEIGHBOURS[0]):
+        machine.handle(e.PeerConnected(peer), 0)
+    effects = machine.start(0)
+    for peer in WEST:
+        machine.handle(e.RoundAnnounced(peer, Round(0)), 10)
+    assert sent(learn(machine, effects), make_delta(LEARNER)) == [AGGREGATOR]
+
+
+def test_an_aggregator_waits_for_who_will_connect_to_deliver():
+    """A learner that announced itself for this round and is no neighbour is expected until 0.8 rounds."""
+    far_off = NEIGHBOURS[0]
+    machine, effects = started(AGGREGATOR, neighbours=NEIGHBOURS[1:])
+    machine.handle(e.RegionTold(far_off, "west"), 0)
+    machine.handle(e.RoundAnnounced(far_off, Round(0)), 10)
+    effects = learn(machine, effects, tiles=[TILE])
+    members = tuple(make_delta(peer) for peer in WEST if peer in MEMBERS and peer != AGGREGATOR)
+    effects += machine.handle(e.DeltasArrived(members), 300)
+    assert not of(e.StartAggregation, effects)
+    assert of(e.StartAggregation, machine.handle(e.DeltasArrived((make_delta(far_off),)), 400))
 
 
 @pytest.mark.parametrize("answer", ["refused", "silent", "gone"])
@@ -358,8 +384,8 @@ def test_nobody_gathers_for_an_owner_nearby():
         assert not of(e.StartAggregation, effects + machine.handle(e.RoundTimer(), share(ASK)))
 
 
-@pytest.mark.parametrize(("neighbours", "count"), [(1, 0), (2, 1)])
-def test_a_region_of_three_is_not_gathered_by_its_standby_either(neighbours, count):
+@pytest.mark.parametrize(("neighbours", "count"), [(2, 0), (3, 1)])
+def test_a_region_of_four_is_not_gathered_by_its_standby_either(neighbours, count):
     """An owner far away is silent, and its standby nearby is given what everybody has: it sends that owner no aggregate."""
     machine = RoundMachine(STANDBY, RULES, learning_rule(), tile_heads(GENESIS, TILES), learns=True, region="west")
     for peer in [OWNER, LEARNER, *NEIGHBOURS[:neighbours]]:
