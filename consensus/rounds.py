@@ -690,24 +690,36 @@ class RoundMachine:
             base = tile.at.version
             if tile.aggregating or base in tile.aggregates or tile.decided_round >= self._round or now < tile.again_at:
                 continue
-            gathered = [
-                delta
-                for delta in tile.candidates.values()
-                if delta.base == base and not delta.contributors and self.regions.is_near(delta.learner)
-            ]
+            gathered = self._gathered(tile, base)
             if all(delta.learner == self._me for delta in gathered) or not self._has_far_owner(name, now):
                 continue
             if not self.regions.gathers():
                 return effects  # they gave a standby here what they gave the owner
             if expected is None:
                 expected = self._expected_near()
-            if not expected <= {delta.learner for delta in gathered} and now < self._gathers_until():
+            is_full = len(gathered) >= CONTRIBUTORS_PER_AGGREGATE_MAX
+            if not is_full and not expected <= {delta.learner for delta in gathered} and now < self._gathers_until():
                 continue
             chosen = self._rules.select_contributors(name, tile.slot_version, map(self._reference, gathered))
             contributors = tuple(Contributor(each.learner, each.delta, each.weight) for each in chosen)
             tile.aggregating = True
             effects.append(StartAggregation(name, base, Round(self._round), contributors))
         return effects
+
+    def _gathered(self, tile: _Tile, base: Version) -> list[Delta]:
+        """What our region gave us of a tile."""
+        return [
+            delta
+            for delta in tile.candidates.values()
+            if delta.base == base and not delta.contributors and self.regions.is_near(delta.learner)
+        ]
+
+    def _is_full(self, name: TileId, base: Version) -> bool:
+        """Whether our aggregate for an owner far away has no place left, ours kept: others have, if they are told at once."""
+        if not self.regions.is_far(self._rules.roster.members[self._rules.order(name)[0]].node):
+            return False
+        inside = {self._me, *(delta.learner for delta in self._gathered(self._tiles[name], base))}
+        return len(inside) >= CONTRIBUTORS_PER_AGGREGATE_MAX
 
     def _has_far_owner(self, name: TileId, now: int) -> bool:
         order = self._rules.order(name)[: self.acting_attempt(name, now) + 1]
@@ -785,6 +797,8 @@ class RoundMachine:
         if first is None and self._is_stranger(delta.learner):
             near = [self.regions.is_near(other) for other, _, _ in tile.candidates if self._is_stranger(other)]
             if near.count(gathers) >= (STRANGERS_GATHERED_MAX if gathers else STRANGERS_PER_TILE_MAX):
+                return Reason.BUSY
+            if gathers and self._is_full(delta.tile, delta.base):
                 return Reason.BUSY
         return None
 

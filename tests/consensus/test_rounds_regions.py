@@ -413,17 +413,30 @@ def test_an_aggregation_that_failed_is_tried_again_without_what_is_unusable():
 
 
 def test_an_aggregate_takes_64_and_the_rest_is_told_to_go():
-    """Those that are left ask, and hear that nobody carries them."""
+    """It waits for no more than fit. Who comes then is refused, and finds another; who was left out asks, and hears so."""
     machine, effects = started(AGGREGATOR)
     learn(machine, effects)
     many = [make_delta(peer) for peer in STRANGERS[:70]]
     for each in many:
         machine.handle(e.RegionTold(each.learner, "west"), 0)
-    machine.handle(e.DeltasArrived(tuple(many)), 300)
-    (start,) = of(e.StartAggregation, machine.handle(e.DeltasArrived((make_delta(LEARNER),)), 400))
+    places = CONTRIBUTORS_PER_AGGREGATE_MAX - 1  # beside its own
+    assert not of(e.StartAggregation, machine.handle(e.DeltasArrived(tuple(many[: places - 1])), 300))
+    assert machine.find_refusal(many[places]) is None
+    (start,) = of(e.StartAggregation, machine.handle(e.DeltasArrived(tuple(many[places - 1 :])), 400))
+    assert machine.find_refusal(make_delta(NEIGHBOURS[0])) is Reason.BUSY
     assert len(start.contributors) == CONTRIBUTORS_PER_AGGREGATE_MAX
     learners = [each.learner for each in start.contributors]
     assert learners == sorted(learners)
+
+
+def test_an_owner_has_places_for_more_of_its_own_region_than_fit_into_an_aggregate():
+    """It draws among them: the first to come would have all the places for strangers otherwise."""
+    machine, _ = started(OWNER)
+    near = STRANGERS[: CONTRIBUTORS_PER_AGGREGATE_MAX + 1]
+    for peer in near:
+        machine.handle(e.RegionTold(peer, "east"), 0)
+        assert machine.find_refusal(make_delta(peer)) is None
+        machine.handle(e.DeltasArrived((make_delta(peer),)), 10)
 
 
 def test_after_a_restart_an_aggregate_is_the_same_and_is_given_again():
