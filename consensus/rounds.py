@@ -732,7 +732,9 @@ class RoundMachine:
         """
         here = self._connected | ({self._me} if self._learns and self._failed < self._round else set())
         announced = {
-            peer for peer, at in self._announced.items() if at >= self._round or (at == self._round - 1 and peer in here)
+            peer
+            for peer, at in self._announced.items()
+            if at >= self._round or (at == self._round - 1 and peer in here)
         }
         return {peer for peer in announced | self._expected() if self.regions.is_near(peer)}
 

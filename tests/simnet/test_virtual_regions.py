@@ -58,6 +58,8 @@ def test_a_region_sends_one_delta_of_a_tile() -> None:
     assert max(reference.learners for reference in aggregates) == 5
     counted = [name for head in heads for name in head.counted()]
     assert len(counted) == len(set(counted))
-    reports = [verify(machine) for machine in machines]
-    assert not [problem for report in reports for problem in report.problems]
-    assert sum(report.aggregates_derived for report in reports) == len(aggregates)  # each by its aggregator
+    for machine in machines:  # each by its aggregator, whose ledger may end a block earlier than another's
+        report = verify(machine)
+        assert not report.problems
+        made = [each for head in decided_heads(machine) for each in head.deltas if each.contributors]
+        assert report.aggregates_derived == sum(each.learner == machine.peer for each in made)

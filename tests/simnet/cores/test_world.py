@@ -189,11 +189,13 @@ def test_dead_bootstraps_slow_routes_and_wrong_clocks_are_survived() -> None:
 
 
 def test_poison_goes_through_the_real_merge() -> None:
-    """With a third of the learners against it a network learns less than without; a robust rule gets most of that back."""
+    """A third of the learners undoes what a network learns whose rule is the mean; the rule for strangers bears it."""
     poison = replace(SMALL, villains=(Villains("sign_flipped", 0.33),), must_hold=MustHold(("roots_derivable",)))
-    robust = replace(poison, learning=replace(poison.learning, merge_rule="median"))
-    last = {name: run_scenario(each, 12).rounds[-1].loss for name, each in (("poison", poison), ("robust", robust))}
-    assert run_scenario(SMALL, 12).rounds[-1].loss < last["poison"]
+    mean = replace(poison, learning=replace(poison.learning, merge_rule="mean"))
+    clean, borne = (run_scenario(each, 12).rounds[-1].loss for each in (SMALL, poison))
+    assert borne < 1.02 * clean
+    undone = run_scenario(mean, 12).rounds
+    assert undone[-1].loss > undone[0].loss
     with pytest.raises(Rejected, match="no villain"):
         World(replace(SMALL, villains=(Villains("nice", 0.33),)), 1)
 
