@@ -24,9 +24,7 @@ from protocol.digest import Domain, digest
 from protocol.ids import Digest, PeerId, TileId
 
 LABELS_MAX = 4_096  # peers whose region is remembered: as many as adverts are kept
-GATHER_PEERS_MIN = (
-    5  # of a region: of four, two that lie say as much as the others, and gathering for them saves little
-)
+GATHER_PEERS_MIN = 5  # of a region: of four, two that lie say as much as the others, and gathering saves little
 PASSED_OVER_ROUNDS = 8  # how long an aggregator that lost a delta of ours is given none (a guess)
 SERVED_DIRECTLY = 4  # of its own region, by a proposer: what a thin line uploads to some in seconds, to fifty it cannot
 SOURCES_NEAR = 2  # neighbours that are asked for an update before its proposer: one may be slow or silent
