@@ -98,7 +98,7 @@ class Options:
     @classmethod
     def draw(cls, random_: random.Random) -> Options:
         choice = random_.choice
-        regions, observers = choice((("a", 0), ("a", 1), ("abbbbbb", 3), ("abbbbbbb", 4)))  # four of a region gather
+        regions, observers = choice((("a", 0), ("a", 1), ("abbbbbb", 3), ("abbbbbbb", 4)))  # five of a region gather
         return cls(
             loss=choice((0.0, 0.1, 0.1, 0.25)),
             repeat=choice((0.0, 0.2)),
