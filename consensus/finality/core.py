@@ -213,6 +213,7 @@ class FinalityCore:
         self._tally = self._make_tally(term.roster)
         self._view = View(0)  # the current view; 0 until Started
         self._entered_ms = 0
+        self._advanced_ms = 0  # when a view was last left with a block: empty ones follow at the idle interval since then
         self._delta_ms = term.schedule.delta_ms(0)
         self._final_blocks: OrderedDict[View, Digest] = OrderedDict({anchor.view: anchor.block})
         self._wants: dict[Digest, int] = {}  # certified blocks that we lack -> times asked
@@ -373,6 +374,8 @@ class FinalityCore:
             return
         if self._certificates.find(self._view, VoteKind.NULLIFY) is not None:
             self._counts["nullified"] += 1
+        else:
+            self._advanced_ms = self._now_ms
         self._view = view
         self._entered_ms = self._now_ms
         self._proposal = None
@@ -385,9 +388,12 @@ class FinalityCore:
         schedule = self._term.schedule
         self._delta_ms = schedule.delta_ms(self._stalled_views())
         if self._voter is not None:
-            self._set_timer(TimerKind.VIEW, self._now_ms + schedule.view_timeout_ms(self._delta_ms))
+            self._set_timer(TimerKind.VIEW, self._now_ms + self._view_timeout_ms())
         self._set_timer(TimerKind.RETRY, self._now_ms + schedule.retry_ms(self._delta_ms))
         self._dirty = True
+
+    def _view_timeout_ms(self) -> int:
+        return self._term.schedule.view_timeout_ms(self._delta_ms, self._entered_ms - self._advanced_ms)
 
     def _stalled_views(self) -> int:
         """Views left without finalization; the last one does not count while its finalization may be on its way."""
@@ -827,8 +833,7 @@ class FinalityCore:
         if delta_ms < self._delta_ms:
             self._delta_ms = delta_ms
             if self._voter is not None:
-                at_ms = self._entered_ms + schedule.view_timeout_ms(delta_ms)
-                self._set_timer(TimerKind.VIEW, max(self._now_ms, at_ms))
+                self._set_timer(TimerKind.VIEW, max(self._now_ms, self._entered_ms + self._view_timeout_ms()))
 
     def _on_synced(self, blocks: tuple[FinalizedBlock, ...]) -> None:
         news = [block for block in blocks if block.header.height > self._tree.final.height]
@@ -1004,7 +1009,7 @@ class FinalityCore:
 
     def _retry(self) -> None:
         self._set_timer(TimerKind.RETRY, self._now_ms + self._term.schedule.retry_ms(self._delta_ms))
-        if self._now_ms - self._entered_ms > self._term.schedule.view_timeout_ms(self._delta_ms):
+        if self._now_ms - self._entered_ms > self._view_timeout_ms():
             self._behind = True  # others may have left this view, and this epoch, long ago
         self._allowances.refill()
         self._want_body()

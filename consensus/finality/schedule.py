@@ -41,9 +41,12 @@ class Schedule:
         grown: int = self._rule.view_delta_ms * 3**steps // 2**steps
         return min(VIEW_TIMEOUT_MS_MAX, grown)
 
-    def view_timeout_ms(self, delta_ms: int) -> int:
-        """R7. A leader may wait for the block interval and for something to propose before it begins."""
-        return max(self._rule.idle_interval_ms, self._rule.block_interval_ms_min) + 3 * delta_ms
+    def view_timeout_ms(self, delta_ms: int, waited_ms: int) -> int:
+        """R7. A leader may wait for the block interval, and for something to propose, before it begins.
+
+        ``waited_ms``: how long ago, at the view's beginning, a view had ended with a block. Since then the idle interval runs.
+        """
+        return max(self._rule.idle_interval_ms - waited_ms, self._rule.block_interval_ms_min) + 3 * delta_ms
 
     def retry_ms(self, delta_ms: int) -> int:
         """R8."""

@@ -50,5 +50,7 @@ def test_delta_grows_by_half_up_to_eight_seconds():
 def test_view_timer_leaves_room_for_an_idle_leader():
     """A leader that waits for something to propose is not a dead one."""
     schedule = Schedule(make_roster(KEYS), RULE)
-    assert schedule.view_timeout_ms(1_000) == RULE.idle_interval_ms + 3_000
+    assert schedule.view_timeout_ms(1_000, 0) == RULE.idle_interval_ms + 3_000
+    assert schedule.view_timeout_ms(1_000, 100) == RULE.idle_interval_ms + 2_900
+    assert schedule.view_timeout_ms(1_000, RULE.idle_interval_ms) == RULE.block_interval_ms_min + 3_000
     assert schedule.retry_ms(1_000) == 2_000
