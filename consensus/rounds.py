@@ -249,6 +249,8 @@ class RoundMachine:
         self._retry_at = 0
         self._progress_at = 0  # when this round last decided a tile, or our learner finished
         self._learning: int | None = None
+        self._learning_since = 0
+        self._learning_took: int | None = None  # the last time
         self._learned = learned_round
         self._failed = -1
         self._beacon = rules.roster.beacon  # of the epoch in which the round opened: it chooses the round's aggregators
@@ -441,7 +443,7 @@ class RoundMachine:
         if not self._done:
             effects += self._maybe_give_up(now)  # it may open a round, which is learned at once
         if not self._done:
-            effects += self._maybe_learn()
+            effects += self._maybe_learn(now)
         effects += self._maybe_deliver(now)
         effects += self._maybe_ask(now)
         effects += self._maybe_aggregate(now)
@@ -493,8 +495,10 @@ class RoundMachine:
 
     # -- learning -------------------------------------------------------------------------------------------------------
 
-    def _maybe_learn(self) -> list[RoundEffect]:
+    def _maybe_learn(self, now: int) -> list[RoundEffect]:
         if not self._learns or self._learning is not None or max(self._learned, self._failed) >= self._round:
+            return []
+        if self._waits_for_opening(now):
             return []
         if any(tile.applied != tile.at.version for tile in self._tiles.values()):
             return []
@@ -506,13 +510,25 @@ class RoundMachine:
         )
         if len(withheld) == len(self._tiles):
             return []
-        self._learning = self._round
+        self._learning, self._learning_since = self._round, now
         merged, lost = tuple(self._merged_own), tuple(self._lost_own)
         self._told = {*merged, *lost}
         bases = tuple((name, self._tiles[name].at.version) for name in sorted(self._tiles))
         return [StartLearning(Round(self._round), bases, withheld, merged, lost)]
 
+    def _waits_for_opening(self, now: int) -> bool:
+        """Whether what a stranger would learn now is late for its region's aggregates, and from the next opening is not.
+
+        Who came in the middle of a round would else begin each time in the middle of the next, and stand alone before owners
+        that have few places for strangers.
+        """
+        if self._me in self._members or self._learning_took is None or not self.regions.gathers():
+            return False
+        return self._learning_took <= self._share(GATHER) < now - self._opened_at + self._learning_took
+
     def _on_learned(self, event: LearnDone, now: int) -> list[RoundEffect]:
+        if self._learning is not None:
+            self._learning_took = now - self._learning_since
         self._learning = None
         self._learned = max(self._learned, event.round)
         self._progress_at = now

@@ -213,7 +213,7 @@ class FinalityCore:
         self._tally = self._make_tally(term.roster)
         self._view = View(0)  # the current view; 0 until Started
         self._entered_ms = 0
-        self._advanced_ms = 0  # when a view was last left with a block: empty ones follow at the idle interval since then
+        self._advanced_ms = 0  # when a view was last left with a block: the idle interval runs since then
         self._delta_ms = term.schedule.delta_ms(0)
         self._final_blocks: OrderedDict[View, Digest] = OrderedDict({anchor.view: anchor.block})
         self._wants: dict[Digest, int] = {}  # certified blocks that we lack -> times asked

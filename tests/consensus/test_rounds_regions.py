@@ -35,7 +35,7 @@ from tests.consensus.samples import (
     merge_of,
     refer,
 )
-from tests.consensus.test_rounds import decide, learn, make_delta, of, share
+from tests.consensus.test_rounds import all_heads, decide, learn, make_delta, of, share
 
 ORDER = [member(index) for index in RULES.order(TILE)]
 OWNER, STANDBY = ORDER[:2]
@@ -262,6 +262,21 @@ def test_a_learner_that_is_late_goes_directly():
     """After 0.8 rounds the aggregator has closed."""
     machine, effects = started(LEARNER)
     assert sent(learn(machine, effects, now=share(GATHER)), make_delta(LEARNER)) == [OWNER]
+
+
+@pytest.mark.parametrize(("took", "waits"), [(700, True), (900, False)])
+def test_a_stranger_that_would_be_late_waits_for_the_next_opening(took, waits):
+    """One that is in time from an opening does not begin in the middle of a round, late for ever; a slower one does."""
+    machine, effects = started(NEIGHBOURS[0])  # it came in the middle of a round, which closes while it learns
+    heads = all_heads()
+    decide(machine, *heads, now=share(300))
+    begun = learn(machine, effects, now=share(took))
+    assert [start.round for start in of(e.StartLearning, begun)] == ([] if waits else [1])
+    state = GENESIS
+    for head in heads:
+        state = extend(state, head)
+    opening = decide(machine, *all_heads(state), now=share(1_000))
+    assert [start.round for start in of(e.StartLearning, opening)] == ([2] if waits else [])
 
 
 def test_an_aggregator_that_leaves_with_a_delta_costs_one_delivery():
