@@ -23,17 +23,17 @@ class CountsAgain(RoundMachine):
 class SpeaksTwice(RoundMachine):
     """Lets the learner make a second delta on one version."""
 
-    def _maybe_learn(self) -> list:
+    def _maybe_learn(self, now) -> list:
         return [
-            replace(each, withheld=()) if isinstance(each, StartLearning) else each for each in super()._maybe_learn()
+            replace(each, withheld=()) if isinstance(each, StartLearning) else each for each in super()._maybe_learn(now)
         ]
 
 
 class ForgetsFates(RoundMachine):
     """Believes that a learner which was told of a fate has journaled it."""
 
-    def _maybe_learn(self) -> list:
-        effects = super()._maybe_learn()
+    def _maybe_learn(self, now) -> list:
+        effects = super()._maybe_learn(now)
         if effects:
             self._merged_own, self._lost_own = [], []
         return effects
