@@ -25,7 +25,8 @@ class SpeaksTwice(RoundMachine):
 
     def _maybe_learn(self, now) -> list:
         return [
-            replace(each, withheld=()) if isinstance(each, StartLearning) else each for each in super()._maybe_learn(now)
+            replace(each, withheld=()) if isinstance(each, StartLearning) else each
+            for each in super()._maybe_learn(now)
         ]
 
 
