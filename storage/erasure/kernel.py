@@ -19,7 +19,7 @@ class Multiply(Protocol):
     """A matrix [R, K] made ready. May be called from several threads at once."""
 
     def __call__(self, cells_K: Cells, out_R: Cells) -> None:
-        """``out_r[t] = XOR over k of matrix[r, k] * cell_k[t]``; what was in ``out_R`` is gone.
+        """``out_r[t] = XOR over k of matrix[r, k] * cell_k[t]``; what was in ``out_R`` is gone. No output overlaps an input.
 
         Raises ``ValueError`` unless there are K cells in and R out, all as long, contiguous, of bytes, and R writable.
         """
