@@ -8,6 +8,7 @@ Pure: no I/O, no clock, no randomness, no floats. Imports nothing of ours. Readi
     roster                     Roster, Head, Slot, Decided: what learning takes from the chain
     finality                   votes, certificates, headers, proposals
     learning                   deltas, announcements, requests for bytes
+    erasure                    blobs kept as cells: manifests, cells, what each class of blob gets
     genesis, epochs            the first state, the rules of its network, runs of heights in which they hold
     transactions               what accounts sign to change the state
     state_proof                how one entry of the state is proved by its root

@@ -40,6 +40,18 @@ TILES_MAX = 65_536  # a model of 256 GiB of float32 weights
 TILE_ID_CHARACTERS_MAX = 64
 PAGE_BYTES = 64 * KIB  # learning.md 1: Merkle leaves of a tile
 
+# -- coded blobs ------------------------------------------------------------------------------------------------------
+CELLS_PER_TILE_MAX = 256  # chain.md 3.1: as many points as GF(2^8) has
+CELL_LEAF_BYTES = 1 * KIB  # chain.md 3.2: what an audit asks for
+CELL_BYTES_MAX = 1 * MIB  # the source documents' largest shard; one answer
+CODED_TILE_BYTES_MAX = (
+    32 * MIB
+)  # what the author of a manifest can make others hold at once: twice the profiles' 16, 20
+TILES_PER_BLOB_MAX = 16_384  # 64 GiB in tiles of 4 MiB
+MERKLE_PATH_MAX = 10  # digests: a cell of 1 MiB has 1,024 leaves
+MANIFEST_BYTES_MAX = 34 * TILES_PER_BLOB_MAX + 64
+SHARD_BYTES_MAX = CELL_BYTES_MAX + 34 * MERKLE_PATH_MAX + 64
+
 # -- learning ---------------------------------------------------------------------------------------------------------
 DELTAS_PER_SLOT_MAX = 64  # learning.md 4
 UNREGISTERED_DELTAS_PER_SLOT_MAX = 8  # learning.md 4: learners outside the roster share these
@@ -112,6 +124,12 @@ check_invariant(16 * HEAD_BYTES_MAX <= BODY_BYTES_MAX, "a body takes several of 
 check_invariant(
     HEAD_BYTES_MAX + ENVELOPE_OVERHEAD_BYTES_MAX <= GOSSIP_MESSAGE_BYTES_MAX, "a head fits in a gossip message"
 )
+check_invariant(MANIFEST_BYTES_MAX <= FRAME_BYTES_MAX, "a manifest fits in a frame")
+check_invariant(SHARD_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a cell fits in a frame with its proof")
+check_invariant(
+    CELL_LEAF_BYTES << MERKLE_PATH_MAX == CELL_BYTES_MAX, "a path leads from any leaf of a cell to its root"
+)
+check_invariant(CELLS_PER_TILE_MAX <= 1 << MERKLE_PATH_MAX, "a path leads from any cell of a tile to its root")
 check_invariant(TILE_BYTES_MAX % PAGE_BYTES == 0, "tiles are whole pages")
 check_invariant(BLOBS_PER_REQUEST_MAX * 34 + 64 <= FRAME_BYTES_MAX, "a request for many blobs fits in a frame")
 check_invariant(

@@ -55,8 +55,12 @@ def merkle_root(leaves: Sequence[Digest]) -> Digest:
 
 def merkle_proof(leaves: Sequence[Digest], index: int) -> tuple[Digest, ...]:
     """The siblings from leaf ``index`` up to the root."""
+    return _siblings(_levels(leaves), index)
+
+
+def _siblings(levels: Sequence[Sequence[Digest]], index: int) -> tuple[Digest, ...]:
     proof = []
-    for level in _levels(leaves)[:-1]:
+    for level in levels[:-1]:
         sibling = index ^ 1
         if sibling < len(level):
             proof.append(level[sibling])
@@ -64,8 +68,17 @@ def merkle_proof(leaves: Sequence[Digest], index: int) -> tuple[Digest, ...]:
     return tuple(proof)
 
 
-def check_merkle_proof(leaf: Digest, index: int, count: int, proof: Sequence[Digest], root: Digest) -> None:
-    """Check that ``leaf`` is number ``index`` of ``count`` under ``root``; raises ``Rejected(BAD_PROOF)``."""
+def merkle_proofs(leaves: Sequence[Digest]) -> list[tuple[Digest, ...]]:
+    """What :func:`merkle_proof` gives for each leaf, from one tree: a proof by itself costs as much as the root."""
+    levels = _levels(leaves)
+    return [_siblings(levels, index) for index in range(len(leaves))]
+
+
+def proof_root(leaf: Digest, index: int, count: int, proof: Sequence[Digest]) -> Digest:
+    """The root to which ``proof`` leads from leaf number ``index`` of ``count``.
+
+    Raises ``Rejected(BAD_PROOF)`` where it is too short or too long for that.
+    """
     if not 0 <= index < count:
         raise Rejected(Reason.BAD_PROOF, f"leaf {index} of {count}")
     at, siblings = leaf, iter(proof)
@@ -76,5 +89,12 @@ def check_merkle_proof(leaf: Digest, index: int, count: int, proof: Sequence[Dig
                 raise Rejected(Reason.BAD_PROOF, "too short")
             at = node_digest(sibling, at) if index % 2 else node_digest(at, sibling)
         index, count = index // 2, (count + 1) // 2
-    if next(siblings, None) is not None or at != root:
+    if next(siblings, None) is not None:
+        raise Rejected(Reason.BAD_PROOF, "too long")
+    return at
+
+
+def check_merkle_proof(leaf: Digest, index: int, count: int, proof: Sequence[Digest], root: Digest) -> None:
+    """Check that ``leaf`` is number ``index`` of ``count`` under ``root``; raises ``Rejected(BAD_PROOF)``."""
+    if proof_root(leaf, index, count, proof) != root:
         raise Rejected(Reason.BAD_PROOF, "does not lead to the root")

@@ -66,6 +66,15 @@ class Reason(enum.Enum):
     BAD_DELTA = ("bad_delta", Blame.AUTHOR, "The compressed delta breaks a rule of its format.")
     BAD_SHAPE = ("bad_shape", Blame.AUTHOR, "The tensor has another shape than its tile.")
 
+    # Coded blobs
+    BAD_MANIFEST = ("bad_manifest", Blame.AUTHOR, "The manifest of a coded blob contradicts itself.")
+    BAD_ENCODING = (
+        "bad_encoding",
+        Blame.AUTHOR,
+        "The cells under a tile's root are not what the code makes of its data.",
+    )
+    TOO_FEW_CELLS = ("too_few_cells", Blame.NOBODY, "Fewer cells are at hand than rebuild the tile.")
+
     # Learning
     UNKNOWN_TILE = ("unknown_tile", Blame.AUTHOR, "The model has no tile of this name.")
     WRONG_OWNER = ("wrong_owner", Blame.AUTHOR, "The proposer is not in this tile's order for this attempt.")

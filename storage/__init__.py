@@ -14,7 +14,9 @@ Reading order:
     ledger         finalized blocks
     journal        what must be on disk before anybody hears of it
     budget         what goes first when the disk is full
-    io/            the real disk: files, rocks, journal_file, blob_store, tile_store; room makes some when it is full
+    erasure/       bytes as cells, any so many of which give them back
+    io/            the real disk: files, rocks, journal_file, blob_store, tile_store; room makes some when it is full;
+                   isal is the erasure code's native kernel
 
 Nothing outside ``io/`` opens anything. The stores of ``io/`` take a ``Files`` and a ``KeyValue``, so that ``simnet``
 runs them on ``MemoryFiles`` and ``MemoryKeyValue``. They are imported by their own names, because they bring RocksDB

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from protocol.codec import Message, encode
 from protocol.digest import Domain, blob_digest, digest, number
 from protocol.envelope import seal
+from protocol.erasure import COLD, LIVE, Geometry, make_manifest
 from protocol.finality import (
     EMPTY_BODY,
     HEADER_VERSION,
@@ -53,6 +54,7 @@ from protocol.learning import (
     RoundAnnouncement,
 )
 from protocol.light_client import LightBlock, LightClientProof
+from protocol.limits import KIB
 from protocol.merkle import leaf_digest, merkle_proof, merkle_root, page_leaves
 from protocol.roster import Roster
 from protocol.state_proof import (
@@ -77,6 +79,11 @@ from protocol.transactions import (
     sign_transaction,
     work_bits,
 )
+from storage.erasure.blob import encode_blob
+from storage.erasure.code import ErasureCode
+from storage.erasure.numpy_kernel import NumpyKernel
+from storage.erasure.reed_solomon import parity_matrix
+from storage.erasure.tile import prove_leaf
 from tests.protocol.samples import (
     ACCOUNT_KEYS,
     NODE_KEYS,
@@ -350,6 +357,36 @@ def _state_of_one_entry() -> tuple[list[Digest], StateProof]:
     return sub_roots, StateProof(1, entry_leaf(place, value), shown, tuple(path), tuple(sub_roots))
 
 
+def erasure() -> Vectors:
+    """Coded blobs: the matrix, a small blob in whole, and the roots of a tile of each profile."""
+    geometry = Geometry(3, 4, 2 * KIB)
+    data = b"".join(digest(Domain.BLOB, number(index)) for index in range(8 * KIB // 32))[: 7 * KIB + 5]
+    tiles = list(encode_blob(ErasureCode(NumpyKernel(), geometry), [data]))
+    manifest = make_manifest(geometry, len(data), tuple(tile.root for tile in tiles))
+    last = tiles[-1].checked(6)
+    profiles = {}
+    for name, profile in (("live", LIVE), ("cold", COLD)):
+        (tile,) = encode_blob(ErasureCode(NumpyKernel(), profile), [data])
+        matrix = parity_matrix(profile.data_cells, profile.parity_cells)
+        profiles[name] = {
+            "geometry": encode(profile).hex(),
+            "first row": matrix[0].tobytes().hex(),
+            "matrix": blob_digest(matrix.tobytes()).hex(),
+            "tile root": tile.root.hex(),
+            "blob root": make_manifest(profile, len(data), (tile.root,)).root.hex(),
+        }
+    return {
+        "matrix 3+4": parity_matrix(3, 4).tobytes().hex(),
+        "manifest": encode(manifest.manifest).hex(),
+        "blob root": manifest.root.hex(),
+        "tile roots": [tile.root.hex() for tile in tiles],
+        "cells": [[blob_digest(cell).hex() for cell in tile.cells] for tile in tiles],
+        "shard": encode(last.shard).hex(),
+        "leaf": encode(prove_leaf(last, 0)).hex(),
+        "profiles": profiles,
+    }
+
+
 FILES: dict[str, Callable[[], Vectors]] = {
     "digest.json": digests,
     "merkle.json": merkle,
@@ -361,6 +398,7 @@ FILES: dict[str, Callable[[], Vectors]] = {
     "transactions.json": transactions,
     "state.json": state,
     "light_client.json": light_client,
+    "erasure.json": erasure,
 }
 
 

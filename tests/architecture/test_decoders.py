@@ -63,6 +63,8 @@ RAW = {
     "simnet/cores/shared.py": "weights out of a checked tile of this world's own store",
     "simnet/facts.py": "answers of nodes that simnet itself started",
     "simnet/processes.py": "what a child of ours printed",
+    "storage/erasure/self_test.py": "numbers from a hash",
+    "storage/erasure/tile.py": "shard",
     "storage/journal.py": "journal",
     "storage/keys.py": "keys of our own database",
     "storage/tensor_block.py": "tensor block",

@@ -15,6 +15,7 @@ PROGRAMS = [
     "codec",
     "chain",
     "storage",
+    "erasure",
     pytest.param("parity", marks=pytest.mark.slow),
     pytest.param("poison", marks=pytest.mark.slow),
     pytest.param("tile_round", marks=pytest.mark.slow),

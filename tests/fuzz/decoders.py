@@ -67,6 +67,7 @@ from p2p.transport import GossipReceived
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest
 from protocol.envelope import Envelope, Sealed, open_envelope, seal
+from protocol.erasure import BlobManifest, CheckedManifest, Geometry, LeafProof, Shard, check_manifest, make_manifest
 from protocol.finality import (
     Body,
     Certificate,
@@ -95,7 +96,15 @@ from protocol.learning import (
     SignedDelta,
 )
 from protocol.light_client import LightClientProof, decode_light_client_proof
-from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, HISTORY_SEGMENTS, KIB, TRANSACTION_BYTES_MAX
+from protocol.limits import (
+    BODY_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    HISTORY_SEGMENTS,
+    KIB,
+    MANIFEST_BYTES_MAX,
+    SHARD_BYTES_MAX,
+    TRANSACTION_BYTES_MAX,
+)
 from protocol.messages import KIND_OF, PAYLOADS, Kind, decode_payload
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, MemberCard, check_member_card
@@ -117,6 +126,10 @@ from simnet.options import FaultKind, RepairKind, parse_fault, parse_repair
 from simnet.scenario_file import parse_scenario
 from simnet.seeds import parse_seeds
 from storage import journal
+from storage.erasure.blob import encode_blob
+from storage.erasure.code import ErasureCode
+from storage.erasure.numpy_kernel import NumpyKernel
+from storage.erasure.tile import CodedTile, check_leaf, check_shard, prove_leaf
 from storage.journal import MAGIC, frame, read_journal
 from storage.tensor_block import BlockShape, Dtype, PageVerifier, Quantisation, build_block, check_block
 from storage.tile_format import check_tile, tile_block, tile_folder
@@ -402,6 +415,43 @@ def check_block_file(data: bytes) -> object:
     block = check_block(memoryview(data))
     PageVerifier(block, block.root, "fuzzed").check_all()
     return block.leaves()
+
+
+CODED_GEOMETRY = Geometry(3, 4, 2 * KIB)
+CODED_BYTES = 7 * KIB + 5  # a full tile and a shorter one
+
+
+@functools.cache
+def coded_tiles() -> tuple[CodedTile, ...]:
+    return tuple(encode_blob(ErasureCode(NumpyKernel(), CODED_GEOMETRY), [(bytes(range(251)) * 29)[:CODED_BYTES]]))
+
+
+@functools.cache
+def coded_blob() -> CheckedManifest:
+    tiles = coded_tiles()
+    return make_manifest(CODED_GEOMETRY, sum(len(tile.data) for tile in tiles), tuple(tile.root for tile in tiles))
+
+
+def manifest_samples() -> list[bytes]:
+    return [encode(coded_blob().manifest)]
+
+
+def check_own_manifest(data: bytes) -> object:
+    """Against its blob's root, and then against the root that it gives itself, as if its author had committed to it."""
+    try:
+        return check_manifest(data, coded_blob().root)
+    except Rejected as rejected:
+        if rejected.reason is not Reason.WRONG_DIGEST:
+            raise
+    return check_manifest(data, decode(BlobManifest, data, limit_bytes=MANIFEST_BYTES_MAX).root())
+
+
+def shard_samples() -> list[bytes]:
+    return [encode(tile.checked(cell).shard) for tile in coded_tiles() for cell in (0, 6)]
+
+
+def leaf_samples() -> list[bytes]:
+    return [encode(prove_leaf(tile.checked(cell), 0)) for tile in coded_tiles() for cell in (0, 6)]
 
 
 def journal_samples() -> list[bytes]:
@@ -694,6 +744,27 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     Decoder("tile file", Form.BINARY, tile_samples, check_tile_file, (check_tile,)),
     Decoder("tensor block", Form.BINARY, block_samples, check_block_file, (check_block,)),
+    Decoder(
+        "manifest of a coded blob",
+        Form.MSGPACK,
+        functools.cache(manifest_samples),
+        check_own_manifest,
+        (BlobManifest, check_manifest),
+    ),
+    Decoder(
+        "shard",
+        Form.MSGPACK,
+        functools.cache(shard_samples),
+        lambda data: check_shard(coded_blob(), decode(Shard, data, limit_bytes=SHARD_BYTES_MAX)),
+        (Shard, check_shard),
+    ),
+    Decoder(
+        "leaf of a cell",
+        Form.MSGPACK,
+        functools.cache(leaf_samples),
+        lambda data: check_leaf(coded_blob(), decode(LeafProof, data, limit_bytes=4 * KIB)),
+        (LeafProof, check_leaf),
+    ),
     Decoder("journal", Form.BINARY, functools.cache(journal_samples), read_vote_journal, (read_journal,)),
     Decoder(
         "vote record",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.ids import Digest
 from protocol.limits import PAGE_BYTES
-from protocol.merkle import check_merkle_proof, leaf_digest, merkle_proof, merkle_root, page_leaves
+from protocol.merkle import check_merkle_proof, leaf_digest, merkle_proof, merkle_proofs, merkle_root, page_leaves
 from protocol.rejection import Reason, Rejected
 
 counts = st.integers(1, 40)
@@ -108,3 +108,10 @@ def test_a_page_has_64_kib() -> None:
     """One byte beyond a page makes a second leaf."""
     assert len(page_leaves(memoryview(bytes(PAGE_BYTES)))) == 1
     assert len(page_leaves(memoryview(bytes(PAGE_BYTES + 1)))) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 20, 256])
+def test_all_proofs_of_a_tree_are_the_proofs_of_its_leaves(count: int) -> None:
+    """Made at once, from one tree."""
+    leaves = [leaf_digest(number.to_bytes(2, "big")) for number in range(count)]
+    assert merkle_proofs(leaves) == [merkle_proof(leaves, index) for index in range(count)]

@@ -13,9 +13,12 @@ import pytest
 from protocol.codec import decode, encode
 from protocol.digest import Domain, digest
 from protocol.envelope import SequenceWindows, open_envelope
+from protocol.erasure import LeafProof, Shard, check_manifest
 from protocol.genesis import Genesis, check_genesis
-from protocol.ids import NetworkId, parse_peer
+from protocol.ids import Digest, NetworkId, parse_peer
 from protocol.keys import verify
+from protocol.limits import SHARD_BYTES_MAX
+from storage.erasure.tile import check_leaf, check_shard
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "tests" / "vectors" / "protocol"
@@ -77,3 +80,17 @@ def test_the_stored_genesis_is_accepted_under_its_stored_id() -> None:
     genesis = check_genesis(document, NetworkId(bytes.fromhex(vectors["network id"])))
     assert encode(genesis) == document
     assert decode(Genesis, document, limit_bytes=len(document)) == genesis
+
+
+def test_the_stored_cells_are_proved_and_rebuild_their_blob() -> None:
+    """What was coded in the past is read today: the manifest leads to its root, a cell and a leaf lead to their tile's."""
+    vectors = stored("erasure.json")
+    manifest = check_manifest(bytes.fromhex(vectors["manifest"]), Digest(bytes.fromhex(vectors["blob root"])))
+    shard = decode(Shard, bytes.fromhex(vectors["shard"]), limit_bytes=SHARD_BYTES_MAX)
+    assert check_shard(manifest, shard).shard == shard
+    leaf = decode(LeafProof, bytes.fromhex(vectors["leaf"]), limit_bytes=SHARD_BYTES_MAX)
+    assert check_leaf(manifest, leaf) == shard.data
+    # Three data cells at 0, 1, 2 and parity at 3 ... 6: 1/3, 1/2, 1/1 and so on, in GF(2^8) modulo 0x11D.
+    inverses = {1: 0x01, 2: 0x8E, 3: 0xF4, 4: 0x47, 5: 0xA7, 6: 0x7A, 7: 0xBA}
+    expected = bytes(inverses[parity ^ data] for parity in range(3, 7) for data in range(3))
+    assert bytes.fromhex(vectors["matrix 3+4"]) == expected
