@@ -1,4 +1,7 @@
-"""What peers say that they are: the newest advert of each, with the envelope that proves it, so that it can be passed on."""
+"""What peers say that they are: the newest advert of each, with the envelope that proves it, so that it can be passed on.
+
+Everybody hears an advert by gossip; whoever comes later asks a neighbour for those that it missed (docs/decisions/0020).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from p2p.requests import ADVERTS
 from protocol.envelope import Envelope
-from protocol.ids import PeerId
-from protocol.learning import ADVERT_NAME_BYTES, Advert, GetAdverts, KnownAdverts
-from protocol.limits import ADVERTS_MAX, ADVERTS_PER_ANSWER_MAX
+from protocol.ids import PeerId, after
+from protocol.learning import Advert, GetAdverts, KnownAdverts
+from protocol.limits import ADVERT_NAME_BYTES, ADVERTS_MAX, ADVERTS_PER_ANSWER_MAX, KIB
 
-ANSWER_BYTES_MAX: Final = 240 * 1024  # of envelopes: some six hundred ordinary ones
+ADVERT_SECONDS: Final = 30.0  # DESIGN 4
+ADVERT_SECONDS_MAX: Final = 450.0  # a living peer's advert is always alive
+CROWD_PEERS: Final = 16  # so many adverts in that time are heard; with more peers each speaks less often (a guess)
+ANSWER_BYTES_MAX: Final = ADVERTS.response_bytes_max - 16 * KIB  # of envelopes: some six hundred ordinary ones
+PASSED_ON_BYTES_MAX: Final = 1 * KIB  # an ordinary one has 330 bytes: a few large ones must not fill an answer
+
+
+def advert_seconds(peers: int) -> float:
+    """Between two adverts of one of so many peers: what each hears does not grow, as with RTCP's reports (RFC 3550, 6.2)."""
+    return min(ADVERT_SECONDS * max(1.0, peers / CROWD_PEERS), ADVERT_SECONDS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +77,18 @@ class Adverts:
             b"".join(peer[:ADVERT_NAME_BYTES] for peer in (me, *fresh))[: ADVERT_NAME_BYTES * ADVERTS_MAX]
         )
 
-    def answer(self, question: GetAdverts, now_ms: int) -> KnownAdverts:
-        """The newest that the asker does not have, as many as fit."""
+    def answer(self, asker: PeerId, question: GetAdverts, now_ms: int) -> KnownAdverts:
+        """Those that the asker does not have, as many as fit, beginning behind its own place in the ring of ids.
+
+        The newest first would let whoever speaks most decide whom a newcomer knows.
+        """
         size = ADVERT_NAME_BYTES
         known = {question.known[at : at + size] for at in range(0, len(question.known), size)}
         envelopes: list[bytes] = []
         room = ANSWER_BYTES_MAX
-        for peer, heard in reversed(self._heard.items()):
-            if peer[:size] in known or heard.expires_ms < now_ms:
+        for peer in after(asker, self._heard):
+            heard = self._heard[peer]
+            if peer[:size] in known or heard.expires_ms < now_ms or len(heard.envelope) > PASSED_ON_BYTES_MAX:
                 continue
             room -= len(heard.envelope)
             if room < 0 or len(envelopes) == ADVERTS_PER_ANSWER_MAX:

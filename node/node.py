@@ -113,7 +113,8 @@ ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
 BLOCKS_RECALLED = 16_384  # looked through for them, where rounds are long or over: half a second (a guess)
 REPEAT_SECONDS = 30.0  # how often our own transactions are said again to whoever came since
 TRANSACTIONS_PER_MESSAGE = 16  # of two KiB at most
-SYNC_POLL_SECONDS = 2.0  # how often a node asks for blocks that gossip may have missed, once one is so late
+SYNC_POLL_SECONDS = 2.0  # how often a node looks whether a block is late that gossip may have missed
+VAIN_QUESTIONS_MAX = 16  # are counted; the time between two has reached its bound long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,9 @@ class Node:
         self.crash_points = CrashPoints(settings.run.crash_at)
         self.blamed: Counter[PeerId] = Counter()
         self.verified_ms: int | None = None
+        self._block_patience_ms = ground.genesis.chain.idle_interval_ms + int(1000 * SYNC_POLL_SECONDS)
+        self._asked_ms = 0  # for blocks of which nobody had shown us one
+        self._asked_in_vain = 0  # times since the last block came
         self.phase = "booting"
         self.lagging: dict[TileId, Lagging] = {}  # of the open round, or of the one that closed last
         self.chain = ChainId.of(ground.network)
@@ -471,20 +475,24 @@ class Node:
     # -- catching up ----------------------------------------------------------------------------------------------------
 
     async def _poll_blocks(self) -> None:
-        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask when there was none for too long.
-
-        Where nobody has one, ask less and less often: a chain that stands must not drown in everybody's questions.
-        """
-        patience_ms = self.ground.genesis.chain.idle_interval_ms + int(1000 * SYNC_POLL_SECONDS)
-        pause = SYNC_POLL_SECONDS
+        """Nodes outside the roster hear of blocks by gossip, which may lose one: ask when there was none for too long."""
         while True:
-            await trio.sleep(pause)
-            before = self.verified_ms
-            late = before is None or self.clock.monotonic_ms() - before > patience_ms
+            await trio.sleep(SYNC_POLL_SECONDS)
+            late = self.verified_ms is None or self.clock.monotonic_ms() - self.verified_ms > self._block_patience_ms
             if late and self.me is None:
-                await self._sync()
-            is_asked_in_vain = late and self.verified_ms == before and self.transport.connected_peers()
-            pause = min(2 * pause, patience_ms / 1000) if is_asked_in_vain else SYNC_POLL_SECONDS
+                await self._suspect()
+
+    async def _suspect(self) -> None:
+        """Ask for blocks of which nobody has shown us one, but less and less often while none comes.
+
+        A chain that stands must not drown in the questions of all who follow it.
+        """
+        now = self.clock.monotonic_ms()
+        apart_ms = min(int(1000 * SYNC_POLL_SECONDS) << self._asked_in_vain, self._block_patience_ms)
+        if now < self._asked_ms + apart_ms or not self.transport.connected_peers():
+            return
+        self._asked_ms, self._asked_in_vain = now, min(self._asked_in_vain + 1, VAIN_QUESTIONS_MAX)
+        await self._sync()
 
     async def _sync(self) -> None:
         """Fetch, check and take in finalized blocks, up to the tip of whoever answered.
@@ -578,7 +586,7 @@ class Node:
         last = effect.blocks[-1].block
         for committed in effect.blocks:
             self.ground.store_finalized(committed)
-        self.verified_ms = self.clock.monotonic_ms()
+        self.verified_ms, self._asked_in_vain = self.clock.monotonic_ms(), 0
         self.crash_points.reach("head-decided", self._round)
         if last.certificate is not None and self._is_ours(last.header):
             self._start(self.gossip.publish, FinalizedTip(last.header, last.certificate))
@@ -600,8 +608,11 @@ class Node:
             log.info("transaction dropped", id=dropped.id.hex()[:16], reason=dropped.reason.code)
 
     async def _fetch_blocks(self, effect: finality.FetchBlocks) -> None:
-        if not self._syncing.statistics().tasks_waiting:  # the one that waits will see what we were told of
-            self._start(self._sync)
+        if self._syncing.statistics().tasks_waiting:
+            return  # the one that waits will see what we were told of
+        # Members decide, and ask whenever they may be behind.
+        is_shown = effect.target is not None or self.me is not None
+        self._start(self._sync if is_shown else self._suspect)
 
     async def _score(self, effect: finality.Score) -> None:
         self.report(effect.peer, Rejected(effect.reason, "finality"))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol.limits import (
+    ADVERT_NAME_BYTES,
+    ADVERTS_MAX,
     BLOB_RANGE_BYTES_MAX,
     BLOBS_PER_REQUEST_MAX,
     FRAME_BYTES_MAX,
@@ -54,7 +56,13 @@ SYNC: Final = RequestRule(
     "/nock/sync/1", 64 * KIB, FRAME_BYTES_MAX, 30.0, 1, False, "headers, certificates, heads, status"
 )
 ADVERTS: Final = RequestRule(
-    "/nock/adverts/1", 34 * KIB, 256 * KIB, 10.0, 16, False, "who else is here, as they said it themselves"
+    "/nock/adverts/1",
+    ADVERT_NAME_BYTES * ADVERTS_MAX + KIB,
+    256 * KIB,
+    10.0,
+    16,
+    False,
+    "who else is here, as they said it themselves",
 )
 VOTE: Final = RequestRule(
     "/nock/vote/1", FRAME_BYTES_MAX, 0, 10.0, 1, True, "validator to validator: votes, proposals, certificates"

@@ -91,12 +91,10 @@ class Geometry(Message, frozen=True):
             yield f"{self.cells} cells of {self.cell_bytes_max} bytes, at most {CODED_TILE_BYTES_MAX} bytes together"
 
 
-LIVE: Final = Geometry(
-    64, 192, 64 * KIB
-)  # chain.md 3.1: any 64 of 256 cells; a tile of 4 MiB, four times as much coded
-COLD: Final = Geometry(
-    10, 10, 1 * MIB
-)  # the source documents' code and largest shard: any 10 of 20, twice as much coded
+# chain.md 3.1: any 64 of 256 cells; a tile of 4 MiB, four times as much coded
+LIVE: Final = Geometry(64, 192, 64 * KIB)
+# The source documents' code and largest shard: any 10 of 20, twice as much coded
+COLD: Final = Geometry(10, 10, 1 * MIB)
 
 
 class ReplicationClass(enum.Enum):

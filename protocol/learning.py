@@ -28,6 +28,7 @@ from protocol.ids import (
 )
 from protocol.keys import KeyPair, verify
 from protocol.limits import (
+    ADVERT_NAME_BYTES,
     ADVERTS_MAX,
     ADVERTS_PER_ANSWER_MAX,
     BLOBS_PER_REQUEST_MAX,
@@ -43,7 +44,6 @@ from protocol.rejection import Reason, Rejected
 from protocol.roster import Head
 
 _ShortText = Annotated[str, Meta(max_length=TEXT_BYTES_MAX)]
-ADVERT_NAME_BYTES = 8  # of a peer id, where two that begin alike cost an advert at most
 
 
 class Contributor(Message, frozen=True):
@@ -108,7 +108,7 @@ def check_contributors(contributors: tuple[Contributor, ...], tokens: int) -> No
 
 
 class Advert(Message, frozen=True):
-    """What a peer is: soft state, refreshed every 30 s, less often in a crowd, and forgotten when it expires."""
+    """What a peer is: soft state, refreshed every 30 s, less often in a crowd, and passed on until it expires."""
 
     addresses: Annotated[tuple[_ShortText, ...], Meta(max_length=8)]
     region: _ShortText
@@ -205,7 +205,7 @@ class GetAdverts(Message, frozen=True):
 
 
 class KnownAdverts(Message, frozen=True):
-    """Envelopes of adverts as their authors sealed them, the newest first."""
+    """Envelopes of adverts as their authors sealed them."""
 
     envelopes: Annotated[
         tuple[Annotated[bytes, Meta(max_length=GOSSIP_MESSAGE_BYTES_MAX)], ...], Meta(max_length=ADVERTS_PER_ANSWER_MAX)

@@ -44,9 +44,7 @@ PAGE_BYTES = 64 * KIB  # learning.md 1: Merkle leaves of a tile
 CELLS_PER_TILE_MAX = 256  # chain.md 3.1: as many points as GF(2^8) has
 CELL_LEAF_BYTES = 1 * KIB  # chain.md 3.2: what an audit asks for
 CELL_BYTES_MAX = 1 * MIB  # the source documents' largest shard; one answer
-CODED_TILE_BYTES_MAX = (
-    32 * MIB
-)  # what the author of a manifest can make others hold at once: twice the profiles' 16, 20
+CODED_TILE_BYTES_MAX = 32 * MIB  # what a manifest's author can make others hold at once; the profiles take 16 and 20
 TILES_PER_BLOB_MAX = 16_384  # 64 GiB in tiles of 4 MiB
 MERKLE_PATH_MAX = 10  # digests: a cell of 1 MiB has 1,024 leaves
 MANIFEST_BYTES_MAX = 34 * TILES_PER_BLOB_MAX + 64
@@ -105,6 +103,7 @@ ONION_LAYERS_MAX = 65_536  # one reveal an epoch: years; a tenth of a second to 
 # -- who is here ------------------------------------------------------------------------------------------------------
 ADVERTS_MAX = 4_096  # peers whose adverts are kept: about 1 KiB each
 ADVERTS_PER_ANSWER_MAX = 512  # so that no one peer decides whom another knows
+ADVERT_NAME_BYTES = 8  # of a peer id, in a question: where two begin alike, one of them is not told
 
 # -- data sets --------------------------------------------------------------------------------------------------------
 DATASET_SHARD_BYTES_MAX = 1 * MIB  # one range request each

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from consensus.events import ClockJudged
+from node.adverts import ADVERT_SECONDS, advert_seconds
 from node.inbound import AuthorRejected
 from node.services.learning import dataset_key
 from p2p.records import build_peer_record, peer_key, record_key
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-ADVERT_SECONDS = 30.0  # DESIGN 4
-CROWD_PEERS = (
-    16  # with more, adverts come less often, as in RTCP (RFC 3550, 6.2): each hears one in two seconds (a guess)
-)
-ADVERT_SECONDS_MAX = 450.0  # a living peer's advert is always alive
 FIRST_ADVERTS_SECONDS = (1.0, 4.0)  # after the first connection: gossip takes a moment to find its ways
 ASK_AFTER_SECONDS = (1.0, 4.0, 16.0)  # who else is here, each time somebody else: three must not all lie
 ANNOUNCE_APART_MS = 1_000  # between two announcements of a round; then twice as long each time
@@ -93,13 +89,8 @@ class Presence:
             await trio.sleep(seconds)
             await self._node.gossip.publish(self._advert())
         while True:
-            await trio.sleep(self._advert_seconds())
+            await trio.sleep(advert_seconds(len(self._node.inbound.adverts)))
             await self._node.gossip.publish(self._advert())
-
-    def _advert_seconds(self) -> float:
-        """Between two adverts, as many as this network has peers that advertise."""
-        crowds = len(self._node.inbound.adverts) / CROWD_PEERS
-        return min(ADVERT_SECONDS * max(1.0, crowds), ADVERT_SECONDS_MAX)
 
     async def _ask_around(self) -> None:
         """Hear of those who are here already, whose adverts are on their way only now and then."""
@@ -131,7 +122,7 @@ class Presence:
     async def _answer(self, peer: PeerId, data: bytes) -> bytes:
         """Somebody asks whom we know."""
         question = decode(GetAdverts, data, limit_bytes=ADVERTS.request_bytes_max)
-        return encode(self._node.inbound.adverts.answer(question, self._node.clock.now_ms()))
+        return encode(self._node.inbound.adverts.answer(peer, question, self._node.clock.now_ms()))
 
     def _advert(self) -> Advert:
         node = self._node

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from compute.exact import Float32
+from node.adverts import advert_seconds
 from protocol.codec import encode
 from protocol.finality import FinalizedBlock
 from protocol.ids import Digest, Height, PeerId, TileId, Version
@@ -55,7 +56,6 @@ KNOWN_MAX: Final = (
 SEARCHED: Final = 16  # how many are looked at for one who has something
 
 # Soft state is counted and not simulated. A region's peers tell one of them, which tells everybody about all of them.
-SOFT_STATE_MS: Final = 30_000  # between adverts (DESIGN 4)
 ADVERT_BYTES: Final = 330  # an advert with one address, in its envelope
 SUMMARY_BYTES: Final = 96  # of a region's summary: how many, what machines, rounds, heights, load (a guess)
 SUMMARY_PEERS_MAX: Final = 8  # whom it names, other ones each time: after two minutes as many as anybody connects to
@@ -125,7 +125,7 @@ class World:
             arrives_ms = 1_000 * peer.plan.arrives_seconds
             self.later(arrives_ms or self.random.randrange(FIRST_STARTS_MS), peer.start)
         self.later(self.account.step_ms, self._sample, on_progress)
-        self.later(SOFT_STATE_MS, self._count_soft_state)
+        self._expect_soft_state()
         heap = self._heap
         while heap and heap[0][0] <= self.end_ms:
             self.now_ms, _, call, arguments = heapq.heappop(heap)
@@ -156,7 +156,11 @@ class World:
             for one, other, copies in self.gossip.tree(peers[0]).hops:
                 named = SUMMARY_PEER_BYTES * min(SUMMARY_PEERS_MAX, len(peers))
                 self.network.count(one, other, copies * (SUMMARY_BYTES + named), "adverts")
-        self.later(SOFT_STATE_MS, self._count_soft_state)
+        self._expect_soft_state()
+
+    def _expect_soft_state(self) -> None:
+        running = sum(peer.is_running for peer in self.peers)
+        self.later(int(1000 * advert_seconds(running)), self._count_soft_state)
 
     def _outcome(self) -> Outcome:
         scenario = self.scenario

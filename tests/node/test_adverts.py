@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.events import RegionTold
-from node.adverts import Adverts
+from node.adverts import Adverts, advert_seconds
 from node.inbound import AuthorRejected, Inbound
+from node.services.gossip import ADVERT_LIFETIME_MS
 from p2p.requests import ADVERTS
 from p2p.transport import GossipReceived
 from protocol.codec import Message, encode
 from protocol.envelope import SequenceWindows, open_envelope, seal
-from protocol.ids import Height, PeerId, Round
+from protocol.ids import Height, PeerId, Round, after
 from protocol.keys import KeyPair
-from protocol.learning import ADVERT_NAME_BYTES, Advert, GetAdverts, KnownAdverts, RoundAnnouncement
-from protocol.limits import ADVERTS_MAX, ADVERTS_PER_ANSWER_MAX
+from protocol.learning import Advert, GetAdverts, KnownAdverts, RoundAnnouncement
+from protocol.limits import ADVERT_NAME_BYTES, ADVERTS_MAX, ADVERTS_PER_ANSWER_MAX, ENVELOPE_LIFETIME_MS_MAX
 from protocol.messages import KIND_OF
 from protocol.rejection import Reason, Rejected
 from tests.protocol.samples import genesis
@@ -51,7 +52,7 @@ def ask(asker: Inbound, teller: Inbound, me: PeerId = ME) -> list[object]:
     """One question and its answer, as the bytes that travel."""
     question = asker.adverts.question(me, NOW_MS)
     assert len(encode(question)) <= ADVERTS.request_bytes_max
-    answer = encode(teller.adverts.answer(question, NOW_MS))
+    answer = encode(teller.adverts.answer(me, question, NOW_MS))
     assert len(answer) <= ADVERTS.response_bytes_max
     return list(asker.adverts_told(answer, NOW_MS))
 
@@ -67,7 +68,7 @@ def test_who_asks_knows_everybody_whom_either_knew(here: set[int], there: set[in
     assert {event.peer for event in told if isinstance(event, RegionTold)} == {PEERS[each] for each in there - here}
     assert set(asker.adverts) == {PEERS[each] for each in here | there}
     assert ask(asker, teller) == []
-    assert teller.adverts.answer(asker.adverts.question(ME, NOW_MS), NOW_MS) == KnownAdverts(())
+    assert teller.adverts.answer(ME, asker.adverts.question(ME, NOW_MS), NOW_MS) == KnownAdverts(())
 
 
 def test_nobody_is_told_of_itself() -> None:
@@ -81,8 +82,8 @@ def test_an_advert_dies_with_its_envelope() -> None:
     """What expired is passed on to nobody, and asked for again."""
     teller = inbound()
     hear(teller, sealed(0, lives_ms=10))
-    assert teller.adverts.answer(GetAdverts(b""), NOW_MS + 10).envelopes
-    assert not teller.adverts.answer(GetAdverts(b""), NOW_MS + 11).envelopes
+    assert teller.adverts.answer(ME, GetAdverts(b""), NOW_MS + 10).envelopes
+    assert not teller.adverts.answer(ME, GetAdverts(b""), NOW_MS + 11).envelopes
     assert teller.adverts.question(ME, NOW_MS + 11) == GetAdverts(ME[:ADVERT_NAME_BYTES])
 
 
@@ -91,7 +92,7 @@ def test_the_newest_word_counts_however_it_comes() -> None:
     node, behind = inbound(), inbound()
     hear(behind, sealed(0, advert("asia", NOW_MS - 5), number=1))
     hear(node, sealed(0, advert("europe", NOW_MS), number=2))
-    told = list(node.adverts_told(encode(behind.adverts.answer(GetAdverts(b""), NOW_MS)), NOW_MS))
+    told = list(node.adverts_told(encode(behind.adverts.answer(ME, GetAdverts(b""), NOW_MS)), NOW_MS))
     assert told == []
     kept = node.adverts.find(PEERS[0])
     assert kept is not None
@@ -125,8 +126,35 @@ def test_what_an_author_sealed_is_the_authors_fault() -> None:
     assert caught.value.author == PEERS[0]
 
 
+def test_large_adverts_are_not_passed_on() -> None:
+    """A few of them would fill an answer, and keep a newcomer from hearing of anybody else."""
+    teller, long = inbound(), "x" * 200
+    wide = Advert((long,) * 8, "", (), "cpu", 0, 1, 1, 0, 12, Round(0), Height(0), NOW_MS)
+    hear(teller, sealed(0, wide))
+    hear(teller, sealed(1))
+    assert set(teller.adverts) == {PEERS[0], PEERS[1]}
+    assert teller.adverts.answer(ME, GetAdverts(b""), NOW_MS) == KnownAdverts((sealed(1),))
+
+
+def test_two_askers_are_told_of_others_first() -> None:
+    """An answer begins behind the asker's own place: whoever speaks most does not decide whom everybody knows."""
+    teller = inbound()
+    for author in range(7):
+        hear(teller, sealed(author))
+    for asker in (ME, PEERS[3]):
+        told = teller.adverts.answer(asker, GetAdverts(b""), NOW_MS).envelopes
+        assert told == tuple(sealed(PEERS.index(peer)) for peer in after(asker, PEERS[:7]))
+
+
+@pytest.mark.parametrize(("peers", "seconds"), [(0, 30.0), (16, 30.0), (64, 120.0), (10_000, 450.0)])
+def test_what_each_hears_does_not_grow(peers: int, seconds: float) -> None:
+    """The more there are, the less often each speaks; yet before its last advert has expired."""
+    assert advert_seconds(peers) == seconds
+    assert 1_000 * advert_seconds(peers) < ADVERT_LIFETIME_MS < ENVELOPE_LIFETIME_MS_MAX
+
+
 def test_adverts_and_answers_are_bounded() -> None:
-    """The oldest go when there are too many; an answer holds the newest, in so many bytes."""
+    """The oldest go when there are too many; an answer holds so many, in so many bytes."""
     adverts, windows = Adverts(), SequenceWindows()
     data = sealed(0)
     envelope = open_envelope(data, NETWORK, NOW_MS, windows)
@@ -135,7 +163,7 @@ def test_adverts_and_answers_are_bounded() -> None:
         adverts.take(advert(), type(envelope)(envelope.kind, author, number, envelope.expires_ms, b""), data)
     assert len(adverts) == ADVERTS_MAX
     assert next(iter(adverts)) == PeerId((10).to_bytes(8, "big") + bytes(24))
-    answer = adverts.answer(GetAdverts(b""), NOW_MS)
+    answer = adverts.answer(ME, GetAdverts(b""), NOW_MS)
     assert len(answer.envelopes) <= ADVERTS_PER_ANSWER_MAX
     assert len(encode(answer)) <= ADVERTS.response_bytes_max
     assert len(encode(adverts.question(ME, NOW_MS))) <= ADVERTS.request_bytes_max

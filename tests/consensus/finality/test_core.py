@@ -301,6 +301,20 @@ def test_a_finalization_shortens_the_view_that_it_finds():
     assert timeouts(effects) == [RULE.idle_interval_ms + 3 * RULE.view_delta_ms]
 
 
+def test_nobody_waits_twice_for_an_idle_leader():
+    """A view after one that a dead leader cost is as long as a block takes: the idle interval ran out in the first."""
+    bench = Bench(next(index for index in range(4) if index not in (LEADERS[1], LEADERS[2], LEADERS[3])))
+    for view, delta_ms in ((2, 3 * RULE.view_delta_ms // 2), (3, 9 * RULE.view_delta_ms // 4)):
+        bench.now_ms += RULE.idle_interval_ms
+        effects = bench.hear(certificate(view - 1, NULLIFY))
+        [patience] = [
+            set_.at_ms - bench.now_ms
+            for set_ in of_kind(effects, SetTimer)
+            if set_.timer == Timer(TimerKind.VIEW, Epoch(0), View(view))
+        ]
+        assert patience == RULE.block_interval_ms_min + 3 * delta_ms
+
+
 def test_leader_keeps_the_block_interval():
     """A block follows its parent no sooner than the interval."""
     late = Anchor.genesis(GENESIS_ROOT, START_MS - 100)

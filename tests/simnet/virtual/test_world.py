@@ -19,14 +19,15 @@ from protocol.ids import PeerId
 from protocol.learning import DeltaBundle, DeltaReceipt
 from protocol.limits import FRAME_BYTES_MAX
 from protocol.rejection import Reason, Rejected
+from simnet.network import plan_peers
 from simnet.outcome import Outcome
-from simnet.scenario import Scenario
+from simnet.scenario import MustHold, Scenario
 from simnet.scenario_file import find_scenario, list_scenarios
 from simnet.scenario_size import ci_sized, resize
 from simnet.virtual.disk import VirtualDisk
 from simnet.virtual.machine import Program, VirtualMachine, WatchedNode
 from simnet.virtual.time import run_virtually
-from simnet.virtual.world import VirtualWorld, _quiet, _sparing, run_scenario
+from simnet.virtual.world import RIGHT, VirtualWorld, _quiet, _sparing, run_scenario
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = tuple(scenario.name for scenario in list_scenarios())
@@ -46,12 +47,12 @@ def check(outcome: Outcome) -> None:
     assert any(each.checks for each in outcome.invariants.values())
 
 
-def run_script(scenario: Scenario, seed: int, script: Script) -> Outcome:
+def run_script(scenario: Scenario, seed: int, script: Script, program: Program = RIGHT) -> Outcome:
     """One world, with somebody in it who does and sees more than a scenario says."""
     worlds: list[VirtualWorld] = []
 
     async def main() -> None:
-        world = VirtualWorld(scenario, seed, None)
+        world = VirtualWorld(scenario, seed, None, program)
         worlds.append(world)
         with _quiet(world.watch, world.machines[0].peer):
             async with trio.open_nursery() as nursery:
@@ -193,6 +194,37 @@ def test_a_delta_is_refused_while_the_owners_disk_is_full() -> None:
     check(run_scenario(small(2), 1, program=Program(FullOnce)))
     assert FullOnce.refusals == [Reason.BUSY]
     assert FullOnce.taken >= set(FullOnce.refused)
+
+
+class CountingNode(WatchedNode):
+    """Says when it asked others for blocks."""
+
+    asked: ClassVar[dict[PeerId, list[float]]] = {}
+
+    async def _sync(self) -> None:
+        self.asked.setdefault(self.ground.peer, []).append(trio.current_time())
+        await super()._sync()
+
+
+@pytest.mark.slow
+def test_a_chain_that_stands_is_asked_for_less_and_less_often() -> None:
+    """Those who follow it ask at growing intervals: not every two seconds, all of them, for as long as it stands."""
+    CountingNode.asked.clear()
+    scenario = replace(
+        ci_sized(find_scenario("calm")), seconds=240.0, must_hold=MustHold(("chain_agrees", "no_failure"))
+    )
+
+    async def stand_still(world: VirtualWorld) -> None:
+        await trio.sleep_until(60.0)
+        for machine in world.machines[3 : scenario.validators]:  # three of seven remain
+            await world.kill(machine)
+
+    outcome = run_script(scenario, 1, stand_still, Program(CountingNode))
+    check(outcome)
+    followers = [plan.peer for plan in plan_peers(scenario, 1)[scenario.validators :]]
+    for peer in followers:
+        late = [at for at in CountingNode.asked[peer] if at > 100.0]
+        assert 2 <= len(late) <= 140 / 5  # every two seconds it would be seventy
 
 
 @pytest.mark.slow
