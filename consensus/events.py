@@ -17,13 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consensus.mempool import Dropped
+from consensus.state import State
 from consensus.transition import Receipt
 from protocol.codec import Message
 from protocol.finality import Certificate, FinalizedBlock, Header
 from protocol.ids import Digest, PeerId, Round, TileId, Version
 from protocol.learning import Contributor
 from protocol.rejection import Reason
-from protocol.roster import Decided, DeltaRef, Head, Slot
+from protocol.roster import Decided, DeltaRef, Head, Roster, Slot
 from protocol.transactions import SignedTransaction
 
 # -- events -------------------------------------------------------------------------------------------------------------
@@ -358,11 +359,16 @@ class VerifyHistory:
 
 @dataclass(frozen=True, slots=True)
 class CommittedBlock:
-    """A final block with what became true by it: ``changes`` are rows of the state, None where an entry is gone."""
+    """A final block with what became true by it: ``changes`` are rows of the state, None where an entry is gone.
+
+    ``roster`` voted about it; ``after`` is the state after it.
+    """
 
     block: FinalizedBlock
     changes: tuple[tuple[bytes, Message | None], ...]
     receipts: tuple[Receipt, ...]
+    roster: Roster
+    after: State
 
 
 @dataclass(frozen=True, slots=True)

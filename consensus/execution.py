@@ -458,7 +458,8 @@ class Execution:
         header, block = final.header, final.header.digest()
         body = self._read_body(final.body)
         outcome = self._outcomes.get(block) or self._execute(self.state, header, body)
-        committed = CommittedBlock(final, tuple(changes_between(self.state, outcome.state)), outcome.receipts)
+        changes = tuple(changes_between(self.state, outcome.state))
+        committed = CommittedBlock(final, changes, outcome.receipts, self.roster, outcome.state)
         self.state, self.anchor, self.height = outcome.state, block, header.height
         self._outcomes = {name: kept for name, kept in self._outcomes.items() if kept.height > header.height}
         self._checks = {name: check for name, check in self._checks.items() if check.header.height > header.height}

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from consensus.finality.tally import Verify, check_certificate, signers_of
 from protocol.codec import encode
@@ -43,7 +44,7 @@ from protocol.ids import Digest, Epoch, Height
 from protocol.keys import verify as verify_signature
 from protocol.light_client import LightBlock, LightClientProof
 from protocol.limits import CLOCK_SLACK_MS, KIB, LIGHT_CLIENT_BLOCKS_MAX, LIGHT_CLIENT_PROOF_BYTES_MAX
-from protocol.rejection import Reason, Rejected
+from protocol.rejection import Reason, Rejected, check_invariant
 from protocol.roster import Roster, check_roster
 from protocol.state_proof import StateProof, SubChain, check_state_proof
 
@@ -93,6 +94,12 @@ class CheckedTip:
     def trust(self) -> Trust:
         """The tip as the beginning of another proof."""
         return Trust(self.roster, self.header.next_roster, self.header.height, self.header.time_ms)
+
+
+def tip_of(block: LightBlock) -> CheckedTip:
+    """A block that is known to be final already, with its roster."""
+    check_invariant(block.roster is not None, "a block that is known has its roster beside it")
+    return CheckedTip(block.header, cast(Roster, block.roster))
 
 
 def check_checkpoint(header: Header, roster: Roster, block: Digest) -> CheckedTip:

@@ -39,7 +39,7 @@ from protocol.ids import (
     Version,
     VersionField,
 )
-from protocol.limits import KIB, SUPPLY_NANO_MAX, UNBONDINGS_PER_VALIDATOR_MAX, VALIDATORS_MAX
+from protocol.limits import STATE_ENTRY_BYTES_MAX, SUPPLY_NANO_MAX, UNBONDINGS_PER_VALIDATOR_MAX, VALIDATORS_MAX
 from protocol.rejection import Reason, Rejected, check_invariant
 from protocol.roster import Head, MemberCard, Roster
 from protocol.state_proof import StateProof, SubChain, combine_roots
@@ -269,7 +269,6 @@ ALL_TABLES: tuple[Table[Any], ...] = (
 )
 
 ONLY = b""  # the key of a table with one entry
-ENTRY_BYTES_MAX = 64 * KIB  # the largest is an index of a thousand validators
 
 
 def evidence_key(epoch: int, view: int, validator: PeerId) -> bytes:
@@ -463,17 +462,25 @@ def all_rows(state: State) -> Iterator[tuple[bytes, Message | None]]:
 
 
 def load_state(rows: Iterable[tuple[bytes, bytes]]) -> State:
-    """The state of rows that were written of it. Raises ``Rejected`` where one is no entry; whether all are there, its root
-    tells."""
-    trees = list(_NOTHING.trees)
+    """The state of rows that were written of it, in any order. Raises ``Rejected`` where one is no entry.
+
+    Whether all are there, its root tells.
+    """
+    entries: tuple[list[tuple[bytes, Message]], ...] = tuple([] for _ in SubChain)
     for key, value in rows:
-        table = _TABLES.get(key[:2])
-        if table is None:
-            raise Rejected(Reason.MALFORMED, f"no table has the key {key.hex()}")
-        entry = decode(table.kind, value, limit_bytes=ENTRY_BYTES_MAX)
-        trees[table.chain] = trees[table.chain].put(key[1:], entry)
-    state = State(tuple(trees), _NOTHING.supply)
+        entry = decode_entry(key, value)
+        entries[key[0]].append((key[1:], entry))
+    state = State(tuple(map(StateTree.of, entries)), _NOTHING.supply)
     return State(state.trees, state.get(SUPPLY))
+
+
+def decode_entry(key: bytes, value: bytes) -> Message:
+    """The entry of a row; raises ``Rejected`` where it is none of any table."""
+    table = _TABLES.get(key[:2])
+    if table is None:
+        raise Rejected(Reason.MALFORMED, f"no table has the key {key[:40].hex()}")
+    entry: Message = decode(table.kind, value, limit_bytes=STATE_ENTRY_BYTES_MAX)
+    return entry
 
 
 _NOTHING = State(tuple(StateTree() for _ in SubChain), Supply(0, 0, 0, 0, 0, 0))

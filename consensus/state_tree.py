@@ -12,7 +12,7 @@ The root depends on the entries alone, never on the order of changes: places com
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from msgspec import Struct
@@ -105,9 +105,32 @@ class StateTree:
     def __init__(self, top: _Node = _EMPTY[-1]) -> None:
         self._top = top
 
+    @classmethod
+    def of(cls, entries: Iterable[tuple[bytes, Message]]) -> StateTree:
+        """The tree of these keys and values, in any order: what as many ``put`` would make, without the trees between."""
+        buckets: dict[int, list[_Entry]] = {}
+        for key, value in entries:
+            place = key_digest(key)
+            buckets.setdefault(bucket_of(place), []).append(_Entry(place, key, value))
+        level: dict[int, _Node] = {
+            index: _Bucket(entries=tuple(sorted(held, key=lambda entry: entry.place)))
+            for index, held in buckets.items()
+        }
+        for empty in _EMPTY[:-1]:
+            above = dict.fromkeys(index >> 1 for index in level)
+            level = {index: _Node(level.get(2 * index, empty), level.get(2 * index + 1, empty)) for index in above}
+        return cls(level.get(0, _EMPTY[-1]))
+
     def root(self) -> Digest:
         """The sub-root."""
         return self._top.root()
+
+    def digests_below(self, prefix: bytes) -> list[Digest]:
+        """The 256 digests eight levels below a prefix of places: of none, its branches, or of one byte, its buckets."""
+        nodes = [self._node(prefix)]
+        for _ in range(8):
+            nodes = [child for node in nodes for child in (node.left, node.right)]
+        return [node.root() for node in nodes]
 
     def find(self, key: bytes) -> Message | None:
         """The value of a key."""
@@ -183,6 +206,13 @@ class StateTree:
         for bit in range(_LEFTMOST_BIT, -1, -1):
             node = node.right if index >> bit & 1 else node.left
         return cast(_Bucket, node)  # sixteen levels down there are only buckets
+
+    def _node(self, prefix: bytes) -> _Node:
+        node = self._top
+        for byte in prefix:
+            for bit in range(7, -1, -1):
+                node = node.right if byte >> bit & 1 else node.left
+        return node
 
     def _with(self, place: Digest, entries: tuple[_Entry, ...]) -> StateTree:
         index, node, above = bucket_of(place), self._top, []

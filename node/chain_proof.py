@@ -21,7 +21,6 @@ from msgspec import Meta
 from consensus.state import (
     ACCOUNTS,
     DATASETS,
-    ENTRY_BYTES_MAX,
     EPOCH_MARKS,
     EVIDENCE,
     EXPERT_COUNTS,
@@ -46,12 +45,12 @@ from protocol.codec import decode, encode
 from protocol.digest import number
 from protocol.finality import Certificate, Header
 from protocol.ids import Digest, parse_hex32, parse_peer
-from protocol.limits import KIB, RECORD_NAME_CHARACTERS_MAX, TILE_ID_CHARACTERS_MAX
+from protocol.limits import KIB, RECORD_NAME_CHARACTERS_MAX, STATE_ENTRY_BYTES_MAX, TILE_ID_CHARACTERS_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.state_proof import StateProof, check_state_proof
 
 PROOF_BYTES_MAX: Final = (
-    8 * ENTRY_BYTES_MAX
+    8 * STATE_ENTRY_BYTES_MAX
 )  # an entry takes twice its size in hexadecimal, and less than four times in words
 HEADER_BYTES_MAX: Final = 4 * KIB
 CERTIFICATE_BYTES_MAX: Final = 64 * KIB
@@ -174,7 +173,7 @@ def check_proof(data: bytes, root: Digest) -> ProofDocument:
     value = None if document.value is None else bytes.fromhex(document.value)
     proof = decode(StateProof, bytes.fromhex(document.proof), limit_bytes=PROOF_BYTES_MAX)
     check_state_proof(proof, root, table.chain, table.prefix + name, value)
-    entry = None if value is None else decode(table.kind, value, limit_bytes=ENTRY_BYTES_MAX)
+    entry = None if value is None else decode(table.kind, value, limit_bytes=STATE_ENTRY_BYTES_MAX)
     if document.facts != (None if entry is None else plain(entry)):
         raise Rejected(Reason.BAD_PROOF, "its words say something else than its bytes")
     _check_block(document, root)

@@ -58,6 +58,7 @@ class NetworkSettings:
     bootstrap: tuple[str, ...]  # multiaddrs with one
     region: str
     aggregate: bool  # through an aggregator of our region, where the owner is in another
+    trusted_block: str  # "HEIGHT:DIGEST", where a newcomer's trust begins; empty: the genesis
     connections: int  # nobody is dialled beyond so many, but for members of the roster
 
 
@@ -107,6 +108,7 @@ class RunSettings:
     rounds: int | None = None  # stop learning after so many closed rounds, keep serving
     round_ms: int | None = None  # deadline of a round in place of the genesis document's
     crash_at: tuple[CrashPoint, ...] = ()
+    from_genesis: bool = False  # fetch and execute every block, where a checkpoint would do
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,13 @@ NODE_KEYS: Final = (
         flag,
         True,
         "One peer of a region merges its deltas and sends one to an owner in another. false: every learner sends its own.",
+    ),
+    Key(
+        "network.trusted_block",
+        text("|[0-9]{1,18}:[0-9a-f]{64}", "HEIGHT:DIGEST, a number and 64 hexadecimal digits in lower case, or empty"),
+        "",
+        "HEIGHT:DIGEST of a block that you trust: a node that joins proves everything newer from there. Empty: from the "
+        "genesis, which is enough while the network is younger than two weeks.",
     ),
     Key(
         "network.connections",
@@ -249,7 +258,11 @@ def default_config_text(values: Mapping[str, object]) -> str:
 
 
 def read_run_settings(
-    rounds: int | None = None, round_seconds: float | None = None, crash_at: tuple[str, ...] = ()
+    rounds: int | None = None,
+    round_seconds: float | None = None,
+    crash_at: tuple[str, ...] = (),
+    *,
+    from_genesis: bool = False,
 ) -> RunSettings:
     """Check the options of one start; ``crash_at`` are texts ``POINT@ROUND``. Raises ``Rejected(BAD_ARGUMENT)``."""
     given = {"rounds": rounds, "round_seconds": round_seconds}
@@ -259,6 +272,7 @@ def read_run_settings(
         rounds=None if rounds is None else values["rounds"],
         round_ms=None if round_seconds is None else values["round_seconds"],
         crash_at=tuple(_crash_point(entry) for entry in crash_at),
+        from_genesis=from_genesis,
     )
 
 

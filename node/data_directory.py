@@ -6,6 +6,7 @@ D/keys/*.key           node, vote, account; 0600        D/api.token  bearer toke
 D/db/  tiles/  blobs/  index and bytes                  D/api.sock   the same API as a unix socket; 0600
 D/journal/             votes, proposals                 D/log/       JSON lines
 D/learner/             residuals, optimiser, deltas
+D/checkpoints/N/       all rows as of height N
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class DataDirectory:
     @property
     def learner(self) -> Path:
         return self.root / "learner"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
 
     @property
     def log(self) -> Path:

@@ -6,18 +6,23 @@ The real one is a folder; ``simnet`` hands a node a false one, which fills up an
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from stat import S_ISREG
-from typing import Protocol
+from typing import Final, Protocol
 
 from node.data_directory import DataDirectory
 from storage.files import Files
-from storage.io.files import DirectoryFiles, DirectoryLock
+from storage.io.files import DirectoryFiles, DirectoryLock, make_directory, sync_directory, write_file
 from storage.io.journal_file import create_journal, open_journal
 from storage.io.rocks import RocksKeyValue
 from storage.journal import Journal, OpenedJournal
 from storage.kv import KeyValue
+
+_PART: Final = ".part"  # the end of a checkpoint's name until it is whole
+_ROWS: Final = "db"
+_MANIFEST: Final = "manifest"
 
 
 class Journals(Protocol):
@@ -46,7 +51,30 @@ class Disk(Journals, Protocol):
         ...
 
     def other_bytes(self) -> int:
-        """What rows, journals, the learner's state and logs take."""
+        """What rows, journals, checkpoints, the learner's state and logs take."""
+        ...
+
+    def take_checkpoint(self, name: str, manifest: bytes, prefix: bytes) -> None:
+        """Keep the rows below a prefix as of now, under a name, with some bytes beside them.
+
+        Durable on return; whole or not there after a crash. A disk that does not copy may keep other rows as well.
+        """
+        ...
+
+    def checkpoints(self) -> list[str]:
+        """The names of those that are kept, sorted."""
+        ...
+
+    def read_manifest(self, name: str) -> bytes:
+        """The bytes beside a checkpoint."""
+        ...
+
+    def open_checkpoint(self, name: str) -> KeyValue:
+        """Its rows, to be read; the caller closes them."""
+        ...
+
+    def remove_checkpoint(self, name: str) -> None:
+        """Of those that are not there, too."""
         ...
 
     def close(self) -> None: ...
@@ -79,6 +107,8 @@ class DirectoryDisk(DirectoryJournals):
             opened.callback(self.index.close)
             self.files = DirectoryFiles(places.root)
             self.files.sweep()
+            for left in places.checkpoints.glob(f"*{_PART}"):  # by a crash
+                shutil.rmtree(left)
             places.journal.mkdir(exist_ok=True)
             places.learner.mkdir(exist_ok=True)
             opened.pop_all()
@@ -88,18 +118,43 @@ class DirectoryDisk(DirectoryJournals):
 
     def other_bytes(self) -> int:
         places = self._places
-        folders = (places.database, places.journal, places.learner, places.log.parent)
-        return sum(_size_bytes(file) for folder in folders for file in folder.rglob("*"))
+        folders = (places.database, places.checkpoints, places.journal, places.learner, places.log.parent)
+        found = dict(_size_bytes(file) for folder in folders for file in folder.rglob("*"))
+        return sum(found.values())
+
+    def take_checkpoint(self, name: str, manifest: bytes, prefix: bytes) -> None:
+        folder = self._places.checkpoints / name
+        part = folder.with_name(name + _PART)
+        for older in (folder, part):
+            shutil.rmtree(older, ignore_errors=True)
+        make_directory(part)
+        self.index.checkpoint(part / _ROWS)
+        write_file(part / _MANIFEST, [manifest])
+        part.rename(folder)
+        sync_directory(folder.parent)
+
+    def checkpoints(self) -> list[str]:
+        return sorted(path.name for path in self._places.checkpoints.glob("*") if path.suffix != _PART)
+
+    def read_manifest(self, name: str) -> bytes:
+        return (self._places.checkpoints / name / _MANIFEST).read_bytes()
+
+    def open_checkpoint(self, name: str) -> KeyValue:
+        return RocksKeyValue(self._places.checkpoints / name / _ROWS, read_only=True)
+
+    def remove_checkpoint(self, name: str) -> None:
+        shutil.rmtree(self._places.checkpoints / name, ignore_errors=True)
 
     def close(self) -> None:
         self.index.close()
         self._lock.close()
 
 
-def _size_bytes(path: Path) -> int:
-    """Of a file; 0 for a folder, and for a file that the database has just removed."""
+def _size_bytes(path: Path) -> tuple[int, int]:
+    """A file, by its number, since checkpoints have files of the database as well; and its bytes: none for a folder, and for
+    a file that the database has just removed."""
     try:
         found = path.stat()
     except FileNotFoundError:
-        return 0
-    return found.st_size if S_ISREG(found.st_mode) else 0
+        return 0, 0
+    return (found.st_ino, found.st_size) if S_ISREG(found.st_mode) else (0, 0)

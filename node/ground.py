@@ -6,7 +6,8 @@ is told before a damaged file, a damaged file before a wrong key.
 Own rows in the database (storage.keys.own_key):
 
     genesis   tile                  -> root                of version 0, so that a start need not draw it again
-    state     chain | key           -> an entry of the state (consensus/state.py), written with the block that changed it
+    state, fetched, fetching        -> the state, written with the blocks that change it (node/state_rows.py)
+    roster    epoch                 -> Roster              of an epoch that is over: a light client's proof leads over them
     open      epoch | view | 0 or 1 | id -> StoredBlock or Certificate    finality above the tip, dropped when final
     delta     tile | base | learner -> Delta               deltas given to this node as an owner or aggregator; and, with a
                                                            + behind the key, aggregates
@@ -24,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import structlog
 from msgspec import Meta
 
 from consensus.events import CommittedBlock, Delta
@@ -31,20 +33,23 @@ from consensus.finality.events import Anchor, Restored, StoredBlock
 from consensus.finality.past import EPOCHS_REMEMBERED_MAX
 from consensus.finality.signer import JournalState as VoteJournalState
 from consensus.heads import TileHead
-from consensus.state import ENTRY_BYTES_MAX, TILES, State, TileEntry, all_rows, load_state, state_of_genesis
+from consensus.state import TILES, State, TileEntry, all_rows, load_state, state_of_genesis
 from node.chain_index import transaction_rows
+from node.checkpoints import take_checkpoint
 from node.config import Settings
 from node.disk import DirectoryDisk, Disk, Journals
 from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
+from node.state_rows import FetchRow, end_fetch, find_fetch, scan_state, state_key, store_changes
 from node.tile_work import TileWork
 from protocol.codec import Message, decode, encode
-from protocol.epochs import boundary_of, epoch_of
+from protocol.epochs import boundary_of, epoch_of, is_boundary
 from protocol.finality import Body, Certificate, Header
 from protocol.genesis import Genesis
 from protocol.ids import (
     Digest,
     DigestField,
+    Height,
     NetworkId,
     PeerField,
     PeerId,
@@ -57,16 +62,25 @@ from protocol.ids import (
     parse_hex32,
 )
 from protocol.learning import Contributor
-from protocol.limits import BODY_BYTES_MAX, CONTRIBUTORS_PER_AGGREGATE_MAX, FRAME_BYTES_MAX, KIB
+from protocol.light_client import LightBlock
+from protocol.limits import (
+    BODY_BYTES_MAX,
+    CONTRIBUTORS_PER_AGGREGATE_MAX,
+    FRAME_BYTES_MAX,
+    KIB,
+    STATE_ENTRY_BYTES_MAX,
+)
 from protocol.rejection import Reason, Rejected
-from protocol.roster import Head, Slot
+from protocol.roster import Head, Roster, Slot
 from storage.io.blob_store import BlobStore
 from storage.io.tile_store import TileStore
 from storage.journal import Journal, JournalState, OpenedJournal
-from storage.keys import own_key, pack_u64, unpack_u64
+from storage.keys import CERTIFICATE, HEADER, block_key, own_key, pack_u64, unpack_u64
 from storage.kv import Batch, DatabaseCorrupt, KeyValue
 from storage.kv import scan_all as _scan
 from storage.ledger import FinalizedBlock, Ledger
+
+log = structlog.get_logger()
 
 VOTES_FILE = "votes.journal"
 PROPOSALS_FILE = "proposals.journal"
@@ -139,10 +153,19 @@ class Ground:
 
     def close(self) -> None:
         """Close journals and disk."""
+        self.close_journals()
+        self.disk.close()
+
+    def close_journals(self) -> None:
+        """Close them alone; closing twice is no error."""
         if self.votes is not None:
             self.votes.close()
         self.proposals.close()
-        self.disk.close()
+
+    def renewed(self) -> Ground:
+        """The ground as a process finds it that begins now, on the same disk. This one must not be used again."""
+        self.close_journals()
+        return stand_on(self.disk, self.settings, self.keys, self.genesis)
 
     # -- restored state -------------------------------------------------------------------------------------------------
 
@@ -152,12 +175,15 @@ class Ground:
 
     def load_state(self) -> State:
         """The decided state as of the ledger's tip; raises ``DatabaseCorrupt`` when the rows are not what its header says."""
-        prefix = own_key("state")
-        rows = [(key[len(prefix) :], value) for key, value in _scan(self.index, prefix)]
+        if find_fetch(self.index) is not None:
+            raise DatabaseCorrupt(
+                "The state in the database is only a part of one: start the node, which fetches the rest."
+            )
+        rows = list(scan_state(self.index))
         if not rows:
             state = self.genesis_state()
             batch = Batch()
-            self.store_state(batch, all_rows(state))
+            store_changes(batch, all_rows(state))
             self.index.write(batch)
         else:
             state = load_state(rows)
@@ -168,21 +194,14 @@ class Ground:
             )
         return state
 
-    def store_state(self, batch: Batch, changes: Iterable[tuple[bytes, Message | None]]) -> None:
-        """Add to ``batch`` what a block changed."""
-        for key, entry in changes:
-            if entry is None:
-                batch.delete(own_key("state", key))
-            else:
-                batch.put(own_key("state", key), encode(entry))
-
     def tile_heads(self) -> dict[TileId, TileHead]:
         """Where each tile stands as of the ledger's tip; may be asked from any thread."""
-        prefix = own_key("state", bytes([TILES.chain]) + TILES.prefix)
         heads = {}
-        for key, value in _scan(self.index, prefix):
-            entry = decode(TileEntry, value, limit_bytes=ENTRY_BYTES_MAX)
-            heads[TileId(key[len(prefix) :].decode())] = TileHead(entry.version, entry.root, entry.head)
+        for tile in self.genesis_roots:
+            value = self.index.get(state_key(bytes([TILES.chain]) + TILES.prefix + tile.encode()))
+            if value is not None:
+                entry = decode(TileEntry, value, limit_bytes=STATE_ENTRY_BYTES_MAX)
+                heads[tile] = TileHead(entry.version, entry.root, entry.head)
         return heads
 
     def anchor(self) -> Anchor:
@@ -198,15 +217,56 @@ class Ground:
     def store_finalized(self, committed: CommittedBlock) -> None:
         """A final block with everything that becomes true with it, in one batch; durable on return."""
         block, extra = committed.block, Batch()
-        self.store_state(extra, committed.changes)
+        store_changes(extra, committed.changes)
         self.forget_transactions(extra, (receipt.id for receipt in committed.receipts))
         heads = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads
         extra.extend(transaction_rows(block.header.height, committed.receipts, heads))
         for head in heads:
             self.forget_candidates(extra, head.slot)
         self.forget_finality(extra, block.header)
+        is_last = is_boundary(block.header.height, self.genesis.chain.epoch_heights)
+        if is_last:
+            extra.put(own_key("roster", pack_u64(block.header.epoch)), encode(committed.roster))
         certificate = encode(block.certificate) if block.certificate is not None else b""
         self.ledger.append(FinalizedBlock(block.header.height, encode(block.header), block.body, certificate), extra)
+        if is_last and block.certificate is not None:
+            self._take_checkpoint(LightBlock(block.header, block.certificate, committed.roster), committed.after)
+
+    def _take_checkpoint(self, block: LightBlock, state: State) -> None:
+        """Where there is no room for one, there is none: nobody was promised any."""
+        try:
+            take_checkpoint(self.disk, block, state)
+        except OSError as error:
+            log.warning("no checkpoint was taken", height=block.header.height, why=str(error))
+
+    def find_light_block(self, height: Height) -> LightBlock | None:
+        """A certified block with the roster of its epoch: of those at boundaries, and of the newest ones."""
+        header, certificate = self.ledger.find_header(height), self.ledger.find_certificate(height)
+        roster = self.index.get(own_key("roster", pack_u64(epoch_of(height, self.genesis.chain.epoch_heights))))
+        if header is None or not certificate or roster is None:
+            return None
+        return LightBlock(
+            decode(Header, header, limit_bytes=4 * KIB),
+            decode(Certificate, certificate, limit_bytes=64 * KIB),
+            decode(Roster, roster, limit_bytes=FRAME_BYTES_MAX),
+        )
+
+    def adopt_checkpoint(self, row: FetchRow, block: FinalizedBlock) -> None:
+        """Begin anew after the block of a checkpoint, whose state is here; durable on return.
+
+        Whatever was said about blocks above the old tip is forgotten: they are final, or never will be.
+        """
+        extra = Batch()
+        for light in (*row.way, row.block):
+            header, certificate = encode(light.header), encode(light.certificate)
+            if light.roster is not None and is_boundary(light.header.height, self.genesis.chain.epoch_heights):
+                extra.put(block_key(HEADER, light.header.height), header)
+                extra.put(block_key(CERTIFICATE, light.header.height), certificate)
+                extra.put(own_key("roster", pack_u64(light.header.epoch)), encode(light.roster))
+        for key, _ in _scan(self.index, own_key("open")):
+            extra.delete(key)
+        end_fetch(self.index, extra)
+        self.ledger.begin_at(block, extra, self.genesis.chain.epoch_heights)
 
     def restored_finality(self) -> Restored:
         """Blocks and certificates above the tip."""

@@ -2,9 +2,9 @@
 
 boot     1 ground   directory, lock, keys, genesis, stores, journals           (node/ground.py)
          2 host     sockets; peers of another genesis are refused
-         3 worker   the device is measured while we connect
-         4 engine   restored from ledger and journals
-         5 services, API
+         3 state    of the newest checkpoint, where there is none here           (node/services/state_fetch.py)
+         4 engine   restored from state, ledger and journals
+         5 services, API; the device is measured while we connect
          6 sync     blocks and tiles that we missed
          7 rounds   once the roster is connected
 """
@@ -87,6 +87,8 @@ from node.services.history import HistoryService
 from node.services.housekeeping import Housekeeping
 from node.services.learning import WORKER_COMMAND, LearningService, MakeWorker, worker_process
 from node.services.presence import Presence, model_key
+from node.services.state_fetch import StateFetch
+from node.services.state_server import StateServer
 from node.services.tiles import JOBS_MAX, TileService
 from node.threads import InThread, in_thread
 from node.timers import Timers
@@ -153,6 +155,9 @@ class Node:
         self.history = HistoryService(HistoryWork(in_thread=machine.in_thread), self.reactor.post)
         self.gossip = Gossip(ground, transport, clock)
         self.presence = Presence(self)
+        self.state_server = StateServer(ground, transport, machine.in_thread)
+        self.state_fetch = StateFetch(ground, transport, clock, machine.in_thread)
+        self.needs_checkpoint = False  # nobody keeps our next block: the node is made anew after a newer state
         self.housekeeping = Housekeeping(ground, machine.in_thread)
         self.learning = LearningService(
             ground,
@@ -297,6 +302,7 @@ class Node:
             self.phase = "stopping"
             log.info("stopping")
             nursery.cancel_scope.cancel()
+        self.state_server.close()
 
     async def _boot(self) -> None:
         """Steps 6 and 7: catch up, then open the first round."""
@@ -504,6 +510,7 @@ class Node:
                 first = Height((self.ground.ledger.tip() or 0) + 1)
                 answer = await self.exchange.fetch_blocks(first)
                 if answer is None:
+                    await self._look_for_checkpoint(first)
                     return
                 blocks, peer = answer
                 try:
@@ -518,6 +525,15 @@ class Node:
                         await trio.sleep(0.01)
                 if (self.ground.ledger.tip() or 0) < last or last >= blocks.tip_height:
                     return
+
+    async def _look_for_checkpoint(self, next_height: Height) -> None:
+        """Where nobody keeps the next block, this node stops, and is made anew after a checkpoint."""
+        if not self.exchange.is_pruned(next_height) or self.needs_checkpoint or self.ground.settings.run.from_genesis:
+            return
+        if await self.state_fetch.find_newest() is not None:
+            log.warning("going on from a checkpoint: no peer keeps the next block any more", height=next_height)
+            self.needs_checkpoint = True
+            self.stop_requested.set()
 
     # -- what the engine wants done -------------------------------------------------------------------------------------
 
@@ -750,28 +766,84 @@ async def _main(ground: Ground, machine: Machine) -> None:
     ) as transport:
         from node.api.server import serve_api
 
-        node = Node(ground, transport, clock, machine)
         log.info(
             "listening", peer=short(ground.peer), addresses=list(transport.addresses), network=ground.network.hex()[:16]
         )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, node)
-            await nursery.start(
-                partial(
-                    serve_api,
-                    View(node),
-                    settings.places,
-                    settings.api.listen,
-                    peer_text(ground.peer),
-                    transport.addresses,
-                    transport.listening,
+
+        async def run(node: Node) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_with, stop, node)
+                await nursery.start(
+                    partial(
+                        serve_api,
+                        View(node),
+                        settings.places,
+                        settings.api.listen,
+                        peer_text(ground.peer),
+                        transport.addresses,
+                        transport.listening,
+                    )
                 )
+                await node.run()
+                nursery.cancel_scope.cancel()
+
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, stop)
+            await live(
+                ground, transport, clock, machine, lambda ground: Node(ground, transport, clock, machine), run, stop
             )
-            await node.run()
             nursery.cancel_scope.cancel()
 
 
-async def _stop_on_signal(node: Node) -> None:
+async def live(
+    ground: Ground,
+    transport: Transport,
+    clock: Clock,
+    machine: Machine,
+    make_node: Callable[[Ground], Node],
+    run: Callable[[Node], Awaitable[None]],
+    stop: trio.Event,
+) -> None:
+    """From joining to stopping. A node whose peers no longer keep its next block joins anew, from a checkpoint."""
+    is_behind = False
+    try:
+        while True:
+            fetch = StateFetch(ground, transport, clock, machine.in_thread)
+            async with trio.open_nursery() as joining:
+                joining.start_soon(_cancel_with, stop, joining.cancel_scope)
+                joining.start_soon(_ignore, transport)
+                await fetch.run(is_behind=is_behind)
+                joining.cancel_scope.cancel()
+            if stop.is_set():
+                return
+            node = make_node(ground)
+            await run(node)
+            is_behind = node.needs_checkpoint
+            if not is_behind or stop.is_set():
+                return
+            ground = ground.renewed()
+    finally:
+        ground.close_journals()
+
+
+async def _ignore(transport: Transport) -> None:
+    """Nobody listens yet: a node asks who is there when it begins."""
+    async for _ in transport.events:
+        pass
+
+
+async def _cancel_with(stop: trio.Event, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel()
+
+
+async def _stop_with(stop: trio.Event, node: Node) -> None:
+    await stop.wait()
+    node.stop_requested.set()
+
+
+async def _stop_on_signal(stop: trio.Event) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
-            node.stop_requested.set()
+            stop.set()

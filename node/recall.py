@@ -35,6 +35,11 @@ def decided_but_not_applied(ground: Ground) -> list[Decided]:
             missing -= 1
         if not missing:
             break
+    found = {each.slot for each in decided}
+    for tile in behind:  # of a node that began with a checkpoint: the blocks of some heads it never had
+        newest = ground.tile_heads()[tile].head
+        if newest is not None and newest.slot not in found:
+            decided.append(Decided(newest.slot, newest, ground.ledger.oldest() or Height(0)))
     return decided[::-1]
 
 

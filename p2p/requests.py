@@ -17,6 +17,7 @@ from protocol.limits import (
     FRAME_BYTES_MAX,
     GENESIS_BYTES_MAX,
     KIB,
+    STATE_NAMES_PER_REQUEST_MAX,
 )
 from protocol.rejection import check_invariant
 
@@ -64,12 +65,21 @@ ADVERTS: Final = RequestRule(
     False,
     "who else is here, as they said it themselves",
 )
+STATE: Final = RequestRule(
+    "/nock/state/1",
+    4 * STATE_NAMES_PER_REQUEST_MAX + KIB,
+    FRAME_BYTES_MAX,
+    30.0,
+    64,
+    False,
+    "parts of the state at a checkpoint, and the proof that its block is final",
+)
 VOTE: Final = RequestRule(
     "/nock/vote/1", FRAME_BYTES_MAX, 0, 10.0, 1, True, "validator to validator: votes, proposals, certificates"
 )
 PING: Final = RequestRule("/nock/ping/1", 64, 4 * KIB, 10.0, 1, False, "are you there, and what time is it; hosts only")
 
-REQUESTS: Final = {rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, VOTE, PING)}
+REQUESTS: Final = {rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, STATE, VOTE, PING)}
 
 BLOB_ANSWER_OVERHEAD_BYTES_MAX: Final = 4 * KIB
 check_invariant(

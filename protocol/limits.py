@@ -90,6 +90,11 @@ PARENTS_PER_RECORD_MAX = 16  # meta version, base and merged versions (a guess);
 RECORD_NAME_CHARACTERS_MAX = 64  # as a tile's, of which it is the group
 WORK_BITS_MAX = 64  # 2^64 hashes are out of anybody's reach
 STATE_BUCKETS = 65_536  # chain.md 4: the first 16 bits of a key's digest; about 16 KB a bucket per GiB of state
+STATE_ENTRY_BYTES_MAX = 64 * KIB  # the largest is an index of a thousand validators
+STATE_ANSWER_BYTES_MAX = 4 * MIB  # chain.md 4: entries in one answer, as much as a slow peer costs at most
+STATE_PART_ENTRIES_MAX = 131_072  # none is smaller than 64 bytes, but for a few: a frame holds no more
+STATE_NAMES_PER_REQUEST_MAX = 256
+STATE_CHILDREN_PER_REQUEST_MAX = 32  # 256 KiB of digests, for which 128 MiB of a large state are hashed
 VALIDATORS_MAX = 1_024  # registered, not voting: a roster takes the hundred with the most stake; 34 KiB of index
 UNBONDINGS_PER_VALIDATOR_MAX = 16  # withdrawals under way at once (a guess): one every 32 hours over 21 days
 MEMPOOL_BYTES_MAX = 4 * MIB  # eight full bodies; at most 28,000 senders to look through for a body: a tenth of a second
@@ -151,5 +156,8 @@ check_invariant(
     TRANSACTION_BYTES_MAX <= EVIDENCE_BYTES_PER_BODY_MAX < BODY_BYTES_MAX, "evidence leaves room for others"
 )
 check_invariant(STATE_BUCKETS == 2**16, "a bucket is named by two bytes")
+check_invariant(
+    STATE_ANSWER_BYTES_MAX + 2 * STATE_ENTRY_BYTES_MAX <= FRAME_BYTES_MAX, "entries of a state fit in a frame"
+)
 check_invariant(BODY_BYTES_MAX <= MEMPOOL_BYTES_MAX, "the pool can fill a body")
 check_invariant(ROSTER_MEMBERS_MAX <= VALIDATORS_MAX, "every voter can be registered")

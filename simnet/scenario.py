@@ -150,7 +150,25 @@ class Eclipse:
     at_seconds: float
 
 
-Fault = CutRegion | SlowRegion | KillBootstraps | KillOwners | Crash | FillDisks | SkewClocks | GenesisLiars | Eclipse
+@dataclass(frozen=True, slots=True)
+class StateLiars:
+    """A share of the peers that are there from the beginning answers wrongly, late or not at all when asked for the state."""
+
+    share: float
+
+
+Fault = (
+    CutRegion
+    | SlowRegion
+    | KillBootstraps
+    | KillOwners
+    | Crash
+    | FillDisks
+    | SkewClocks
+    | GenesisLiars
+    | Eclipse
+    | StateLiars
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,5 +319,5 @@ def end_seconds(fault: Fault, round_seconds: float) -> float:
             return fault.until_round * round_seconds
         case KillBootstraps() | Eclipse():
             return fault.at_seconds
-        case SkewClocks() | GenesisLiars():
+        case SkewClocks() | GenesisLiars() | StateLiars():
             return 0.0

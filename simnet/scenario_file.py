@@ -58,6 +58,7 @@ from simnet.scenario import (
     Scenario,
     SkewClocks,
     SlowRegion,
+    StateLiars,
     Villains,
     check_scenario,
 )
@@ -85,6 +86,7 @@ FAULTS: Final[Mapping[str, type]] = {
     "skew_clocks": SkewClocks,
     "genesis_liars": GenesisLiars,
     "eclipse": Eclipse,
+    "state_liars": StateLiars,
 }
 # Words of other packages, which reading a file need not import: simnet/villains, simnet/checkers, compute/merge.py.
 VILLAIN_KINDS: Final = (
@@ -92,7 +94,7 @@ VILLAIN_KINDS: Final = (
 )
 INVARIANTS: Final = (
     *("chain_agrees", "roots_derivable", "counted_once", "tiles_owned", "all_applied", "queues_bounded"),
-    *("nothing_left_behind", "no_failure", "loss_falls", "joiners_contribute", "loss_bounded"),
+    *("nothing_left_behind", "no_failure", "loss_falls", "joiners_contribute", "loss_bounded", "joined_state"),
 )
 MERGE_RULES: Final = ("mean", "trimmed_mean", "median", "centred_clip", "agreement")
 NOT_IN_A_FILE: Final = ("name", "_routes")  # of Scenario: the file's own name, and a cache

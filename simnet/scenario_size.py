@@ -23,6 +23,7 @@ from simnet.scenario import (
     Scenario,
     SkewClocks,
     SlowRegion,
+    StateLiars,
     check_scenario,
 )
 
@@ -129,7 +130,7 @@ def _shared_out(arrivals: tuple[Arrivals, ...], peers: int) -> tuple[Arrivals, .
 
 def _of_crowd(fault: Fault, part: float, peers: int) -> Fault:
     match fault:
-        case Crash() | FillDisks() | SkewClocks():
+        case Crash() | FillDisks() | SkewClocks() | StateLiars():
             return replace(fault, share=_somebody(fault.share, peers))
         case GenesisLiars():
             return replace(fault, peers=max(1, round(fault.peers * part)))
@@ -162,5 +163,5 @@ def _at_pace(fault: Fault, pace: _Pace) -> Fault:
             )
         case SkewClocks():
             return replace(fault, offset_seconds=fault.offset_seconds * pace.within_round)
-        case GenesisLiars():
+        case GenesisLiars() | StateLiars():
             return fault

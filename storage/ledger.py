@@ -132,6 +132,41 @@ class Ledger:
             raise DatabaseCorrupt(f"The database lacks block {height}, or a part of it: sync again from peers.")
         return FinalizedBlock(height, header, body, certificate)
 
+    def begin_at(self, block: FinalizedBlock, extra: Batch, boundary_heights: int) -> None:
+        """Begin anew with a block above the tip that is known to be final: what was below it goes, as if it were pruned.
+
+        The block and the rows of ``extra`` come in the last batch, all or nothing; durable on return. A crash before it
+        leaves a ledger that says to have blocks that it lacks: whoever calls this has written down that it will, and calls it
+        again. Raises ``OSError``; ``InvariantBroken`` for a block at or below the tip.
+        """
+        if self._tip is not None and block.height <= self._tip:
+            raise InvariantBroken(f"the ledger cannot begin at {block.height}: its tip is {self._tip}")
+        self._remove_blocks(lambda family, height: family in (HEADER, CERTIFICATE) and height % boundary_heights == 0)
+        self.append(block, extra)
+
+    def forget(self) -> None:
+        """Remove everything, as if there had never been a block; durable on return. Raises ``OSError``."""
+        self._remove_blocks(lambda family, height: False)
+        batch = Batch()
+        for key in (TIP, OLDEST, LEDGER_BYTES):
+            batch.delete(key)
+        self._index.write(batch)
+
+    def _remove_blocks(self, stays: Callable[[bytes, int], bool]) -> None:
+        """Remove blocks and their rows but for what stays; not yet durable."""
+        for family in _COUNTED:
+            removal = Batch()
+            for key, _ in scan_all(self._index, family):
+                if family == BLOCK_ROW or not stays(family, unpack_u64(key[len(family) :])):
+                    removal.delete(key)
+            self._index.write(removal, durable=False)
+        self._tip = self._oldest = None
+        self._bytes_used = count_bytes(self._index)
+
+    def find_header(self, height: Height) -> bytes | None:
+        """Of a block that is kept, or of a pruned one at a boundary."""
+        return self._index.get(block_key(HEADER, height))
+
     def find_certificate(self, height: Height) -> bytes | None:
         """Of a block that is kept, or of a pruned one at a boundary."""
         return self._index.get(block_key(CERTIFICATE, height))

@@ -18,6 +18,11 @@ from node.commands.options import data_dir_option
 @click.option("--threads", type=int, help="Threads of the learning process.")
 @click.option("--rounds", type=int, help="Stop learning after so many rounds have closed; keep serving.")
 @click.option("--round-seconds", type=float, help="Deadline of a round, in place of the network's.")
+@click.option(
+    "--fast-sync/--from-genesis",
+    default=True,
+    help="A node without blocks fetches the newest checkpoint, which is the default, or every block there ever was.",
+)
 @click.option("--no-learn", is_flag=True, help="Keep and serve the model, but train nothing.")
 @click.option("--api", metavar="IP:PORT", help="Where the HTTP API listens; loopback only.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
@@ -31,6 +36,7 @@ def start(
     threads: int | None,
     rounds: int | None,
     round_seconds: float | None,
+    fast_sync: bool,
     no_learn: bool,
     api: str | None,
     log_level: str | None,
@@ -56,7 +62,9 @@ def start(
     overrides = {place: value for place, value in given.items() if value is not None}
     if bootstrap:
         overrides["network.bootstrap"] = [*load_settings(data_dir).network.bootstrap, *bootstrap]
-    settings = load_settings(data_dir, overrides, read_run_settings(rounds, round_seconds, crash_at))
+    settings = load_settings(
+        data_dir, overrides, read_run_settings(rounds, round_seconds, crash_at, from_genesis=not fast_sync)
+    )
     # Before the libraries are loaded: a mistake in the data directory is told at once.
     read_genesis(
         settings.places.genesis, NetworkId(bytes.fromhex(settings.network.id)) if settings.network.id else None

@@ -379,6 +379,10 @@ class Exchange:
         except Rejected as refusal:
             self._report(peer, refusal)
 
+    def is_pruned(self, height: Height) -> bool:
+        """Whether all who answered said that they no longer keep a block."""
+        return self._unkept == height
+
     async def fetch_blocks(
         self, first_height: Height, preferred: Iterable[PeerId] = ()
     ) -> tuple[Blocks, PeerId] | None:
@@ -403,7 +407,7 @@ class Exchange:
                 continue
             if answer.blocks:
                 return answer, peer
-        if pruned and self._unkept != first_height:
+        if pruned and not self.is_pruned(first_height):
             self._unkept = first_height
             log.warning("no connected peer keeps the next block any more", height=first_height, pruned_by=pruned)
         return None

@@ -32,6 +32,9 @@ class Checker:
     def left(self, peer: Peer, now: float) -> None:
         """It is gone."""
 
+    def began(self, peer: Peer, oldest: int, height: int, state_root: Digest, now: float) -> None:
+        """A peer's node begins: with blocks of these heights (0, 0: none), and after the last of them with such a state."""
+
     def finalized(self, peer: Peer, block: FinalizedBlock, name: Digest, first: KnownBlock, now: float) -> None:
         """A peer stored a final block; ``first`` is what anybody finalized first at that height (maybe this one)."""
 

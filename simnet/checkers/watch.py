@@ -26,6 +26,7 @@ from simnet.checkers.counted_once import CountedOnce
 from simnet.checkers.deltas import Deltas, counted_by
 from simnet.checkers.derivation import Derivation
 from simnet.checkers.facts import DecidedHead, Facts, FindBlob, KnownBlock, LossModel
+from simnet.checkers.joined_state import JoinedState
 from simnet.checkers.joiners_contribute import JoinersContribute
 from simnet.checkers.loss_bounded import LossBounded
 from simnet.checkers.loss_falls import LossFalls
@@ -50,6 +51,7 @@ NAMES: Final = (
     "joiners_contribute",
     "loss_falls",
     "loss_bounded",
+    "joined_state",
 )
 
 
@@ -96,6 +98,7 @@ class Watch:
             "joiners_contribute": JoinersContribute(facts),
             "loss_falls": LossFalls(facts, self._story),
             "loss_bounded": LossBounded(facts, self._story),
+            "joined_state": JoinedState(facts),
         }
         judged = scenario.must_hold.invariants or NAMES
         self.invariants: dict[str, Invariant] = {name: checkers[name].tally for name in NAMES if name in judged}
@@ -135,6 +138,12 @@ class Watch:
         known.runs = False
         for hear in self._hears["left"]:
             hear(known, now)
+
+    def began(self, peer: PeerId, oldest: int, height: int, state_root: Digest, now: float) -> None:
+        """A peer's node begins, with blocks of these heights, and after the last of them with such a state."""
+        known = self._facts.peer(peer, now)
+        for hear in self._hears["began"]:
+            hear(known, oldest, height, state_root, now)
 
     def hindered(self, peer: PeerId, now: float, is_hindered: bool) -> None:
         """The world keeps a peer from its work (its region is cut off, its disk is full), or does no longer.
@@ -235,6 +244,7 @@ class Watch:
 _EVENTS: Final = (
     "arrived",
     "left",
+    "began",
     "finalized",
     "decided",
     "applied",

@@ -19,6 +19,7 @@ from simnet.scenario import (
     Scenario,
     SkewClocks,
     SlowRegion,
+    StateLiars,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ REFUSED: Final[dict[type, str]] = {
     FillDisks: "its disks are dictionaries, which are never full",
     GenesisLiars: "nobody dials anybody there, so nobody can be offered another genesis",
     Eclipse: "everybody knows the roster there, so nobody can be kept from it",
+    StateLiars: "whoever arrives there is given the newest state",
 }
 
 

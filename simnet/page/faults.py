@@ -22,6 +22,7 @@ from simnet.scenario import (
     Scenario,
     SkewClocks,
     SlowRegion,
+    StateLiars,
 )
 from simnet.text import count_text
 
@@ -80,6 +81,8 @@ def _span_of(fault: Fault, scenario: Scenario) -> FaultSpan:
             return FaultSpan(0.0, scenario.seconds, says)
         case GenesisLiars(peers):
             return FaultSpan(0.0, scenario.seconds, f"{count_text(peers, 'peer')} of another network dial everybody")
+        case StateLiars(share):
+            return FaultSpan(0.0, scenario.seconds, f"{percent(share)} of the peers lie about the state")
         case _:
             assert_never(fault)
 

@@ -20,7 +20,7 @@ from protocol.ids import Digest
 from storage.files import check_name
 from storage.journal import MAGIC, Journal, JournalState, OpenedJournal, frame, read_journal
 from storage.keys import INLINE_BLOB
-from storage.kv import Batch, MemoryKeyValue
+from storage.kv import Batch, KeyValue, MemoryKeyValue, scan_all
 from storage.tensor_block import BytesLike
 
 POOLED_BYTES_MIN: Final = 64  # of a row that is no blob: smaller things are not worth a look
@@ -55,6 +55,7 @@ class VirtualDisk:
         self.index = VirtualRows(pool, self)
         self.is_full = False
         self.images: dict[str, bytes] = {}  # of journals, by name
+        self._checkpoints: dict[str, tuple[bytes, MemoryKeyValue]] = {}
 
     def open(self) -> VirtualDisk:
         """As a process finds it that begins now."""
@@ -86,6 +87,33 @@ class VirtualDisk:
 
     def other_bytes(self) -> int:
         return self.index.bytes_used + sum(map(len, self.images.values())) + self.files.bytes_below(OWN_FOLDER)
+
+    def take_checkpoint(self, name: str, manifest: bytes, prefix: bytes) -> None:
+        self.check_room()
+        rows, batch = MemoryKeyValue(), Batch()
+        for key, value in scan_all(self.index, prefix):
+            batch.put(key, value)
+        rows.write(batch)
+        self._checkpoints[name] = manifest, rows
+
+    def checkpoints(self) -> list[str]:
+        return sorted(self._checkpoints)
+
+    def read_manifest(self, name: str) -> bytes:
+        return self._find_checkpoint(name)[0]
+
+    def open_checkpoint(self, name: str) -> KeyValue:
+        rows = self._find_checkpoint(name)[1]
+        rows.crash()  # nothing is lost: it is open again
+        return rows
+
+    def remove_checkpoint(self, name: str) -> None:
+        self._checkpoints.pop(name, None)
+
+    def _find_checkpoint(self, name: str) -> tuple[bytes, MemoryKeyValue]:
+        if name not in self._checkpoints:
+            raise FileNotFoundError(name)
+        return self._checkpoints[name]
 
     def check_room(self) -> None:
         """Raises ``OSError(ENOSPC)`` while the disk is full."""

@@ -20,7 +20,9 @@ from simnet.scenario import (
     KillOwners,
     SkewClocks,
     SlowRegion,
+    StateLiars,
 )
+from simnet.virtual.state_liars import lie_about_state
 from simnet.virtual.strangers import eclipse, lie
 
 if TYPE_CHECKING:
@@ -205,4 +207,5 @@ FAULTS: Final[dict[type, Perform]] = {
     SkewClocks: _skew_clocks,
     GenesisLiars: lie,
     Eclipse: eclipse,
+    StateLiars: lie_about_state,
 }

@@ -18,7 +18,7 @@ import trio
 from consensus.events import RoundClosed, StoreFinalized, TilesApplied
 from node.config import Settings, load_settings
 from node.ground import Ground, stand_on
-from node.node import Machine, Node
+from node.node import Machine, Node, live
 from p2p.io.host import EVENTS_MAX
 from p2p.io.memory_host import MemoryHost, MemoryNetwork, open_memory_host
 from protocol.finality import Header
@@ -82,6 +82,12 @@ class WatchedNode(Node):
     def __init__(self, machine: VirtualMachine, *parts: Any) -> None:
         self._machine = machine
         super().__init__(*parts)
+        ledger, execution = self.ground.ledger, self.engine.execution
+        machine.world.watch.began(
+            self.ground.peer, ledger.oldest() or 0, execution.height, execution.state.root(), trio.current_time()
+        )
+        if machine.corrupt is not None:
+            machine.corrupt(self)
 
     async def _store_finalized(self, effect: StoreFinalized) -> None:
         await super()._store_finalized(effect)
@@ -111,8 +117,10 @@ class VirtualMachine:
         self.clock = VirtualClock(plan.clock_offset_ms)
         self.node: Node | None = None
         self.lives = 0
+        self.corrupt: Callable[[Node], None] | None = None  # what a fault does to each of its nodes
         self._host: MemoryHost | None = None
         self._scope: trio.CancelScope | None = None
+        self._stop = trio.Event()
         self._ended = trio.Event()
         self._ended.set()
         if plan.arrives_seconds == 0.0:
@@ -161,7 +169,7 @@ class VirtualMachine:
         if self._scope is not None:
             return
         self.lives += 1
-        self._ended = trio.Event()
+        self._ended, self._stop = trio.Event(), trio.Event()
         watch, now = self.world.watch, trio.current_time
         watch.arrived(self.peer, now(), is_new=self.lives == 1)
         with trio.CancelScope() as self._scope:
@@ -198,10 +206,17 @@ class VirtualMachine:
                 connections_wanted=CONNECTIONS,
             ) as self._host:
                 machine = Machine(lambda ground: self.world.make_learner(self, ground), run_inline)
-                self.node = self.world.program.node(self, ground, self._host, self.clock, machine)
-                await self.node.run()
+
+                def make_node(ground: Ground) -> Node:
+                    return self.world.program.node(self, ground, self._host, self.clock, machine)
+
+                await live(ground, self._host, self.clock, machine, make_node, self._run_node, self._stop)
         finally:
             ground.close()
+
+    async def _run_node(self, node: Node) -> None:
+        self.node = node
+        await node.run()
 
     def _is_excused(self, error: BaseException) -> bool:
         """A node whose disk is full may end: it says so, and is started again by whoever looks after it."""
@@ -225,6 +240,7 @@ class VirtualMachine:
 
     async def stop(self) -> None:
         """As SIGTERM does."""
+        self._stop.set()
         if self.node is not None:
             self.node.stop_requested.set()
         await self._ended.wait()

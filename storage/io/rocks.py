@@ -96,6 +96,17 @@ class RocksKeyValue:
         except Exception as error:
             raise _translated(self.path, error) from error
 
+    def checkpoint(self, path: Path) -> None:
+        """All rows as of now, as a database in a new folder of the same disk: links to files, and a copy of what is recent.
+
+        Opened with ``read_only`` it neither sees nor hinders what is written here later. Raises ``OSError``.
+        """
+        db = self._open_db()
+        try:
+            rocksdict.Checkpoint(db).create_checkpoint(str(path))
+        except Exception as error:
+            raise _translated(path, error) from error
+
     def close(self) -> None:
         """Idempotent. Raises ``OSError``, unless a write has raised it before: its sentence is the one to end with."""
         db, self._db = self._db, None

@@ -28,7 +28,7 @@ from consensus.finality.events import StoredBlock
 from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
 from consensus.finality.tally import check_certificate, check_vote
 from consensus.light_client import check_light_client_proof
-from consensus.state import ACCOUNTS, ENTRY_BYTES_MAX, TileEntry
+from consensus.state import ACCOUNTS, TileEntry
 from node import chain_proof, config
 from node.account_address import account_text, parse_account
 from node.addresses import (
@@ -650,7 +650,7 @@ DECODERS: tuple[Decoder, ...] = (
         Body((), (), OnionReveal(blob_digest(b"layer")), (blob_digest(b"end"),) * HISTORY_SEGMENTS),
     ),
     message("block on disk", StoredBlock, FRAME_BYTES_MAX),
-    message("tile on disk", TileEntry, ENTRY_BYTES_MAX),
+    message("tile on disk", TileEntry, STATE_ENTRY_BYTES_MAX),
     message("place of a transaction", TransactionRow, 128),
     Decoder("sync answer", Form.MSGPACK, functools.cache(sync_samples), check_sync_answer, (Blocks, check_chain)),
     message("sync request", GetBlocks, SYNC.request_bytes_max),

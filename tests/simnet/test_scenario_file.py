@@ -33,7 +33,7 @@ from simnet.villains import VILLAINS
 NAMES = [path.stem for path in sorted(SHIPPED.glob("*.toml"))]
 NEEDED = {
     *("calm", "churn", "region-cut", "flash-crowd", "poison", "slow-region", "bootstraps-dead", "owners-killed"),
-    *("disk-full", "clock-skew", "genesis-liar", "eclipse"),
+    *("disk-full", "clock-skew", "genesis-liar", "eclipse", "state-liars"),
 }
 SAYS = 'says = "Something happens here."\n'
 

@@ -1,0 +1,405 @@
+"""Joining: the newest checkpoint's state, before there is a node (chain.md 4).
+
+    trust      genesis, or a block whose digest the user gave
+      | proof, from anybody: consensus/light_client.py
+    target     the newest checkpoint that anybody proved
+      | parts, from everybody: storage/state_sync.py decides, this file asks and stores
+    state      complete: the ledger begins at the target, and the node with it
+
+What was proved is on disk before the next question, so a fetch that was killed goes on where it was. As long as it is not
+complete the node does not start; where nobody has a checkpoint, or none gives anything for a while, all blocks are
+fetched instead, as ``--from-genesis`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+
+from consensus.light_client import (
+    CheckedTip,
+    LightClientRule,
+    Trust,
+    check_checkpoint,
+    check_light_client_proof,
+)
+from node.clock import Clock
+from node.ground import Ground
+from node.state_rows import (
+    FetchRow,
+    begin_fetch,
+    digests_below,
+    fetched_parts,
+    find_fetch,
+    forget_state,
+    keep_part,
+    split_part,
+)
+from node.threads import InThread
+from p2p.requests import STATE, SYNC
+from p2p.transport import RequestFailed, Transport
+from protocol.codec import decode, encode
+from protocol.epochs import is_boundary
+from protocol.finality import body_root
+from protocol.ids import Digest, Height, PeerId, short
+from protocol.learning import Blocks, GetBlocks
+from protocol.light_client import LightBlock
+from protocol.limits import FRAME_BYTES_MAX
+from protocol.rejection import Reason, Rejected
+from protocol.state_sync import (
+    Checkpoint,
+    Children,
+    Entries,
+    GetCheckpoint,
+    GetChildren,
+    GetEntries,
+    GetTrusted,
+    StateRequest,
+    Trusted,
+)
+from storage import state_sync as sync
+from storage.ledger import FinalizedBlock
+
+log = structlog.get_logger()
+
+FIRST_PEER_SECONDS: Final = 10.0  # for a network that begins at this moment, or is gone
+ASKED_MAX: Final = 8  # peers that are asked for a checkpoint
+OTHERS_SECONDS: Final = 2.0  # after the first proof of a checkpoint, for newer ones (a guess)
+STEPS_MAX: Final = 64  # parts of one proof: 256 MiB, centuries
+TICK_SECONDS: Final = 1.0
+PROGRESS_SECONDS: Final = 5.0
+STUCK_SECONDS: Final = 60.0  # chain.md 4: without anything new, another checkpoint is looked for, and then none
+EPOCHS_BEHIND_MIN: Final = 2  # a node that is less far behind fetches blocks
+
+
+@dataclass(slots=True)
+class StateFetch:
+    """Fetches one node's state."""
+
+    ground: Ground
+    transport: Transport
+    clock: Clock
+    in_thread: InThread
+    progress: sync.Progress | None = None
+    _trust: Trust | None = None
+    _rule: LightClientRule = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rule = LightClientRule.of(self.ground.genesis)
+
+    async def run(self, *, is_behind: bool = False) -> bool:
+        """Fetch and adopt a checkpoint where that is the way to join; returns whether it did.
+
+        That is where this node has no block yet, where it has begun to fetch a state, and where it ``is_behind``: its peers no
+        longer keep the block that it needs next.
+        """
+        row = find_fetch(self.ground.index)
+        if self.ground.settings.run.from_genesis:
+            if row is not None:
+                self._give_up()
+            return False
+        if row is None and self.ground.ledger.tip() is not None and not is_behind:
+            return False
+        if not await self._wait_for_peers() and row is None:
+            return False
+        newest = await self.find_newest()
+        if newest is not None and (row is None or newest.block.header.height > row.block.header.height):
+            row = newest
+            begin_fetch(self.ground.index, row)
+        if row is None:
+            log.info("nobody has a checkpoint: blocks are fetched from the first on")
+            return False
+        log.info("fetching the state", height=row.block.header.height, root=row.block.header.state_root.hex()[:16])
+        complete = await self._fetch(row)
+        if complete is None:
+            log.warning("no checkpoint could be fetched: blocks are fetched from the first on")
+            self._give_up()
+            return False
+        row, block = complete
+        self.ground.adopt_checkpoint(row, block)
+        log.info("state complete", height=block.height, bytes=self.progress.bytes_fetched if self.progress else 0)
+        return True
+
+    def _give_up(self) -> None:
+        """Begin at the genesis: of the state there are only parts, and the blocks that led to an older one lead nowhere."""
+        self.ground.ledger.forget()
+        forget_state(self.ground.index)
+
+    async def _wait_for_peers(self) -> bool:
+        """Whether anybody is connected, after a while at most. A network of one has nobody to wait for."""
+        me, founders = self.transport.peer_id, self.ground.genesis.founders
+        if [founder.card.node for founder in founders] == [me] and not self.ground.settings.network.bootstrap:
+            return False
+        with trio.move_on_after(FIRST_PEER_SECONDS):
+            while not self.transport.connected_peers():
+                await trio.sleep(0.05)
+        return bool(self.transport.connected_peers())
+
+    # -- what is newest -------------------------------------------------------------------------------------------------
+
+    async def find_newest(self) -> FetchRow | None:
+        """The newest checkpoint that a connected peer proves, if it is far enough above our own tip."""
+        trust = await self._find_trust()
+        if trust is None:
+            return None
+        found: list[FetchRow] = []
+
+        async def ask(peer: PeerId) -> None:
+            row = await self._ask_way(peer, trust)
+            if row is not None:
+                found.append(row)
+                scope = nursery.cancel_scope  # whoever is much slower than the first is not waited for
+                scope.deadline = min(scope.deadline, trio.current_time() + OTHERS_SECONDS)
+
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + STATE.timeout_seconds
+            for peer in self.transport.connected_peers()[:ASKED_MAX]:
+                nursery.start_soon(ask, peer)
+        tip = self.ground.ledger.tip()
+        lowest = 0 if tip is None else tip + EPOCHS_BEHIND_MIN * self.ground.genesis.chain.epoch_heights
+        found = [row for row in found if row.block.header.height > lowest]
+        return max(found, key=lambda row: row.block.header.height, default=None)
+
+    async def _find_trust(self) -> Trust | None:
+        """Where proofs begin; None where that cannot be had, or is too old."""
+        named = self.ground.settings.network.trusted_block
+        if self._trust is None and not named:
+            self._trust = Trust.genesis(self.ground.genesis)
+        if self._trust is None:
+            height, block = _parse_trusted(named)
+            for peer in self.transport.connected_peers():
+                tip = await self._ask_trusted(peer, height, block)
+                if tip is not None:
+                    self._trust = tip.trust
+                    break
+            else:
+                log.warning("nobody shows the block that is trusted", height=height)
+        if self._trust is not None and self.clock.now_ms() - self._trust.time_ms >= self._rule.trusting_period_ms:
+            log.warning(
+                "what is trusted is too old to prove anything: give a newer block with network.trusted_block",
+                height=self._trust.height,
+                days=self._rule.trusting_period_ms // 86_400_000,
+            )
+            return None
+        return self._trust
+
+    async def _ask_trusted(self, peer: PeerId, height: Height, block: Digest) -> CheckedTip | None:
+        data = await self._ask(peer, GetTrusted(height))
+        try:
+            light = decode(Trusted, data, limit_bytes=FRAME_BYTES_MAX).block if data is not None else None
+            if light is None or light.roster is None:
+                return None
+            return check_checkpoint(light.header, light.roster, block)
+        except Rejected as refusal:
+            self.transport.report(peer, refusal)
+            return None
+
+    async def _ask_way(self, peer: PeerId, trust: Trust) -> FetchRow | None:
+        """A peer's newest checkpoint, proved from what is trusted, in as many parts as it takes."""
+        way: list[LightBlock] = []
+        try:
+            for _ in range(STEPS_MAX):
+                data = await self._ask(peer, GetCheckpoint(trust.height))
+                if data is None:
+                    return None
+                answer = decode(Checkpoint, data, limit_bytes=FRAME_BYTES_MAX)
+                check = partial(check_light_client_proof, answer.proof, trust, self._rule, self.clock.now_ms())
+                tip = await self.in_thread(check)
+                way += answer.proof.blocks
+                if answer.sub_roots:
+                    if not is_boundary(tip.header.height, self.ground.genesis.chain.epoch_heights):
+                        raise Rejected(Reason.BAD_PROOF, f"height {tip.header.height} is no checkpoint")
+                    sub_roots = answer.check_roots(tip.header.state_root)
+                    return FetchRow(LightBlock(tip.header, way[-1].certificate, tip.roster), tuple(way), sub_roots)
+                trust = tip.trust
+        except Rejected as refusal:
+            self.transport.report(peer, refusal)
+            log.info("a checkpoint was refused", peer=short(peer), why=str(refusal))
+        return None
+
+    async def _ask(self, peer: PeerId, request: StateRequest) -> bytes | None:
+        """One question; None where there is no answer. Raises ``Rejected`` only for what the peer itself refused."""
+        try:
+            return await self.transport.request(
+                peer,
+                STATE.protocol,
+                encode(request),
+                timeout_seconds=STATE.timeout_seconds,
+                response_bytes_max=STATE.response_bytes_max,
+            )
+        except (RequestFailed, Rejected):
+            return None
+
+    # -- fetching -------------------------------------------------------------------------------------------------------
+
+    async def _fetch(self, row: FetchRow) -> tuple[FetchRow, FinalizedBlock] | None:
+        """Fetch until the state of some checkpoint is complete; None where nobody gives anything for too long."""
+        async with trio.open_nursery() as nursery:
+            run = _Run(self, row, nursery)
+            complete = await run.until_complete()
+            nursery.cancel_scope.cancel()
+        return complete
+
+    async def fetch_block(self, row: FetchRow) -> FinalizedBlock | None:
+        """The block of a checkpoint with its body, from anybody; the header is known."""
+        header = row.block.header
+        for peer in self.transport.connected_peers():
+            try:
+                data = await self.transport.request(
+                    peer,
+                    SYNC.protocol,
+                    encode(GetBlocks(header.height, 1)),
+                    timeout_seconds=SYNC.timeout_seconds,
+                    response_bytes_max=SYNC.response_bytes_max,
+                )
+            except (RequestFailed, Rejected):
+                continue
+            try:
+                blocks = decode(Blocks, data, limit_bytes=FRAME_BYTES_MAX).blocks
+            except Rejected as refusal:
+                self.transport.report(peer, refusal)
+                continue
+            if blocks and blocks[0].header == header and body_root(blocks[0].body) == header.body_root:
+                return FinalizedBlock(header.height, encode(header), blocks[0].body, encode(row.block.certificate))
+        return None
+
+
+class _Run:
+    """One fetch, until it is complete or given up."""
+
+    def __init__(self, fetch: StateFetch, row: FetchRow, nursery: trio.Nursery) -> None:
+        self._fetch = fetch
+        self._index = fetch.ground.index
+        self._row = row
+        self._nursery = nursery
+        self._say, self._events = trio.open_memory_channel[sync.Event](sync.QUESTIONS_MAX + 2)
+        self._machine = sync.StateSync(_target(row), partial(digests_below, self._index), fetched_parts(self._index))
+        self._told: dict[PeerId, None] = {}  # of sources that were told to the machine
+        self._is_complete = False
+        self._kept = 0
+        self._kept_at = trio.current_time()
+
+    async def until_complete(self) -> tuple[FetchRow, FinalizedBlock] | None:
+        self._nursery.start_soon(self._tick)
+        async for event in self._events:
+            for effect in await self._handle(event):
+                self._perform(effect)
+            self._fetch.progress = self._machine.progress
+            if self._machine.progress.parts_kept != self._kept or not self._fetch.transport.connected_peers():
+                self._kept, self._kept_at = self._machine.progress.parts_kept, trio.current_time()
+            if self._is_complete:
+                block = await self._fetch.fetch_block(self._row)
+                if block is not None:
+                    return self._row, block
+            if trio.current_time() - self._kept_at > STUCK_SECONDS and not await self._retarget():
+                return None
+        return None
+
+    async def _handle(self, event: sync.Event) -> list[sync.Effect]:
+        """The machine's answer, and what it keeps: megabytes are hashed and written, so in a thread."""
+        now_ms = self._fetch.clock.monotonic_ms()
+
+        def work() -> list[sync.Effect]:
+            effects = self._machine.handle(event, now_ms)
+            for effect in effects:
+                if isinstance(effect, sync.Keep):
+                    keep_part(self._index, effect.name, effect.entries, effect.digest)
+                elif isinstance(effect, sync.Split):
+                    split_part(self._index, effect.name, effect.digests)
+            return effects
+
+        return await self._fetch.in_thread(work)
+
+    def _perform(self, effect: sync.Effect) -> None:
+        match effect:
+            case sync.Ask(number, peer, request):
+                self._nursery.start_soon(self._ask, number, peer, request)
+            case sync.Report(peer, refusal):
+                log.warning("a part of the state was refused", peer=short(peer), why=str(refusal))
+                self._fetch.transport.report(peer, refusal)
+            case sync.Finished():
+                self._is_complete = True
+
+    async def _ask(self, number: int, peer: PeerId, request: GetChildren | GetEntries) -> None:
+        kind: Callable[[bytes], Children | Entries] = (
+            _decode_children if isinstance(request, GetChildren) else _decode_entries
+        )
+        event: sync.Event
+        try:
+            data = await self._fetch.transport.request(
+                peer,
+                STATE.protocol,
+                encode(request),
+                timeout_seconds=STATE.timeout_seconds,
+                response_bytes_max=STATE.response_bytes_max,
+            )
+        except RequestFailed:
+            event = sync.Unanswered(number)
+        except Rejected as refusal:
+            event = sync.Unanswered(number, is_absent=refusal.reason is Reason.NOT_FOUND)
+        else:
+            try:
+                event = sync.Answered(number, kind(data))
+            except Rejected as refusal:
+                self._fetch.transport.report(peer, refusal)
+                event = sync.SourceLost(peer)
+        await self._say.send(event)
+
+    async def _tick(self) -> None:
+        """Tell the machine of time and of who is there; tell the user how far it is."""
+        told_at = 0.0
+        while True:
+            connected = self._fetch.transport.connected_peers()
+            for peer in connected:
+                if peer not in self._told:
+                    self._told[peer] = None
+                    await self._say.send(sync.SourceFound(peer))
+            for peer in [peer for peer in self._told if peer not in connected]:
+                del self._told[peer]
+                await self._say.send(sync.SourceLost(peer))
+            await self._say.send(sync.Ticked())
+            if trio.current_time() - told_at >= PROGRESS_SECONDS:
+                told_at, at = trio.current_time(), self._machine.progress
+                log.info(
+                    "fetching the state",
+                    parts=f"{at.parts_kept} of {at.parts}",
+                    sources=at.sources,
+                    bytes=at.bytes_fetched,
+                )
+            await trio.sleep(TICK_SECONDS)
+
+    async def _retarget(self) -> bool:
+        """Go on with the newest checkpoint there is, if it is another one; whether there is any."""
+        newest = await self._fetch.find_newest()
+        if newest is None or newest.block.header.height <= self._row.block.header.height:
+            return False
+        log.info("going on with a newer checkpoint", height=newest.block.header.height)
+        self._row, self._is_complete, self._kept_at = newest, False, trio.current_time()
+        begin_fetch(self._index, newest)
+        self._told.clear()
+        for effect in await self._handle(sync.Retargeted(_target(newest))):
+            self._perform(effect)
+        return True
+
+
+def _parse_trusted(text: str) -> tuple[Height, Digest]:
+    """HEIGHT:DIGEST, of which the form was checked when the settings were read."""
+    height, _, block = text.partition(":")
+    return Height(int(height)), Digest(bytes.fromhex(block))
+
+
+def _target(row: FetchRow) -> sync.Target:
+    return sync.Target(row.block.header.height, row.sub_roots)
+
+
+def _decode_children(data: bytes) -> Children:
+    return decode(Children, data, limit_bytes=FRAME_BYTES_MAX)
+
+
+def _decode_entries(data: bytes) -> Entries:
+    return decode(Entries, data, limit_bytes=FRAME_BYTES_MAX)

@@ -1,0 +1,86 @@
+"""Whole nodes that join a network which is no longer young: from its newest checkpoint, killed on the way, lied to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+
+from node.ground import Ground
+from node.state_rows import find_fetch, scan_state
+from simnet.scenario import Arrivals, MustHold, Scenario
+from simnet.scenario_file import find_scenario
+from simnet.scenario_size import ci_sized
+from simnet.virtual.machine import VirtualMachine
+from simnet.virtual.world import VirtualWorld
+from tests.simnet.virtual.test_world import check, run_script, tip
+
+pytestmark = pytest.mark.slow
+ARRIVES_SECONDS = 240.0  # block 50 or so: the first epoch, of 32 blocks, is over
+
+
+def scenario(newcomers: int) -> Scenario:
+    """A calm network, into which some come late."""
+    calm = ci_sized(find_scenario("calm"))
+    return replace(
+        calm,
+        seconds=330.0,
+        arrivals=(Arrivals(newcomers, ARRIVES_SECONDS, ARRIVES_SECONDS),),
+        must_hold=MustHold(("chain_agrees", "roots_derivable", "counted_once", "no_failure")),
+    )
+
+
+async def until_there(machine: VirtualMachine) -> None:
+    """Until a machine runs a node."""
+    while machine.node is None:
+        await trio.sleep(0.1)
+
+
+def state_rows(ground: Ground) -> list[tuple[bytes, bytes]]:
+    return list(scan_state(ground.index))
+
+
+def check_joined(newcomer: VirtualMachine, other: VirtualMachine) -> None:
+    """Of one mind with a node that was there all the time, without having seen the first epoch's blocks."""
+    assert newcomer.node is not None
+    assert other.node is not None
+    ground = newcomer.node.ground
+    assert find_fetch(ground.index) is None
+    assert ground.ledger.oldest() == 32
+    if tip(newcomer) == tip(other):
+        assert state_rows(ground) == state_rows(other.node.ground)
+    assert newcomer.node.engine.execution.state.root() == newcomer.node.ground.load_state().root()
+
+
+def test_a_newcomer_begins_with_the_newest_checkpoint() -> None:
+    """It fetches the state after the last epoch and the blocks since then, and learns like the others."""
+
+    async def look(world: VirtualWorld) -> None:
+        newcomer = world.machines[-1]
+        await trio.sleep_until(ARRIVES_SECONDS + 1.0)
+        await until_there(newcomer)
+        await trio.sleep_until(ARRIVES_SECONDS + 80.0)
+        check_joined(newcomer, world.machines[0])
+        assert newcomer.node is not None
+        tiles = newcomer.node.ground.tiles
+        assert all(tiles.newest(tile) == at.version for tile, at in newcomer.node.ground.tile_heads().items())
+
+    check(run_script(scenario(1), 1, look))
+
+
+def test_a_fetch_that_is_killed_goes_on_where_it_was() -> None:
+    """Ten kills at different moments of joining: what was proved stays, and the node ends like the others."""
+
+    async def kill(world: VirtualWorld) -> None:
+        newcomer = world.machines[-1]
+        await trio.sleep_until(ARRIVES_SECONDS)
+        for after in range(10):
+            await trio.sleep(0.3 + 0.05 * after)
+            await world.kill(newcomer)
+            world.start(newcomer)
+        await until_there(newcomer)
+        await trio.sleep_until(ARRIVES_SECONDS + 80.0)
+        check_joined(newcomer, world.machines[0])
+
+    check(run_script(scenario(1), 2, kill))

@@ -1,0 +1,359 @@
+"""Fetching a state by parts: a machine that asks, sources that answer rightly, wrongly, late or not at all."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocol.digest import Domain, digest, number
+from protocol.ids import Digest, Height, PeerId
+from protocol.limits import STATE_ANSWER_BYTES_MAX
+from protocol.state_proof import SubChain, entry_leaf, key_digest, value_digest
+from protocol.state_sync import (
+    EMPTY,
+    Children,
+    Entries,
+    GetChildren,
+    GetEntries,
+    StateEntry,
+    children_of,
+    node_of_leaves,
+)
+from storage.state_sync import (
+    HEDGE_AT_END_MS,
+    HEDGE_MS,
+    QUESTIONS_MAX,
+    QUESTIONS_PER_SOURCE_MAX,
+    Answered,
+    Ask,
+    Effect,
+    Event,
+    Finished,
+    Keep,
+    Report,
+    Retargeted,
+    SourceFound,
+    SourceLost,
+    Split,
+    StateSync,
+    Target,
+    Ticked,
+    Unanswered,
+)
+
+Rows = dict[bytes, bytes]  # chain | key -> value
+PEERS = [PeerId(digest(Domain.ACCOUNT, b"source" + number(index))) for index in range(9)]
+
+
+def place(row: bytes) -> bytes:
+    """The sub-chain and H(key) of a row: every name above it is a beginning of this."""
+    return row[:1] + key_digest(row[1:])
+
+
+class State:
+    """A state as a test holds it: rows, by place."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.by_place = sorted((place(row), row) for row in rows)
+
+    def entries(self, name: bytes) -> tuple[StateEntry, ...]:
+        found = (row for at, row in self.by_place if at[: len(name)] == name)
+        return tuple(StateEntry(row[1:], self.rows[row]) for row in found)
+
+    def digest(self, name: bytes) -> Digest:
+        leaves = (
+            (key_digest(each.key), entry_leaf(key_digest(each.key), value_digest(each.value)))
+            for each in self.entries(name)
+        )
+        return node_of_leaves(name[1:], leaves)
+
+    def children(self, name: bytes) -> bytes:
+        empty = EMPTY[len(name)]
+        held = {at[: len(name) + 1] for at, _ in self.by_place if at[: len(name)] == name}
+        return b"".join(self.digest(child) if child in held else empty for child in children_of(name))
+
+    def target(self, height: int = 64) -> Target:
+        return Target(Height(height), tuple(self.digest(bytes([chain])) for chain in SubChain))
+
+    def answer(self, request: GetChildren | GetEntries, room: int = STATE_ANSWER_BYTES_MAX) -> Children | Entries:
+        if isinstance(request, GetChildren):
+            return Children(tuple(map(self.children, request.names)))
+        parts: list[tuple[StateEntry, ...] | None] = []
+        for name in request.names:
+            part = self.entries(name)
+            size = sum(len(each.key) + len(each.value) for each in part)
+            if size > room and len(name) < 3:
+                if not parts:
+                    parts.append(None)
+                break
+            room -= size
+            parts.append(part)
+        return Entries(tuple(parts))
+
+
+def make_rows(count: int, seed: int, *, chains: int = 3) -> Rows:
+    draw = random.Random(seed)
+    return {
+        bytes([draw.randrange(chains)]) + draw.randbytes(8): draw.randbytes(draw.randrange(1, 40)) for _ in range(count)
+    }
+
+
+@dataclass
+class Disk:
+    """What the shell keeps: entries and digests, as ``node/state_rows.py`` does."""
+
+    rows: Rows = field(default_factory=dict)
+    digests: dict[bytes, Digest] = field(default_factory=dict)
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Keep):
+                for row in [row for row in self.rows if place(row)[: len(effect.name)] == effect.name]:
+                    del self.rows[row]
+                for name in [name for name in self.digests if name[: len(effect.name)] == effect.name]:
+                    del self.digests[name]
+                self.rows.update({effect.name[:1] + each.key: each.value for each in effect.entries})
+                self.digests[effect.name] = effect.digest
+            elif isinstance(effect, Split):
+                del self.digests[effect.name]
+                self.digests.update(zip(children_of(effect.name), effect.digests, strict=True))
+
+    def machine(self, target: Target) -> StateSync:
+        def find_children(name: bytes) -> list[Digest]:
+            raw = State(self.rows).children(name)
+            return [Digest(raw[at : at + 32]) for at in range(0, len(raw), 32)]
+
+        return StateSync(target, find_children, dict(self.digests))
+
+
+class Conversation:
+    """One machine and its sources. ``behave`` of a source changes its answers; None: it says nothing."""
+
+    def __init__(self, target: Target, disk: Disk, seed: int) -> None:
+        self.disk = disk
+        self.machine = disk.machine(target)
+        self.draw = random.Random(seed)
+        self.now_ms = 0
+        self.waiting: list[Ask] = []
+        self.reported: list[PeerId] = []
+        self.finished = False
+        self.asked = 0
+
+    def tell(self, event: Event) -> None:
+        if isinstance(event, Retargeted):
+            self.waiting.clear()  # whatever is answered to those is ignored
+        effects = self.machine.handle(event, self.now_ms)
+        self.disk.perform(effects)
+        for effect in effects:
+            if isinstance(effect, Ask):
+                self.waiting.append(effect)
+                self.asked += 1
+            elif isinstance(effect, Report):
+                self.reported.append(effect.peer)
+                self.forget(effect.peer)
+            elif isinstance(effect, Finished):
+                self.finished = True
+        of_source = groupby(sorted(ask.peer for ask in self.waiting))
+        assert all(len(list(group)) <= QUESTIONS_PER_SOURCE_MAX for _, group in of_source)
+        assert len(self.waiting) <= QUESTIONS_MAX
+
+    def forget(self, peer: PeerId) -> None:
+        """Whoever is no source any more was asked in vain."""
+        self.waiting = [ask for ask in self.waiting if ask.peer != peer]
+
+    def take(self) -> Ask:
+        return self.waiting.pop(self.draw.randrange(len(self.waiting)))
+
+    def run(
+        self, honest: State, liars: dict[PeerId, str], room: int = STATE_ANSWER_BYTES_MAX, steps: int = 5_000
+    ) -> None:
+        """Answer until the machine is done; it always is, as long as one source is honest."""
+        for _ in range(steps):
+            if self.finished:
+                return
+            open_asks = [ask for ask in self.waiting if liars.get(ask.peer) != "silent"]
+            if not open_asks:
+                self.now_ms += HEDGE_MS
+                self.tell(Ticked())
+                continue
+            ask = self.draw.choice(open_asks)
+            self.waiting.remove(ask)
+            if liars.get(ask.peer) == "absent":
+                self.forget(ask.peer)
+            self.tell(self.answer(ask, honest, liars.get(ask.peer, "honest"), room))
+        raise AssertionError(f"not finished: {self.machine.progress}")
+
+    def answer(self, ask: Ask, honest: State, kind: str, room: int) -> Event:
+        if kind == "absent":
+            return Unanswered(ask.number, is_absent=True)
+        if kind == "fails":
+            return Unanswered(ask.number)
+        answer = honest.answer(ask.request, room)
+        return Answered(ask.number, answer if kind == "honest" else spoil(answer, kind, self.draw))
+
+
+def spoil(answer: Children | Entries, kind: str, draw: random.Random) -> Children | Entries:
+    """A wrong answer in the form of a right one."""
+    if isinstance(answer, Children):
+        flipped = bytearray(answer.digests[-1])
+        flipped[draw.randrange(len(flipped))] ^= 1
+        return Children((*answer.digests[:-1], bytes(flipped)))
+    *first, last = answer.parts
+    entries = list(last or ())
+    if kind == "drops" and entries:
+        del entries[draw.randrange(len(entries))]
+    elif kind == "adds":
+        entries.append(StateEntry(b"a" + draw.randbytes(32), b"\x00"))
+    elif kind == "changes" and entries:
+        at = draw.randrange(len(entries))
+        entries[at] = replace_entry(entries[at])
+    elif kind == "other":
+        return Children((bytes(8192),))
+    else:
+        entries = [*reversed(entries), StateEntry(b"x", b"y")]
+    return Entries((*first, tuple(entries)))
+
+
+def replace_entry(entry: StateEntry) -> StateEntry:
+    return StateEntry(entry.key, entry.value + b"\x00")
+
+
+LIES = ("drops", "adds", "changes", "other", "reorders", "silent", "absent", "fails")
+
+
+@settings(max_examples=15)
+@given(
+    count=st.integers(0, 120),
+    seed=st.integers(0, 2**32),
+    kinds=st.lists(st.sampled_from(LIES), max_size=3),
+    room=st.sampled_from([200, 2_000, STATE_ANSWER_BYTES_MAX]),
+)
+def test_a_state_is_fetched_whole_whatever_a_third_of_its_sources_says(
+    count: int, seed: int, kinds: list[str], room: int
+) -> None:
+    """Byte for byte, from sources of which some are honest; who lied is reported, and nobody else."""
+    honest, disk = State(make_rows(count, seed)), Disk()
+    talk = Conversation(honest.target(), disk, seed)
+    liars = dict(zip(PEERS, kinds, strict=False))
+    for peer in PEERS:
+        talk.tell(SourceFound(peer))
+    talk.run(honest, liars, room)
+    assert disk.rows == honest.rows
+    wrong = {peer for peer, kind in liars.items() if kind not in ("silent", "absent", "fails")}
+    assert set(talk.reported) <= wrong
+    assert len(talk.reported) == len(set(talk.reported))
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**32), changed=st.integers(0, 60), removed=st.integers(0, 60), cut=st.integers(0, 40))
+def test_what_was_proved_stays_when_the_target_changes(seed: int, changed: int, removed: int, cut: int) -> None:
+    """Halfway, killed and begun again with a newer state: what is the same in both is not fetched twice."""
+    draw = random.Random(seed)
+    before = State(make_rows(150, seed))
+    rows = dict(before.rows)
+    for row in draw.sample(sorted(rows), removed):
+        del rows[row]
+    for row in draw.sample(sorted(rows), changed):
+        rows[row] = draw.randbytes(5)
+    after = State(rows)
+    disk = Disk()
+    first = Conversation(before.target(), disk, seed)
+    for peer in PEERS:
+        first.tell(SourceFound(peer))
+    for _ in range(cut):
+        if first.waiting:
+            ask = first.take()
+            first.tell(Answered(ask.number, before.answer(ask.request, 1_000)))
+    kept = dict(disk.digests)
+    first.tell(Retargeted(after.target(128)))
+    late = Conversation(after.target(128), disk, seed)  # as a new process
+    for peer in PEERS:
+        late.tell(SourceFound(peer))
+    asked = [name for ask in late.waiting if isinstance(ask.request, GetEntries) for name in ask.request.names]
+    assert not [name for name in asked if kept.get(name) == after.digest(name)]
+    late.run(after, {}, 1_000)
+    assert disk.rows == after.rows
+
+
+def test_nothing_is_fetched_of_what_is_here_already() -> None:
+    """The same state again costs one question for each sub-chain that is not empty."""
+    state, disk = State(make_rows(200, 1)), Disk()
+    for _ in range(2):
+        talk = Conversation(state.target(), disk, 3)
+        talk.tell(SourceFound(PEERS[0]))
+        talk.run(state, {})
+    assert talk.asked == 1
+    assert disk.rows == state.rows
+
+
+def test_an_empty_state_needs_nobody() -> None:
+    """Nothing is to be fetched, and what was there before goes."""
+    disk = Disk()
+    full = State(make_rows(50, 4))
+    talk = Conversation(full.target(), disk, 4)
+    talk.tell(SourceFound(PEERS[0]))
+    talk.run(full, {})
+    nothing = Conversation(State({}).target(), disk, 4)
+    nothing.tell(Ticked())
+    assert nothing.finished
+    assert disk.rows == {}
+
+
+def test_a_slow_source_is_overtaken_and_still_heard() -> None:
+    """Another one is asked after a while; whichever answers first counts, and the other does no harm."""
+    state, disk = State(make_rows(100, 5)), Disk()
+    talk = Conversation(state.target(), disk, 5)
+    talk.tell(SourceFound(PEERS[0]))
+    (slow,) = talk.waiting
+    talk.tell(SourceFound(PEERS[1]))
+    assert len(talk.waiting) == 1
+    talk.now_ms = HEDGE_AT_END_MS - 1
+    talk.tell(Ticked())
+    assert talk.waiting == [slow]
+    talk.now_ms += 1
+    talk.tell(Ticked())
+    assert [ask.peer for ask in talk.waiting] == [PEERS[0], PEERS[1]]
+    talk.waiting.remove(slow)
+    talk.tell(Answered(slow.number, state.answer(slow.request)))
+    assert not talk.reported
+    talk.run(state, {})
+    assert disk.rows == state.rows
+
+
+def test_what_a_lost_source_was_asked_others_are_asked() -> None:
+    """Nobody waits for who is gone."""
+    state, disk = State(make_rows(100, 6)), Disk()
+    talk = Conversation(state.target(), disk, 6)
+    talk.tell(SourceFound(PEERS[0]))
+    talk.waiting.clear()
+    talk.tell(SourceLost(PEERS[0]))
+    talk.tell(SourceFound(PEERS[1]))
+    talk.run(state, {})
+    assert disk.rows == state.rows
+
+
+@pytest.mark.parametrize("kind", ["drops", "adds", "changes", "other", "reorders"])
+def test_a_liar_is_found_out_by_its_first_lie(kind: str) -> None:
+    """It is asked nothing more, and what it said rightly before stays."""
+    state, disk = State(make_rows(300, 7, chains=1)), Disk()
+    talk = Conversation(state.target(), disk, 7)
+    talk.tell(SourceFound(PEERS[0]))
+    ask = talk.take()
+    talk.tell(Answered(ask.number, state.answer(ask.request)))
+    ask = talk.take()
+    talk.tell(Answered(ask.number, spoil(state.answer(ask.request), kind, talk.draw)))
+    assert talk.reported == [PEERS[0]]
+    kept = dict(disk.rows)
+    talk.waiting.clear()
+    talk.tell(SourceFound(PEERS[0]))
+    assert not talk.waiting
+    talk.tell(SourceFound(PEERS[1]))
+    talk.run(state, {})
+    assert disk.rows == state.rows
+    assert kept.items() <= state.rows.items()
