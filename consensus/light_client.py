@@ -34,7 +34,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consensus.finality.tally import Verify, check_certificate, signers_of
+from consensus.finality.tally import check_certificate, signers_of
+from consensus.signers import Verify
 from protocol.codec import encode
 from protocol.epochs import epoch_of, is_boundary
 from protocol.finality import HEADER_VERSION, Certificate, ChainId, Header, VoteKind

@@ -26,9 +26,7 @@ from protocol.limits import CELLS_PER_TILE_MAX, TABLE_COLUMNS, TABLES_PATH_MAX
 from protocol.merkle import leaf_digest, merkle_proofs, merkle_root, proof_root
 from protocol.rejection import Reason, Rejected
 
-GRINDING_BITS: Final = (
-    80  # chain.md 3.3: an author may try 2^80 tile roots
-)
+GRINDING_BITS: Final = 80  # chain.md 3.3: an author may try 2^80 tile roots
 SOUNDNESS_BITS: Final = 80  # and deceives with less than 2^-80 all the same
 
 
