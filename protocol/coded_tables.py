@@ -43,6 +43,7 @@ class CheckedTable:
     """A table that leads to ``root``. Whether the cells agree with it is another question."""
 
     tile: int
+    tile_root: Digest
     sums: bytes
     root: Digest
 
@@ -91,7 +92,7 @@ def check_table(manifest: CheckedManifest, root: Digest, table: TileTable) -> Ch
     top = proof_root(leaf_digest(table.sums), table.tile, manifest.tile_count, table.proof)
     if _tables_root(manifest, top) != root:
         raise Rejected(Reason.BAD_PROOF, "a table of other tables")
-    return CheckedTable(table.tile, table.sums, root)
+    return CheckedTable(table.tile, manifest.tile_root(table.tile), table.sums, root)
 
 
 def _tables_root(manifest: CheckedManifest, top: Digest) -> Digest:

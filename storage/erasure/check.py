@@ -96,8 +96,9 @@ class TileCheck:
     def agree(self, table: CheckedTable, shards: Iterable[CheckedShard]) -> list[AgreeingShard]:
         """Those of the shards that agree with the table; what a reader may put together."""
         chosen = list(shards)
+        roots = [table.tile_root, *(each.tile_root for each in chosen)]
         check_invariant(
-            all(each.tile_root == self._tile_root for each in chosen), "cells are compared in their own tile"
+            all(root == self._tile_root for root in roots), "cells are compared with the table of their tile"
         )
         if not chosen:
             return []

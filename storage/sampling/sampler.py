@@ -219,6 +219,7 @@ class TileSampler:
                 if self._is_asked_now(peer, cell):
                     yield from self._go_on(cell, Fault.ABSENT, now_ms)
             case Woken():
+                self._wake_ms = None  # who wakes us early is told again
                 late = [cell for cell, question in self._open.items() if question.deadline_ms <= now_ms]
                 for cell in late:
                     yield from self._go_on(cell, Fault.SILENT, now_ms)

@@ -493,7 +493,7 @@ def compare_with_table(data: bytes) -> object:
     except Rejected:
         if len(table.sums) != TABLE_COLUMNS * CODED_GEOMETRY.data_cells or table.tile >= len(coded_tiles()):
             raise
-        checked = CheckedTable(table.tile, table.sums, coded_tables()[0])
+        checked = CheckedTable(table.tile, coded_tiles()[table.tile].root, table.sums, coded_tables()[0])
     return coded_checks()[table.tile].check(checked, coded_tiles()[table.tile].shards())
 
 

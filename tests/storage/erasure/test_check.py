@@ -179,8 +179,10 @@ def test_the_table_of_another_blob_or_tile_is_its_senders_fault() -> None:
         make_tables(manifest, [table.sums for table in made[:2]])
     with pytest.raises(InvariantBroken):
         tile_check(manifest, 0).table(tiles[1])
-    with pytest.raises(InvariantBroken):
-        tile_check(manifest, 0).check(CheckedTable(0, first.sums, root), tiles[1].shards())
+    tables = [check_table(manifest, root, table) for table in made]
+    for table, shards in ((tables[0], tiles[1].shards()), (tables[1], tiles[0].shards())):
+        with pytest.raises(InvariantBroken):
+            tile_check(manifest, 0).check(table, shards)
 
 
 def test_the_matrices_are_drawn_by_the_whole_shape() -> None:

@@ -170,7 +170,7 @@ def test_a_late_answer_counts_while_the_cell_is_open() -> None:
     for ask in asks[1:]:
         sampler.handle(Arrived(ask.peer, ask.cell, shard(ask.cell)), 10)
     first = asks[0]
-    assert sampler.handle(Woken(), 3_999) == []
+    assert sampler.handle(Woken(), 3_999) == [Wake(4_000)]
     accuse, again, wake = sampler.handle(Woken(), 4_000)
     assert accuse == Accuse(first.peer, first.cell, Fault.SILENT)
     assert isinstance(again, AskCell)
