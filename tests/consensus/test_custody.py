@@ -136,6 +136,16 @@ def test_whoever_keeps_more_keeps_what_it_kept(peer: PeerId, root: bytes, cells:
         assert peer_cells(peer, Digest(root), cells, shorter) == kept[:shorter]
 
 
+def test_a_peer_keeps_other_cells_of_another_tile_and_another_peer_others() -> None:
+    """A peer id that was searched for one tile is any peer id for the next."""
+    roots, strangers = (
+        [blob_digest(bytes([index])) for index in range(20)],
+        [PeerId(bytes([i]) * 32) for i in range(20)],
+    )
+    assert len({peer_cells(strangers[0], root, 256, 8) for root in roots}) == 20
+    assert len({peer_cells(peer, roots[0], 256, 8) for peer in strangers}) == 20
+
+
 def test_nobody_keeps_more_cells_than_there_are() -> None:
     """Nor fewer than none."""
     for count in (-1, 21):
@@ -182,7 +192,7 @@ def test_audits_follow_beacon_and_holder_and_no_order() -> None:
 def test_audits_ask_only_for_what_a_holder_keeps_and_in_time_for_all_of_it() -> None:
     """Every tile about as often, every cell, and no leaf that a shorter cell does not have."""
     places: Counter[tuple[Digest, int]] = Counter()
-    cells = set()
+    cells, leaves = set(), set()
     blobs = {blob.root: blob for blob in BLOBS}
     for audit in audits(count=9_000):
         blob = blobs[audit.blob]
@@ -190,9 +200,11 @@ def test_audits_ask_only_for_what_a_holder_keeps_and_in_time_for_all_of_it() -> 
         assert 0 <= audit.leaf < blob.cell_bytes(audit.tile) // CELL_LEAF_BYTES
         places[audit.blob, audit.tile] += 1
         cells.add((audit.blob, audit.tile, audit.cell))
+        leaves.add(audit.leaf)
     assert len(places) == 9
     assert all(850 < times < 1_150 for times in places.values())
     assert len(cells) == 27
+    assert len(leaves) > 900  # of 1,024 in a full cell
     assert BLOBS[2].cell_bytes(0) == KIB
 
 

@@ -195,6 +195,15 @@ def test_a_cell_that_nobody_keeps_is_lost() -> None:
         TileSampler(coded()[0], 1, two_each(), Random(0))
 
 
+def test_no_peer_is_asked_beyond_its_share() -> None:
+    """One that claims to keep everything is asked four times, and not believed for the rest of the tile."""
+    custodians = {cell: [PEERS[0]] for cell in range(256)} | {cell: [PEERS[0], PEERS[cell + 1]] for cell in range(39)}
+    talk = sample(2, lambda peer, cell: shard(cell), custodians=custodians)
+    assert Counter(ask.peer for ask in talk.all(AskCell))[PEERS[0]] == 4
+    assert talk.verdict is Verdict.UNAVAILABLE
+    assert talk.all(Accuse) == []
+
+
 def test_lost_cells_that_are_forgiven_cost_more_samples() -> None:
     """A tenth of the cells gone with their holders: the plan goes on, and the tile is there; the strict rule calls it lost."""
     gone = set(Random(9).sample(range(256), 26))
