@@ -4,6 +4,7 @@ Reading order:
 
     election     who looks after which tile
     heads        the whole rule for one head
+    signers      who signed a certificate, and whether they weigh enough
     finality/    votes and certificates: how a body becomes final
     light_client how somebody without the chain learns what is final, in a few steps
     state_tree   entries as a persistent map with a Merkle root
@@ -12,6 +13,8 @@ Reading order:
     beacon       randomness that no member chose, from both
     epochs       who votes in which epoch
     transition   what each kind of transaction does to the state, and how a block is applied
+    custody      who keeps which cells of a coded blob, and what of them it must show
+    availability votes and certificates that a blob's cells are kept
     mempool      which transactions wait, which go, which a proposer takes
     known_histories  which histories this node walked or verified, and asked for
     execution    what enters a body, which bodies may be voted for, what a final one changes

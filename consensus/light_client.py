@@ -35,7 +35,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from consensus.finality.tally import Verify, check_certificate, signers_of
+from consensus.finality.tally import check_certificate, signers_of
+from consensus.signers import Verify
 from protocol.codec import encode
 from protocol.epochs import epoch_of, is_boundary
 from protocol.finality import HEADER_VERSION, Certificate, ChainId, Header, VoteKind

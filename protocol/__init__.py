@@ -9,6 +9,8 @@ Pure: no I/O, no clock, no randomness, no floats. Imports nothing of ours. Readi
     finality                   votes, certificates, headers, proposals
     learning                   deltas, announcements, requests for bytes
     erasure                    blobs kept as cells: manifests, cells, what each class of blob gets
+    coded_tables               tables by which holders of cells see that they are of one code
+    availability               what they sign when they have stored them
     genesis, epochs            the first state, the rules of its network, runs of heights in which they hold
     transactions               what accounts sign to change the state
     state_proof                how one entry of the state is proved by its root

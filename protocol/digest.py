@@ -19,6 +19,14 @@ class Domain:
 
     BLOB: Final = "nock/blob/1"  # content-addressed bytes
     CODED_BLOB: Final = "nock/coded-blob/1"  # geometry, size and tile roots of a blob that is kept as cells
+    CODED_TABLES: Final = (
+        "nock/coded-tables/1"  # by which the holders of a coded blob's cells know that they are of one code
+    )
+    CHECK_MATRICES: Final = "nock/check-matrices/1"  # what a tile's table is computed with
+    AVAILABILITY: Final = "nock/availability/1"  # what a holder signs when it has stored its cells
+    CUSTODY_RING: Final = "nock/custody-ring/1"  # in which order a tile's cells lie on the ring of the roster
+    CUSTODY_PEER: Final = "nock/custody-peer/1"  # which cells of a tile a peer keeps that is in no roster
+    CUSTODY_AUDIT: Final = "nock/custody-audit/1"  # which leaf of what it keeps a holder must show
     GENESIS: Final = "nock/genesis/1"  # the network id
     ENVELOPE: Final = "nock/envelope/1"  # what an envelope's signature covers
     BINDING: Final = "nock/binding/1"  # three keys of one member
@@ -63,6 +71,11 @@ def digest(domain: str, *parts: bytes | bytearray | memoryview) -> Digest:
         hasher.update((part.nbytes if isinstance(part, memoryview) else len(part)).to_bytes(8, "big"))
         hasher.update(part)
     return Digest(hasher.digest())
+
+
+def expand(domain: str, size_bytes: int, *parts: bytes | bytearray | memoryview) -> bytes:
+    """As many bytes as are wanted, drawn by the digest of ``parts``: SHAKE-256 of it."""
+    return hashlib.shake_256(digest(domain, *parts)).digest(size_bytes)
 
 
 def blob_digest(data: bytes | bytearray | memoryview) -> Digest:

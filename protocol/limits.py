@@ -47,6 +47,9 @@ CELL_BYTES_MAX = 1 * MIB  # the source documents' largest shard; one answer
 CODED_TILE_BYTES_MAX = 32 * MIB  # what a manifest's author can make others hold at once; the profiles take 16 and 20
 TILES_PER_BLOB_MAX = 16_384  # 64 GiB in tiles of 4 MiB
 MERKLE_PATH_MAX = 10  # digests: a cell of 1 MiB has 1,024 leaves
+TABLE_COLUMNS = 48  # chain.md 3.3: so many random sums of every cell; docs/decisions/0022 says what fewer would allow
+TABLES_PATH_MAX = 14  # digests: a tree over the tables of as many tiles
+TABLE_BYTES_MAX = TABLE_COLUMNS * CELLS_PER_TILE_MAX + 34 * TABLES_PATH_MAX + 64
 MANIFEST_BYTES_MAX = 34 * TILES_PER_BLOB_MAX + 64
 SHARD_BYTES_MAX = CELL_BYTES_MAX + 34 * MERKLE_PATH_MAX + 64
 
@@ -133,6 +136,7 @@ check_invariant(SHARD_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a cell fits in a 
 check_invariant(
     CELL_LEAF_BYTES << MERKLE_PATH_MAX == CELL_BYTES_MAX, "a path leads from any leaf of a cell to its root"
 )
+check_invariant(TILES_PER_BLOB_MAX <= 1 << TABLES_PATH_MAX, "a path leads from any tile's table to their root")
 check_invariant(CELLS_PER_TILE_MAX <= 1 << MERKLE_PATH_MAX, "a path leads from any cell of a tile to its root")
 check_invariant(TILE_BYTES_MAX % PAGE_BYTES == 0, "tiles are whole pages")
 check_invariant(BLOBS_PER_REQUEST_MAX * 34 + 64 <= FRAME_BYTES_MAX, "a request for many blobs fits in a frame")

@@ -73,6 +73,11 @@ class Reason(enum.Enum):
         Blame.AUTHOR,
         "The cells under a tile's root are not what the code makes of its data.",
     )
+    NOT_RECOVERABLE = (
+        "not_recoverable",
+        Blame.SENDER,
+        "Two thirds who say that they keep a blob of this geometry would not make it certain.",
+    )
     TOO_FEW_CELLS = ("too_few_cells", Blame.NOBODY, "Fewer cells are at hand than rebuild the tile.")
 
     # Learning

@@ -14,7 +14,8 @@ Reading order:
     ledger         finalized blocks
     journal        what must be on disk before anybody hears of it
     budget         what goes first when the disk is full
-    erasure/       bytes as cells, any so many of which give them back
+    erasure/       bytes as cells, any so many of which give them back; and whether cells are of one code
+    sampling/      whether a tile is there, found out with a few of its cells
     io/            the real disk: files, rocks, journal_file, blob_store, tile_store; room makes some when it is full;
                    isal is the erasure code's native kernel
 

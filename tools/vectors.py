@@ -18,10 +18,14 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from consensus.availability import AvailabilityTally
+from consensus.custody import draw_audits, peer_cells, tile_ring
+from protocol.availability import AvailabilityClaim, AvailabilityVote
 from protocol.codec import Message, encode
+from protocol.coded_tables import make_tables
 from protocol.digest import Domain, blob_digest, digest, number
 from protocol.envelope import seal
-from protocol.erasure import COLD, LIVE, Geometry, make_manifest
+from protocol.erasure import COLD, LIVE, CheckedManifest, Geometry, ReplicationClass, make_manifest
 from protocol.finality import (
     EMPTY_BODY,
     HEADER_VERSION,
@@ -80,6 +84,7 @@ from protocol.transactions import (
     work_bits,
 )
 from storage.erasure.blob import encode_blob
+from storage.erasure.check import TileCheck
 from storage.erasure.code import ErasureCode
 from storage.erasure.numpy_kernel import NumpyKernel
 from storage.erasure.reed_solomon import parity_matrix
@@ -387,6 +392,44 @@ def erasure() -> Vectors:
     }
 
 
+def availability() -> Vectors:
+    """Tables of a small blob, who keeps what of it, a vote and a certificate of four, and the audits of one of them."""
+    geometry = Geometry(3, 6, 2 * KIB)
+    data = b"".join(digest(Domain.BLOB, number(index)) for index in range(8 * KIB // 32))[: 7 * KIB + 5]
+    tiles = list(encode_blob(ErasureCode(NumpyKernel(), geometry), [data]))
+    manifest = make_manifest(geometry, len(data), tuple(tile.root for tile in tiles))
+    tables = [TileCheck.of(NumpyKernel(), manifest, tile.index).table(tile) for tile in tiles]
+    root, made = make_tables(manifest, tables)
+    weighted, chain = roster(1, 0, 5, 3), ChainId.of(genesis().network_id())
+    claim = AvailabilityClaim(manifest.root, root, geometry, Epoch(0), ReplicationClass.HIGH.kept_until(0))
+    tally = AvailabilityTally(claim, weighted, chain)
+    votes = [
+        AvailabilityVote(claim, MemberIndex(signer), VOTE_KEYS[signer].sign(claim.text(chain))) for signer in (3, 0, 2)
+    ]
+    certificates = [tally.add(vote) for vote in votes]
+    rings = [tile_ring(weighted, manifest, tile.index) for tile in tiles]
+    holder = weighted.members[3].node
+
+    def kept(of: CheckedManifest, tile: int) -> tuple[int, ...]:
+        return rings[tile].cells_of(MemberIndex(3))
+
+    audits = draw_audits(weighted.beacon, holder, [manifest], kept, 6)
+    return {
+        "manifest": encode(manifest.manifest).hex(),
+        "blob root": manifest.root.hex(),
+        "tables root": root.hex(),
+        "tables": [encode(table).hex() for table in made],
+        "last shard": encode(tiles[-1].checked(8).shard).hex(),
+        "ring": [ring.order for ring in rings],
+        "cells of each member": [[ring.cells_of(MemberIndex(at)) for at in range(4)] for ring in rings],
+        "cells of a peer": peer_cells(holder, tiles[0].root, LIVE.cells, 12),
+        "audits": [[audit.tile, audit.cell, audit.leaf] for audit in audits],
+        "vote": encode(votes[0]).hex(),
+        "text": claim.text(chain).hex(),
+        "certificate": [encode(each.plain).hex() for each in certificates if each is not None],
+    }
+
+
 FILES: dict[str, Callable[[], Vectors]] = {
     "digest.json": digests,
     "merkle.json": merkle,
@@ -399,6 +442,7 @@ FILES: dict[str, Callable[[], Vectors]] = {
     "state.json": state,
     "light_client.json": light_client,
     "erasure.json": erasure,
+    "availability.json": availability,
 }
 
 

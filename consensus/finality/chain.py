@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from consensus.finality.epochs import epoch_of_child
-from consensus.finality.tally import Verify, check_certificate
+from consensus.finality.tally import check_certificate
+from consensus.signers import Verify
 from protocol.epochs import is_boundary
 from protocol.finality import Certificate, ChainId, FinalizedBlock, Header, VoteKind, body_root
 from protocol.genesis import ChainRule

@@ -95,8 +95,9 @@ from consensus.finality.events import (
 from consensus.finality.past import Boundaries, ClosedEpoch, conflicts
 from consensus.finality.signer import ExecutedBlock, JournalState, SignedVote, VoteSigner
 from consensus.finality.statistics import Statistics
-from consensus.finality.tally import Added, CheckedCertificate, Outcome, Tally, Verify, check_vote, signers_of
+from consensus.finality.tally import Added, CheckedCertificate, Outcome, Tally, check_vote, signers_of
 from consensus.finality.tree import EMPTY_ROOT, Check, Entry, Parent, Path, Tree
+from consensus.signers import Verify
 from protocol.epochs import is_boundary
 from protocol.finality import (
     EMPTY_BODY,

@@ -2,8 +2,6 @@
 
 One vote is kept for each (view, kind, member): the first. One that contradicts a vote that is kept is evidence, and counts
 for nothing. Memory: at most three votes a member and view; the owner closes views.
-
-    bitmap of signers: ceil(n / 8) bytes, member i is bit i % 8 of byte i // 8, bits from n on are zero
 """
 
 from __future__ import annotations
@@ -14,13 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from consensus.finality.events import Evidence, EvidenceKind
+from consensus.signers import Verify, check_signers, signer_bitmap, signers_in
 from protocol.finality import NO_BLOCK, Certificate, ChainId, Vote, VoteKind, vote_text
 from protocol.ids import Digest, MemberIndex, View
 from protocol.keys import verify as verify_signature
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Roster
 
-Verify = Callable[[bytes, bytes, bytes], bool]  # (public key, message, signature)
 CERTIFICATES_REMEMBERED_MAX = 512  # 4.35 kB each with a hundred members: 2 MB. Covers repeats of R8 (a guess)
 
 
@@ -98,18 +96,15 @@ def check_vote(vote: Vote, roster: Roster, chain: ChainId, verify: Verify = veri
 def build_certificate(votes: Iterable[Vote], roster: Roster) -> Certificate:
     """The certificate of verified votes of one (epoch, view, kind, block); at least one vote."""
     ordered = sorted(votes, key=lambda vote: vote.signer)
-    bitmap = bytearray((len(roster.members) + 7) // 8)
-    for vote in ordered:
-        bitmap[vote.signer // 8] |= 1 << vote.signer % 8
+    bitmap = signer_bitmap((vote.signer for vote in ordered), len(roster.members))
     model = ordered[0]
     signatures = tuple(vote.signature for vote in ordered)
-    return Certificate(model.kind, model.epoch, model.view, model.block, bytes(bitmap), signatures)
+    return Certificate(model.kind, model.epoch, model.view, model.block, bitmap, signatures)
 
 
 def signers_of(certificate: Certificate) -> list[MemberIndex]:
     """The members whose bits are set, ascending."""
-    bitmap = int.from_bytes(certificate.signers, "little")
-    return [MemberIndex(index) for index in range(bitmap.bit_length()) if bitmap >> index & 1]
+    return signers_in(certificate.signers)
 
 
 def votes_of(certificate: Certificate) -> list[Vote]:
@@ -133,15 +128,7 @@ def check_certificate(
     """
     if certificate.epoch != roster.epoch:
         raise Rejected(Reason.WRONG_EPOCH, f"epoch {certificate.epoch}")
-    if len(certificate.signers) != (len(roster.members) + 7) // 8:
-        raise Rejected(Reason.MALFORMED, "the bitmap has another length than the roster")
-    signers = signers_of(certificate)
-    if signers and signers[-1] >= len(roster.members):
-        raise Rejected(Reason.MALFORMED, "the bitmap names a member that does not exist")
-    if len(signers) != len(certificate.signatures):
-        raise Rejected(Reason.MALFORMED, "as many signatures as signers")
-    if not roster.is_quorum(sum(roster.weights[signer] for signer in signers)):
-        raise Rejected(Reason.NO_QUORUM, f"{len(signers)} of {len(roster.members)} members")
+    check_signers(certificate.signers, certificate.signatures, roster)
     for vote in votes_of(certificate):
         if not is_verified(vote):
             check_vote(vote, roster, chain, verify)

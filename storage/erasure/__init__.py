@@ -11,6 +11,8 @@ Reading order:
     self_test       what a kernel must compute before anybody uses it
     code            one geometry's code on one kernel
     tile            cells, their commitment, and back: encode, check, rebuild
+    check           whether the holder of a few cells has cells of the one code
+    certified       reading a tile whose holders said so
     blob            blobs of gigabytes, one tile in memory at a time
 
 Shapes: K data cells, M parity cells, N bytes of a cell, R rows of a matrix.

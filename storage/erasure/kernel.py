@@ -12,7 +12,7 @@ import numpy as np
 
 from storage.erasure.field import Bytes
 
-Cells = Sequence[Bytes]  # each [N], contiguous; they may lie anywhere
+Cells = Sequence[Bytes] | Bytes  # each [N], contiguous; they may lie anywhere, or be the rows of one array
 
 
 class Multiply(Protocol):
@@ -45,10 +45,13 @@ def check_arguments(shape: tuple[int, int], cells_K: Cells, out_R: Cells) -> int
     rows, inputs = shape
     if (len(out_R), len(cells_K)) != (rows, inputs):
         raise ValueError(f"{len(cells_K)} cells in and {len(out_R)} out, the matrix takes {inputs} and gives {rows}")
-    size_bytes = cells_K[0].size
-    for cell in (*cells_K, *out_R):
-        if cell.dtype != np.uint8 or cell.ndim != 1 or cell.size != size_bytes or not cell.flags.c_contiguous:
-            raise ValueError(f"a cell of {cell.dtype}{list(cell.shape)} is not {size_bytes} bytes in a row")
+    size_bytes = int(cells_K[0].size)
+    for cells in (cells_K, out_R):
+        # The rows of one array are looked at together: there may be thousands.
+        one_array = isinstance(cells, np.ndarray) and cells.flags.c_contiguous
+        for cell in cells[:1] if one_array else cells:
+            if cell.dtype != np.uint8 or cell.ndim != 1 or cell.size != size_bytes or not cell.flags.c_contiguous:
+                raise ValueError(f"a cell of {cell.dtype}{list(cell.shape)} is not {size_bytes} bytes in a row")
     if not all(out.flags.writeable for out in out_R):
         raise ValueError("a cell to be written is read-only")
     return size_bytes

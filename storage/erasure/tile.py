@@ -121,6 +121,25 @@ def rebuild_tile(code: ErasureCode, manifest: CheckedManifest, tile: int, shards
     Takes as much memory as all cells of the tile, beside the shards. Raises ``Rejected``: TOO_FEW_CELLS, and BAD_ENCODING
     where the author committed to cells that are not the code of anything, or to padding that is not zero.
     """
+    data_KN, data_bytes, root = (
+        rebuild_data(code, manifest, tile, shards),
+        manifest.data_bytes(tile),
+        manifest.tile_root(tile),
+    )
+    if data_KN.reshape(-1)[data_bytes:].any():
+        raise Rejected(Reason.BAD_ENCODING, f"tile {tile} is padded with something")
+    coded = _commit(code, tile, data_bytes, data_KN)
+    if coded.root != root:
+        raise Rejected(Reason.BAD_ENCODING, f"tile {tile} has cells that its data does not give")
+    return coded
+
+
+def rebuild_data(code: ErasureCode, manifest: CheckedManifest, tile: int, shards: Iterable[CheckedShard]) -> Bytes:
+    """The data cells, [K, N], that some K of these shards give, padding included; other shards may give others.
+
+    For whoever compares them with something: :func:`rebuild_tile` with the root, ``certified.read_certified`` the shards with
+    a table. Raises ``Rejected(TOO_FEW_CELLS)``.
+    """
     check_invariant(code.geometry == manifest.geometry, "a tile is rebuilt with the code of its manifest")
     geometry, cell_bytes, root = code.geometry, manifest.cell_bytes(tile), manifest.tile_root(tile)
     present: dict[int, Bytes] = {}
@@ -137,13 +156,7 @@ def rebuild_tile(code: ErasureCode, manifest: CheckedManifest, tile: int, shards
         else:
             lost.append(cell)
     code.rebuild(present, lost, [data_KN[cell] for cell in lost])
-    data_bytes = manifest.data_bytes(tile)
-    if data_KN.reshape(-1)[data_bytes:].any():
-        raise Rejected(Reason.BAD_ENCODING, f"tile {tile} is padded with something")
-    coded = _commit(code, tile, data_bytes, data_KN)
-    if coded.root != root:
-        raise Rejected(Reason.BAD_ENCODING, f"tile {tile} has cells that its data does not give")
-    return coded
+    return data_KN
 
 
 def _commit(code: ErasureCode, index: int, data_bytes: int, data_KN: Bytes) -> CodedTile:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage.erasure.field import Bytes
 from storage.erasure.kernel import Cells, Kernel, Multiply, check_arguments
@@ -49,13 +50,15 @@ class IsalKernel:
         def multiply(cells_K: Cells, out_R: Cells) -> None:
             size_bytes = check_arguments((rows, inputs), cells_K, out_R)
             from_K, to_R = _addresses(cells_K), _addresses(out_R)
-            encode(size_bytes, inputs, rows, tables.ctypes.data, from_K, to_R)
+            encode(size_bytes, inputs, rows, tables.ctypes.data, from_K.ctypes.data, to_R.ctypes.data)
 
         return multiply
 
 
-def _addresses(cells: Cells) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
+def _addresses(cells: Cells) -> NDArray[np.uintp]:
+    if isinstance(cells, np.ndarray):
+        return (cells.ctypes.data + cells.strides[0] * np.arange(len(cells))).astype(np.uintp)
+    return np.array([cell.ctypes.data for cell in cells], np.uintp)
 
 
 def find_isal(package: str = PACKAGE) -> Path | None:

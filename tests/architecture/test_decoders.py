@@ -63,6 +63,7 @@ RAW = {
     "simnet/cores/shared.py": "weights out of a checked tile of this world's own store",
     "simnet/facts.py": "answers of nodes that simnet itself started",
     "simnet/processes.py": "what a child of ours printed",
+    "storage/erasure/check.py": "shard, table of a coded tile; and numbers from a hash",
     "storage/erasure/self_test.py": "numbers from a hash",
     "storage/erasure/tile.py": "shard",
     "storage/journal.py": "journal",

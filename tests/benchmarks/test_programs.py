@@ -15,6 +15,7 @@ PROGRAMS = [
     "codec",
     "chain",
     "storage",
+    "encoding_check",
     "erasure",
     pytest.param("parity", marks=pytest.mark.slow),
     pytest.param("poison", marks=pytest.mark.slow),

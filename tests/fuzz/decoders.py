@@ -23,11 +23,13 @@ from compute import jobs
 from compute.delta import codec
 from compute.delta.pipeline import PIPELINES
 from consensus import transition
+from consensus.availability import check_availability_certificate, check_availability_vote
 from consensus.finality.chain import check_chain
 from consensus.finality.events import StoredBlock
 from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
 from consensus.finality.tally import check_certificate, check_vote
 from consensus.light_client import check_light_client_proof
+from consensus.signers import check_signers
 from consensus.state import ACCOUNTS, TileEntry
 from node import chain_proof, config
 from node.account_address import account_text, parse_account
@@ -64,7 +66,9 @@ from p2p.records import (
 from p2p.requests import ADVERTS, BLOB, DELTA, HELLO, PING, SYNC
 from p2p.topics import find_topic_rule, topic_text
 from p2p.transport import GossipReceived
+from protocol.availability import AvailabilityCertificate, AvailabilityClaim, AvailabilityVote
 from protocol.codec import decode, encode
+from protocol.coded_tables import CheckedTable, TileTable, check_table, make_tables
 from protocol.digest import blob_digest
 from protocol.envelope import Envelope, Sealed, open_envelope, seal
 from protocol.erasure import BlobManifest, CheckedManifest, Geometry, LeafProof, Shard, check_manifest, make_manifest
@@ -80,7 +84,19 @@ from protocol.finality import (
     VoteKind,
 )
 from protocol.genesis import Genesis, check_genesis, genesis_roster
-from protocol.ids import Height, PeerId, ShardId, TileId, View, parse_hex32, parse_peer, peer_text
+from protocol.ids import (
+    Digest,
+    Epoch,
+    Height,
+    MemberIndex,
+    PeerId,
+    ShardId,
+    TileId,
+    View,
+    parse_hex32,
+    parse_peer,
+    peer_text,
+)
 from protocol.learning import (
     Advert,
     BlobAnswer,
@@ -103,6 +119,9 @@ from protocol.limits import (
     KIB,
     MANIFEST_BYTES_MAX,
     SHARD_BYTES_MAX,
+    STATE_ENTRY_BYTES_MAX,
+    TABLE_BYTES_MAX,
+    TABLE_COLUMNS,
     TRANSACTION_BYTES_MAX,
 )
 from protocol.messages import KIND_OF, PAYLOADS, Kind, decode_payload
@@ -127,6 +146,7 @@ from simnet.scenario_file import parse_scenario
 from simnet.seeds import parse_seeds
 from storage import journal
 from storage.erasure.blob import encode_blob
+from storage.erasure.check import TileCheck
 from storage.erasure.code import ErasureCode
 from storage.erasure.numpy_kernel import NumpyKernel
 from storage.erasure.tile import CodedTile, check_leaf, check_shard, prove_leaf
@@ -142,6 +162,7 @@ from tests.fuzz.mutations import Form
 from tests.protocol.samples import (
     ACCOUNT_KEYS,
     NODE_KEYS,
+    VOTE_KEYS,
     aggregate,
     aggregated_head,
     delta,
@@ -454,6 +475,64 @@ def leaf_samples() -> list[bytes]:
     return [encode(prove_leaf(tile.checked(cell), 0)) for tile in coded_tiles() for cell in (0, 6)]
 
 
+@functools.cache
+def coded_tables() -> tuple[Digest, list[TileTable]]:
+    tables = [check.table(tile) for check, tile in zip(coded_checks(), coded_tiles(), strict=True)]
+    return make_tables(coded_blob(), tables)
+
+
+@functools.cache
+def coded_checks() -> tuple[TileCheck, ...]:
+    return tuple(TileCheck.of(NumpyKernel(), coded_blob(), tile.index) for tile in coded_tiles())
+
+
+def compare_with_table(data: bytes) -> object:
+    """Under its root; and as if somebody had committed to it, by the cells of its tile."""
+    table = decode(TileTable, data, limit_bytes=TABLE_BYTES_MAX)
+    try:
+        checked = check_table(coded_blob(), coded_tables()[0], table)
+    except Rejected:
+        if len(table.sums) != TABLE_COLUMNS * CODED_GEOMETRY.data_cells or table.tile >= len(coded_tiles()):
+            raise
+        checked = CheckedTable(table.tile, coded_tiles()[table.tile].root, table.sums, coded_tables()[0])
+    return coded_checks()[table.tile].check(checked, coded_tiles()[table.tile].shards())
+
+
+def table_samples() -> list[bytes]:
+    return [encode(table) for table in coded_tables()[1]]
+
+
+def availability_claim() -> AvailabilityClaim:
+    return AvailabilityClaim(coded_blob().root, coded_tables()[0], Geometry(3, 6, 2 * KIB), Epoch(0), Epoch(84))
+
+
+def availability_votes() -> list[AvailabilityVote]:
+    claim = availability_claim()
+    return [
+        AvailabilityVote(claim, MemberIndex(signer), VOTE_KEYS[signer].sign(claim.text(NETWORK_CHAIN)))
+        for signer in range(4)
+    ]
+
+
+def availability_certificates() -> list[bytes]:
+    signatures = [vote.signature for vote in availability_votes()]
+    claim = availability_claim()
+    return [
+        encode(AvailabilityCertificate(claim, b"\x0f", tuple(signatures))),
+        encode(AvailabilityCertificate(claim, b"\x07", tuple(signatures[:3]))),
+    ]
+
+
+def check_vote_of_availability(data: bytes) -> object:
+    vote = decode(AvailabilityVote, data, limit_bytes=KIB)
+    return check_availability_vote(vote, genesis_roster(genesis()), NETWORK_CHAIN)
+
+
+def check_certificate_of_availability(data: bytes) -> object:
+    certificate = decode(AvailabilityCertificate, data, limit_bytes=8 * KIB)
+    return check_availability_certificate(certificate, genesis_roster(genesis()), NETWORK_CHAIN)
+
+
 def journal_samples() -> list[bytes]:
     records = vote_record_samples()
     return [MAGIC, MAGIC + frame(0, records[:1]) + frame(1, records) + frame(2, [])]
@@ -757,6 +836,28 @@ DECODERS: tuple[Decoder, ...] = (
         functools.cache(shard_samples),
         lambda data: check_shard(coded_blob(), decode(Shard, data, limit_bytes=SHARD_BYTES_MAX)),
         (Shard, check_shard),
+    ),
+    Decoder(
+        "table of a coded tile",
+        Form.MSGPACK,
+        functools.cache(table_samples),
+        compare_with_table,
+        (TileTable, check_table),
+        allowed=512 * KIB,  # what numpy multiplies the tile's cells in
+    ),
+    Decoder(
+        "vote of availability",
+        Form.MSGPACK,
+        functools.cache(lambda: [encode(vote) for vote in availability_votes()]),
+        check_vote_of_availability,
+        (AvailabilityVote, check_availability_vote),
+    ),
+    Decoder(
+        "certificate of availability",
+        Form.MSGPACK,
+        functools.cache(availability_certificates),
+        check_certificate_of_availability,
+        (AvailabilityCertificate, check_availability_certificate, check_signers),
     ),
     Decoder(
         "leaf of a cell",

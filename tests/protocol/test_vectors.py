@@ -10,15 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from consensus.availability import check_availability_certificate
+from protocol.availability import AvailabilityCertificate, check_claim
 from protocol.codec import decode, encode
+from protocol.coded_tables import TileTable, check_table
 from protocol.digest import Domain, digest
 from protocol.envelope import SequenceWindows, open_envelope
 from protocol.erasure import LeafProof, Shard, check_manifest
+from protocol.finality import ChainId
 from protocol.genesis import Genesis, check_genesis
 from protocol.ids import Digest, NetworkId, parse_peer
 from protocol.keys import verify
-from protocol.limits import SHARD_BYTES_MAX
+from protocol.limits import KIB, SHARD_BYTES_MAX, TABLE_BYTES_MAX
+from storage.erasure.check import TileCheck
 from storage.erasure.tile import check_leaf, check_shard
+from storage.io.isal import open_kernel
+from tests.protocol.samples import genesis as sample_genesis
+from tests.protocol.samples import roster
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "tests" / "vectors" / "protocol"
@@ -94,3 +102,21 @@ def test_the_stored_cells_are_proved_and_rebuild_their_blob() -> None:
     inverses = {1: 0x01, 2: 0x8E, 3: 0xF4, 4: 0x47, 5: 0xA7, 6: 0x7A, 7: 0xBA}
     expected = bytes(inverses[parity ^ data] for parity in range(3, 7) for data in range(3))
     assert bytes.fromhex(vectors["matrix 3+4"]) == expected
+
+
+def test_a_stored_certificate_and_cell_say_the_same() -> None:
+    """Of the past: the cell agrees with its table, the table leads to the root, two thirds signed for both roots."""
+    vectors = stored("availability.json")
+    manifest = check_manifest(bytes.fromhex(vectors["manifest"]), Digest(bytes.fromhex(vectors["blob root"])))
+    (certificate,) = vectors["certificate"]
+    plain = decode(AvailabilityCertificate, bytes.fromhex(certificate), limit_bytes=8 * KIB)
+    chain = ChainId.of(sample_genesis().network_id())
+    claim = check_availability_certificate(plain, roster(1, 0, 5, 3), chain).claim
+    assert check_claim(claim, manifest).text(chain).hex() == vectors["text"]
+    tables = [
+        check_table(manifest, claim.tables, decode(TileTable, bytes.fromhex(each), limit_bytes=TABLE_BYTES_MAX))
+        for each in vectors["tables"]
+    ]
+    shard = check_shard(manifest, decode(Shard, bytes.fromhex(vectors["last shard"]), limit_bytes=SHARD_BYTES_MAX))
+    check = TileCheck.of(open_kernel(), manifest, shard.shard.tile)
+    assert [each.checked for each in check.check(tables[shard.shard.tile], [shard])] == [shard]

@@ -202,14 +202,16 @@ class BrokenKernel:
                 out_R[0][-(out_R[0].size % 32) :] = 0
             elif self._spoil == "rows above 128" and len(out_R) > 128:
                 out_R[150][:] = 0
+            elif self._spoil == "inputs above 256" and len(cells_K) > 256:
+                out_R[0][:] ^= cells_K[256]
 
         return multiply
 
 
-@pytest.mark.parametrize("spoil", ["matrix", "transposed", "last byte", "tail", "rows above 128"])
+@pytest.mark.parametrize("spoil", ["matrix", "transposed", "last byte", "tail", "rows above 128", "inputs above 256"])
 def test_the_self_test_refuses_a_kernel_that_is_wrong_anywhere(spoil: str) -> None:
-    """Another matrix, one bit, the rest behind the last vector, a row that only the large code has: the node stops."""
-    with pytest.raises(InvariantBroken, match="broken at"):
+    """Another matrix, one bit, the rest behind the last vector, a row or an input of the large ones: the node stops."""
+    with pytest.raises(InvariantBroken, match="broken"):
         check_kernel(BrokenKernel(spoil))
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -20,18 +19,16 @@ from protocol.erasure import (
     Geometry,
     LeafProof,
     Shard,
-    check_manifest,
     make_manifest,
 )
 from protocol.limits import CELL_LEAF_BYTES, KIB, MIB, SHARD_BYTES_MAX
-from protocol.merkle import leaf_digest, merkle_proofs, merkle_root, node_digest
-from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
+from protocol.merkle import leaf_digest, node_digest
+from protocol.rejection import Blame, InvariantBroken, Reason
 from storage.erasure.blob import cut_tiles, decode_blob, encode_blob
 from storage.erasure.code import ErasureCode
 from storage.erasure.numpy_kernel import NumpyKernel
 from storage.erasure.tile import (
     CheckedShard,
-    CodedTile,
     cell_root,
     check_leaf,
     check_shard,
@@ -39,29 +36,7 @@ from storage.erasure.tile import (
     prove_leaf,
     rebuild_tile,
 )
-from storage.io.isal import open_kernel
-
-SMALL = Geometry(4, 5, 2 * KIB)  # tiles of 8 KiB
-
-
-@functools.cache
-def code(geometry: Geometry = SMALL) -> ErasureCode:
-    return ErasureCode(open_kernel(), geometry)
-
-
-def blob(size_bytes: int, geometry: Geometry = SMALL, seed: int = 0) -> tuple[bytes, CheckedManifest, list[CodedTile]]:
-    """Bytes, their manifest as a stranger reads it, and their tiles."""
-    data = Random(seed).randbytes(size_bytes)
-    tiles = list(encode_blob(code(geometry), [data]))
-    manifest = make_manifest(geometry, size_bytes, tuple(tile.root for tile in tiles))
-    return data, check_manifest(encode(manifest.manifest), manifest.root), tiles
-
-
-def refused(reason: Reason, act: Callable[[], object]) -> None:
-    with pytest.raises(Rejected) as caught:
-        act()
-    assert caught.value.reason is reason
-
+from tests.storage.erasure.samples import SMALL, blob, code, committed, refused
 
 # -- commitment --------------------------------------------------------------------------------------------------------
 
@@ -207,15 +182,6 @@ def test_one_cell_too_few_is_nobodys_fault() -> None:
     refused(Reason.TOO_FEW_CELLS, lambda: rebuild_tile(code(), manifest, 0, shards * 2))
     refused(Reason.TOO_FEW_CELLS, lambda: rebuild_tile(code(), manifest, 0, []))
     assert Reason.TOO_FEW_CELLS.blame is Blame.NOBODY
-
-
-def committed(cells: list[bytes], data_bytes: int) -> tuple[CheckedManifest, list[CheckedShard]]:
-    """An author who commits to any cells that it likes."""
-    roots = [cell_root(cell) for cell in cells]
-    manifest = make_manifest(SMALL, data_bytes, (merkle_root(roots),))
-    proofs = merkle_proofs(roots)
-    shards = [Shard(0, at, cell, proofs[at]) for at, cell in enumerate(cells)]
-    return manifest, [check_shard(manifest, shard) for shard in shards]
 
 
 @given(st.integers(0, 8), st.integers(0, 2 * KIB - 1), st.integers(1, 255), st.integers(0, 2**32))
