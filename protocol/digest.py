@@ -18,6 +18,7 @@ class Domain:
     """Every domain word of the network."""
 
     BLOB: Final = "nock/blob/1"  # content-addressed bytes
+    STREAMED_TILE: Final = "nock/streamed-tile/1"  # what a streamed tile holds, however it was compressed
     CODED_BLOB: Final = "nock/coded-blob/1"  # geometry, size and tile roots of a blob that is kept as cells
     GENESIS: Final = "nock/genesis/1"  # the network id
     ENVELOPE: Final = "nock/envelope/1"  # what an envelope's signature covers
