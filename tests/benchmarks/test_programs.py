@@ -16,6 +16,7 @@ PROGRAMS = [
     "chain",
     "storage",
     "erasure",
+    pytest.param("load", marks=pytest.mark.slow),
     pytest.param("parity", marks=pytest.mark.slow),
     pytest.param("poison", marks=pytest.mark.slow),
     pytest.param("tile_round", marks=pytest.mark.slow),
