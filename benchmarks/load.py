@@ -78,15 +78,14 @@ def main(folder: Path | None, as_json: bool, quick: bool) -> None:
         loaders = {way: stack.enter_context(Loader(inside, way)) for way in ways}
         memory = memory_rows(loaders)
         rows: list[Row] = []
-        cached: list[float | None] = []
-        for use in USES:
-            for temperature in TEMPERATURES:
+        cached: list[float] = []
+        for temperature in TEMPERATURES:
+            for use in USES:
                 times, shares = rounds_of(loaders, temperature, use, rounds)
                 rows += time_rows(temperature, use, times, mib)
                 cached += shares
                 say(f"{temperature}, {USES[use]}: done")
         facts = json.loads((inside / "facts.json").read_text())
-    known = [share for share in cached if share is not None]
     report(
         "load",
         [*rows, *memory],
@@ -97,7 +96,7 @@ def main(folder: Path | None, as_json: bool, quick: bool) -> None:
             "file_bytes": facts["bytes"],
             "safetensors": "safetensors" in ways,
             "cold_by": "posix_fadvise(POSIX_FADV_DONTNEED) before each load",
-            "cold_share_still_cached": max(known) if len(known) == len(cached) else None,
+            "cold_share_still_cached": max(cached),
         },
     )
 
@@ -153,17 +152,17 @@ def memory_rows(loaders: Mapping[str, Loader]) -> list[Row]:
     ]
 
 
-def rounds_of(
-    loaders: Mapping[str, Loader], temperature: str, use: str, rounds: int
-) -> tuple[Times, list[float | None]]:
+def rounds_of(loaders: Mapping[str, Loader], temperature: str, use: str, rounds: int) -> tuple[Times, list[float]]:
     """Milliseconds of each way in each round, and how much was cached when it should not have been.
 
     Raises ``click.ClickException`` where two ways compute different numbers.
     """
     times: dict[str, list[float]] = {way: [] for way in loaders}
-    shares: list[float | None] = []
+    shares: list[float] = []
+    order = list(loaders)
     for number in range(rounds + 1):
-        answers = {way: loader.load(temperature, use) for way, loader in loaders.items()}
+        order = [*order[1:], order[0]]  # or the same one would always come after the one that empties the caches
+        answers = {way: loaders[way].load(temperature, use) for way in order}
         check_numbers({way: answer["number"] for way, answer in answers.items()})
         if number:  # the first fills the caches
             for way, answer in answers.items():

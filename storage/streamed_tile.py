@@ -61,6 +61,8 @@ ZSTD_LEVEL: Final = (
 )
 _WINDOW_BYTES_MIN: Final = KIB  # the smallest that zstd knows
 _FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_BLOCK_HEADER_BYTES: Final = 3
+_REPEATED_BYTE: Final = 1  # the kind of block that is one byte, so many times
 _HEADER: Final = struct.Struct("<8s8I24x32s")
 _CONTENT: Final = struct.Struct("<4I")
 
@@ -100,8 +102,8 @@ class TileRows:
 
     @property
     def decoding_bytes(self) -> int:
-        """Memory while it is decoded, without the stored bytes: codes, scales, and as much for looking at the scales."""
-        return self.decoded_bytes + SCALE_BYTES * self.rows
+        """Memory while it is decoded, without the stored bytes: codes, scales, and four bytes a row to look at them."""
+        return self.decoded_bytes + 4 * self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,8 @@ def _header(shape: TileRows, frame_bytes: int, name: Digest) -> bytes:
 def _decompress(frame: memoryview, raw_bytes: int, what: str, reason: Reason) -> bytes:
     """Exactly ``raw_bytes`` out of exactly one frame.
 
-    What the frame declares is looked at first: zstd allocates what it declares.
+    What the frame declares is looked at first, because zstd allocates what it declares; and whether it is whole, because only
+    then zstd decodes straight into the result, without a window of its own.
     """
     window_bytes_max = max(raw_bytes, _WINDOW_BYTES_MIN)
     try:
@@ -183,12 +186,26 @@ def _decompress(frame: memoryview, raw_bytes: int, what: str, reason: Reason) ->
             or declared.has_checksum
         ):
             raise Rejected(reason, f"{what}: its frame does not declare {raw_bytes} bytes and nothing else")
+        if not _is_whole(frame):
+            raise Rejected(reason, f"{what}: its frame is cut short, or not alone")
         raw = zstandard.ZstdDecompressor(max_window_size=window_bytes_max).decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Rejected(reason, f"{what}: its frame is damaged ({error})") from error
     if len(raw) != raw_bytes:
         raise Rejected(reason, f"{what}: its frame holds {len(raw)} bytes, not {raw_bytes}")
     return raw
+
+
+def _is_whole(frame: memoryview) -> bool:
+    """Whether the frame's blocks end where its bytes end (RFC 8878, 3.1.1.2: size, kind, and whether it is the last)."""
+    at, is_last = zstandard.frame_header_size(frame), False
+    while not is_last:
+        block = int.from_bytes(frame[at : at + _BLOCK_HEADER_BYTES], "little")
+        is_last, kind, size_bytes = bool(block & 1), block >> 1 & 3, block >> 3
+        at += _BLOCK_HEADER_BYTES + (1 if kind == _REPEATED_BYTE else size_bytes)
+        if at > frame.nbytes:
+            return False
+    return at == frame.nbytes
 
 
 def _find_wrong(codes_RC: Codes, scales_R: Scales) -> str | None:

@@ -78,6 +78,16 @@ def test_a_larger_limit_reads_further_ahead(stored):
     assert ahead[0] == 0 < ahead[1] < ahead[2] == TILES - 1
 
 
+def test_tiles_are_decoded_while_one_is_in_use(stored):
+    """Nobody asks for them until they are there."""
+    path, tiles, root = stored
+    with StreamFile(path, root) as stream, stream.read(1_000_000) as reader:
+        block = next(reader)
+        decoded = [future.result() for _, future in reader._ahead]
+        assert len(decoded) == TILES - 1
+        assert (block.codes_RC == tiles[0][0]).all()
+
+
 def test_a_limit_that_fits_no_tile_is_the_users_mistake(stored):
     """The sentence says what one tile takes."""
     path, _, root = stored
