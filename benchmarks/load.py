@@ -1,5 +1,4 @@
-"""An expert from its file to a tensor that is used: beside pickle, torch.load and safetensors; and in eight bits,
-streamed.
+"""An expert from its file to a used tensor, beside pickle, torch.load and safetensors; and in eight bits, streamed.
 
 An expert of 128 MiB of float32, two matrices. Each way of loading is a process of its own
 (benchmarks/programs/load_expert.py); they take turns, so that what else this machine does befalls all alike, and a
