@@ -18,6 +18,7 @@ class Domain:
     """Every domain word of the network."""
 
     BLOB: Final = "nock/blob/1"  # content-addressed bytes
+    STREAMED_TILE: Final = "nock/streamed-tile/1"  # what a streamed tile holds, however it was compressed
     CODED_BLOB: Final = "nock/coded-blob/1"  # geometry, size and tile roots of a blob that is kept as cells
     CODED_TABLES: Final = (
         "nock/coded-tables/1"  # by which the holders of a coded blob's cells know that they are of one code

@@ -39,6 +39,8 @@ TILE_BYTES_MAX = 4 * MIB  # DESIGN 6: float32 bytes of one tile's weights
 TILES_MAX = 65_536  # a model of 256 GiB of float32 weights
 TILE_ID_CHARACTERS_MAX = 64
 PAGE_BYTES = 64 * KIB  # learning.md 1: Merkle leaves of a tile
+STREAMED_TILE_VALUES_MAX = TILE_BYTES_MAX // 4  # one tile streams as one, where its group is one matrix
+STREAMED_MATRICES_MAX = 16  # of one stream: an expert has two (a guess that leaves room)
 
 # -- coded blobs ------------------------------------------------------------------------------------------------------
 CELLS_PER_TILE_MAX = 256  # chain.md 3.1: as many points as GF(2^8) has

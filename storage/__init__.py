@@ -8,6 +8,7 @@ Reading order:
 
     tensor_block   one tensor in a file that is used where it lies
     tile_format    a tile's state as such a file
+    streamed_tile  rows in eight bits, compressed; tile_stream: a file of them, to be read while one computes
     files          immutable files, and a false disk that loses power
     kv, keys       the index: ordered rows, and which key holds what
     blobs          bytes by their digest
@@ -17,7 +18,7 @@ Reading order:
     erasure/       bytes as cells, any so many of which give them back; and whether cells are of one code
     sampling/      whether a tile is there, found out with a few of its cells
     io/            the real disk: files, rocks, journal_file, blob_store, tile_store; room makes some when it is full;
-                   isal is the erasure code's native kernel
+                   tile_reader reads a stream ahead; isal is the erasure code's native kernel
 
 Nothing outside ``io/`` opens anything. The stores of ``io/`` take a ``Files`` and a ``KeyValue``, so that ``simnet``
 runs them on ``MemoryFiles`` and ``MemoryKeyValue``. They are imported by their own names, because they bring RocksDB

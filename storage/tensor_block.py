@@ -221,7 +221,8 @@ def check_block(memory: memoryview, what: str = "tensor block", reason: Reason =
         raise Rejected(reason, f"{what}: reserved bytes are not zero")
     if header != shape.header():
         raise Rejected(reason, f"{what}: offsets {offsets} do not follow from its shape")
-    if any(memory[HEADER_BYTES + shape.scale_bytes : shape.data_offset]):
+    padding = bytes(memory[HEADER_BYTES + shape.scale_bytes : shape.data_offset])
+    if padding.strip(b"\x00"):  # any() would make a number of each byte: half the time of this function
         raise Rejected(reason, f"{what}: padding is not zero")
     return CheckedBlock(shape, memory)
 

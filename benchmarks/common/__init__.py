@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-LIBRARIES: Final = ("nocknode", "torch", "numpy", "libp2p", "trio", "zstandard", "rocksdict")
+LIBRARIES: Final = ("nocknode", "torch", "numpy", "libp2p", "trio", "zstandard", "rocksdict", "safetensors")
 SIGNIFICANT_DIGITS: Final = 4
 
 Command = TypeVar("Command", bound=Callable[..., Any])

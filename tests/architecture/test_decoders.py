@@ -68,7 +68,9 @@ RAW = {
     "storage/erasure/tile.py": "shard",
     "storage/journal.py": "journal",
     "storage/keys.py": "keys of our own database",
+    "storage/streamed_tile.py": "streamed tile",
     "storage/tensor_block.py": "tensor block",
+    "storage/tile_stream.py": "tile stream",
 }
 
 READ = [each for row in DECODERS for each in row.reads]

@@ -17,6 +17,7 @@ PROGRAMS = [
     "storage",
     "encoding_check",
     "erasure",
+    pytest.param("load", marks=pytest.mark.slow),
     pytest.param("parity", marks=pytest.mark.slow),
     pytest.param("poison", marks=pytest.mark.slow),
     pytest.param("tile_round", marks=pytest.mark.slow),

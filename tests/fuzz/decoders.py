@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from msgspec.structs import replace
 from starlette.requests import Request
@@ -120,6 +121,7 @@ from protocol.limits import (
     MANIFEST_BYTES_MAX,
     SHARD_BYTES_MAX,
     STATE_ENTRY_BYTES_MAX,
+    STREAMED_TILE_VALUES_MAX,
     TABLE_BYTES_MAX,
     TABLE_COLUMNS,
     TRANSACTION_BYTES_MAX,
@@ -151,8 +153,10 @@ from storage.erasure.code import ErasureCode
 from storage.erasure.numpy_kernel import NumpyKernel
 from storage.erasure.tile import CodedTile, check_leaf, check_shard, prove_leaf
 from storage.journal import MAGIC, frame, read_journal
+from storage.streamed_tile import DecodedRows, TileRows, decode_tile, encode_tile
 from storage.tensor_block import BlockShape, Dtype, PageVerifier, Quantisation, build_block, check_block
 from storage.tile_format import check_tile, tile_block, tile_folder
+from storage.tile_stream import FRONT_BYTES_MAX, check_front, check_table, stream_root
 from tests.compute.golden_deltas import drawn_delta, drawn_matrices
 from tests.consensus import ledger_samples
 from tests.consensus.ledger_samples import ACCOUNT_IDS, FIRST_VERSION, GENESIS
@@ -172,6 +176,7 @@ from tests.protocol.samples import (
     payloads,
     vote,
 )
+from tests.storage.streams import drawn_rows, drawn_stream
 from tests.strategies import values
 
 NOW_MS = 1_800_000_000_000
@@ -436,6 +441,38 @@ def check_block_file(data: bytes) -> object:
     block = check_block(memoryview(data))
     PageVerifier(block, block.root, "fuzzed").check_all()
     return block.leaves()
+
+
+STREAMED_ROWS = TileRows(6, 150)
+STREAMED_MATRICES = ((10, 40, 4), (3, 70, 3))
+
+
+@functools.cache
+def streamed_tiles() -> list[bytes]:
+    """Of noise, and of zeros, which compress to next to nothing."""
+    codes_RC, scales_R = drawn_rows(STREAMED_ROWS, np.random.default_rng(0))
+    return [encode_tile(codes_RC, scales_R)[0], encode_tile(0 * codes_RC, 0 * scales_R)[0]]
+
+
+def decode_streamed_tile(data: bytes) -> DecodedRows:
+    """Against the digest that its header claims: so that everything below the header is looked at."""
+    return decode_tile(data, STREAMED_ROWS, Digest(data[64:96].ljust(32, b"\x00")))
+
+
+def stream_samples() -> list[bytes]:
+    return [drawn_stream(STREAMED_MATRICES)[2], drawn_stream(((1, 1, 1),))[2]]
+
+
+def read_stream(data: bytes) -> list[DecodedRows]:
+    """Against the root to which its own table leads."""
+    shape = check_front(data[:FRONT_BYTES_MAX])
+    table = data[max(0, len(data) - shape.table_bytes) :]
+    names = [Digest(table[at + 4 : at + 36]) for at in range(0, len(table), 36)]
+    checked = check_table(shape, table, len(data), stream_root(shape, names))
+    return [
+        decode_tile(data[tile.offset : tile.offset + tile.stored_bytes], tile.place.shape, tile.name)
+        for tile in checked.tiles
+    ]
 
 
 CODED_GEOMETRY = Geometry(3, 4, 2 * KIB)
@@ -823,6 +860,15 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     Decoder("tile file", Form.BINARY, tile_samples, check_tile_file, (check_tile,)),
     Decoder("tensor block", Form.BINARY, block_samples, check_block_file, (check_block,)),
+    Decoder("streamed tile", Form.BINARY, streamed_tiles, decode_streamed_tile, (decode_tile,)),
+    Decoder(
+        "tile stream",
+        Form.BINARY,
+        functools.cache(stream_samples),
+        read_stream,
+        (check_front, check_table),
+        allowed=2 * STREAMED_TILE_VALUES_MAX,  # a tile of zeros is small, and its shape is a matter of the front
+    ),
     Decoder(
         "manifest of a coded blob",
         Form.MSGPACK,
