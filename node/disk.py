@@ -6,6 +6,7 @@ The real one is a folder; ``simnet`` hands a node a false one, which fills up an
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from stat import S_ISREG
@@ -49,6 +50,10 @@ class Disk(Journals, Protocol):
         """What rows, journals, the learner's state and logs take."""
         ...
 
+    def free_bytes(self) -> int:
+        """What may still be written before the disk is full, whoever fills it."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -90,6 +95,9 @@ class DirectoryDisk(DirectoryJournals):
         places = self._places
         folders = (places.database, places.journal, places.learner, places.log.parent)
         return sum(_size_bytes(file) for folder in folders for file in folder.rglob("*"))
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self._places.root).free
 
     def close(self) -> None:
         self.index.close()
