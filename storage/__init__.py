@@ -14,6 +14,7 @@ Reading order:
     ledger         finalized blocks
     journal        what must be on disk before anybody hears of it
     budget         what goes first when the disk is full
+    compaction     when the updates on which a tile's version rests are folded into a file
     erasure/       bytes as cells, any so many of which give them back
     io/            the real disk: files, rocks, journal_file, blob_store, tile_store; room makes some when it is full;
                    isal is the erasure code's native kernel

@@ -84,10 +84,35 @@ def test_blobs_of_pruned_blocks_can_still_go():
     trio.run(keeping.prepare, 99)
     assert keeping.refusal is None
     left = updates()
+    removed = keeping.statistics().removed_bytes
+    assert ground.tiles.bytes_used + ground.blobs.bytes_used == crowded - removed
     assert left == [*range(33 - len(left), 33)]
     assert UPDATES_KEPT_MIN <= len(left) < 32
     rows = {use.age for use in keeping._uses() if use.kind is Kind.UPDATE}
     assert rows == {*left, *range(25, 33)}
+
+
+def test_a_disk_that_is_full_is_refused_with_the_remedy():
+    """Whoever filled it; the sentence is said once, and gone when there is room again. The metrics tell the same."""
+    ground = make_ground()
+    grow(ground, 2)
+    keeping = Housekeeping(ground, here)
+    trio.run(keeping.prepare, 1)
+    assert keeping.refusal is None
+    roomy = keeping.statistics()
+    ground.disk.is_full = True
+    with structlog.testing.capture_logs() as said:
+        trio.run(keeping.prepare, 2)
+        trio.run(keeping.prepare, 3)
+    assert [entry["event"] for entry in said] == ["storage is full"]
+    assert "the disk has 0 left: make room on it" in keeping.refusal
+    full = keeping.statistics()
+    assert (roomy.refused, full.refused) == (0, 1)
+    assert roomy.room_bytes == SETTINGS.storage.storage_bytes_max - roomy.used_bytes > full.room_bytes == 0
+    assert full.allowed_bytes == SETTINGS.storage.storage_bytes_max
+    ground.disk.is_full = False
+    trio.run(keeping.prepare, 4)
+    assert keeping.refusal is None
 
 
 class AskedKeyValue(MemoryKeyValue):
