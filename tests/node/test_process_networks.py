@@ -158,7 +158,7 @@ def test_damaged_tile_files_are_fetched_again(tmp_path: Path) -> None:
         problems = damaged.problems()
         for base in (cut, flipped):
             tile = f"{base.parent.parent.name}/{base.parent.name}"
-            assert any(f"tile {tile} version {version_of(base)}" in problem for problem in problems)
+            assert any(f"tile {tile}" in problem for problem in problems)
         cut_too.write_bytes(cut_too.read_bytes()[:-100])
         flip(flipped_too)
 
