@@ -77,6 +77,10 @@ class Disk(Journals, Protocol):
         """Of those that are not there, too."""
         ...
 
+    def free_bytes(self) -> int:
+        """What may still be written before the disk is full, whoever fills it."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -144,6 +148,9 @@ class DirectoryDisk(DirectoryJournals):
 
     def remove_checkpoint(self, name: str) -> None:
         shutil.rmtree(self._places.checkpoints / name, ignore_errors=True)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self._places.root).free
 
     def close(self) -> None:
         self.index.close()

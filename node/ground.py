@@ -21,7 +21,7 @@ Own rows in the database (storage.keys.own_key):
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -36,12 +36,13 @@ from consensus.heads import TileHead
 from consensus.state import TILES, State, TileEntry, all_rows, load_state, state_of_genesis
 from node.chain_index import transaction_rows
 from node.checkpoints import take_checkpoint
+from node.clock import Clock
 from node.config import Settings
 from node.disk import DirectoryDisk, Disk, Journals
 from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
 from node.state_rows import FetchRow, end_fetch, find_fetch, scan_state, state_key, store_changes
-from node.tile_work import TileWork
+from node.tile_work import TileWork, UpdateRebuild
 from protocol.codec import Message, decode, encode
 from protocol.epochs import boundary_of, epoch_of, is_boundary
 from protocol.finality import Body, Certificate, Header
@@ -408,15 +409,22 @@ def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None)
         opened.callback(disk.close)
         expected = NetworkId(parse_hex32(settings.network.id, "network.id")) if settings.network.id else None
         genesis = read_genesis(places.genesis, expected)
-        ground = stand_on(disk, settings, load_keys(places.keys, ask_passphrase), genesis)
+        keys = load_keys(places.keys, ask_passphrase)
+        ground = stand_on(disk, settings, keys, genesis, Clock().monotonic_ms)
         opened.pop_all()
     return ground
 
 
-def stand_on(disk: Disk, settings: Settings, keys: NodeKeys, genesis: Genesis) -> Ground:
-    """The ground on an opened disk: version 0 of every tile is drawn at the first start. Raises ``OSError`` and its kin."""
+def stand_on(
+    disk: Disk, settings: Settings, keys: NodeKeys, genesis: Genesis, monotonic_ms: Callable[[], int] = lambda: 0
+) -> Ground:
+    """The ground on an opened disk: version 0 of every tile is drawn at the first start. Raises ``OSError`` and its kin.
+
+    ``monotonic_ms``: how long a tile takes to load; by default no time.
+    """
     index = disk.index
-    blobs, tiles = BlobStore(disk.files, index), TileStore(disk.files, index)
+    blobs = BlobStore(disk.files, index)
+    tiles = TileStore(disk.files, index, UpdateRebuild(genesis, blobs.read), monotonic_ms)
     work = TileWork(genesis, tiles)
     roots = _genesis_roots(index, work)
     votes, vote_records, vote_state = _open_votes(disk, index)

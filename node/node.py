@@ -158,7 +158,7 @@ class Node:
         self.state_server = StateServer(ground, transport, machine.in_thread)
         self.state_fetch = StateFetch(ground, transport, clock, machine.in_thread)
         self.needs_checkpoint = False  # nobody keeps our next block: the node is made anew after a newer state
-        self.housekeeping = Housekeeping(ground, machine.in_thread)
+        self.housekeeping = Housekeeping(ground, self.tiles.in_thread, machine.in_thread)
         self.learning = LearningService(
             ground,
             transport,
@@ -308,7 +308,7 @@ class Node:
         """Steps 6 and 7: catch up, then open the first round."""
         self.phase = "syncing"
         self._recall_rounds()
-        self.housekeeping.prepare(0)
+        await self.housekeeping.prepare(0)
         self.tiles.apply(decided_but_not_applied(self.ground))
         await self.reactor.post(DeltasArrived(self.ground.candidates()))
         await self.reactor.post(finality.Started())
@@ -674,7 +674,7 @@ class Node:
         for lagging in effect.lagging:
             await self._lag(lagging)
         record.lagging = effect.lagging
-        self.housekeeping.prepare(effect.round + 1)
+        await self.housekeeping.prepare(effect.round + 1)
         log.info(
             "round closed",
             round=effect.round,

@@ -6,7 +6,9 @@ event loop. So neither store needs a lock, and the loop stays free to answer pee
     aggregate  a region's deltas -> pseudo-gradient -> what the aggregator says
     merge      deltas -> pseudo-gradient -> published update -> next state -> root
     verify     parent state + update     -> next state -> root == head.root ?
-    apply      next state                -> the tile's next file, durable
+    apply      next state                -> the tile's next version, durable: it rests on its update, or has a file
+    rebuild    base + updates            -> a version again, for the store (storage/io/tile_store.py)
+    fold       a version with too many updates below it gets a file
 
 A state that was computed for a merge or a verification is remembered until it is applied, so that each update is applied
 once. What is remembered is bounded in bytes; what was forgotten is computed again.
@@ -15,7 +17,7 @@ once. What is remembered is bounded in bytes; what was forgotten is computed aga
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -34,8 +36,10 @@ from protocol.learning import Contributor
 from protocol.limits import MIB, TILE_VERSIONS_KEPT
 from protocol.rejection import InvariantBroken, Reason, Rejected
 from protocol.roster import DeltaRef, Head, Slot
-from storage.io.tile_store import TileStore
-from storage.tile_format import tile_block
+from storage.compaction import Trigger
+from storage.io.tile_store import TileStore, Updated
+from storage.tensor_block import BytesLike
+from storage.tile_format import CheckedTile, tile_block
 
 REMEMBERED_BYTES_MAX = 512 * MIB  # states between verification and application; the devnet's whole model is 10 MiB
 
@@ -77,6 +81,25 @@ def contributor(reference: DeltaRef) -> bytes:
     an expert that no token reached).
     """
     return reference.learner + reference.base.to_bytes(8, "big")
+
+
+class UpdateRebuild:
+    """:class:`storage.io.tile_store.Rebuild`: the outer step again, which gives the same bits each time."""
+
+    def __init__(self, genesis: Genesis, find_update: Callable[[Digest], BytesLike | None]) -> None:
+        """``find_update`` gives checked bytes by their digest, and is called from the tile thread."""
+        self._outer = outer_rule(genesis.learning)
+        self._find_update = find_update
+
+    def __call__(self, base: CheckedTile, base_version: Version, updates: Sequence[Digest]) -> bytes:
+        """Raises ``Rejected``: TILE_CORRUPT for the base, BLOB_CORRUPT or NOT_FOUND for an update."""
+        state = _state_of(base)
+        for version, name in enumerate(updates, base_version + 1):
+            update = self._find_update(name)
+            if update is None:
+                raise Rejected(Reason.NOT_FOUND, f"the update to {base.tile_id}@{version}")
+            state = apply_update(state, decode(bytes(update), base.values), self._outer, Version(version))
+        return _block(base.tile_id, state)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +161,7 @@ class TileWork:
         roots = {}
         for tile_id in self.tile_map.ids:
             weights = genesis_tile(self._genesis.model, self.tile_map, self._genesis.model_seed, tile_id)
-            block, root = self._block(tile_id, initial_state(weights, self._outer))
+            block, root = _block(tile_id, initial_state(weights, self._outer))
             roots[tile_id] = root
             if self._store.newest(tile_id) is None:
                 self._store.put(tile_id, Version(0), block, root)
@@ -219,8 +242,16 @@ class TileWork:
         self._put(wave)
 
     def _put(self, wave: dict[TileId, Head]) -> None:
-        self._store.put_many(
-            (head.tile, head.version, self._forget(head.tile, head.root), head.root) for head in wave.values()
+        self._store.put_updated(
+            Updated(
+                head.tile,
+                head.version,
+                self._forget(head.tile, head.root),
+                head.root,
+                head.update,
+                head.update_bytes,
+            )
+            for head in wave.values()
         )
         for tile_id in wave:
             self._store.prune(tile_id, TILE_VERSIONS_KEPT)
@@ -231,25 +262,61 @@ class TileWork:
         self._store.put(tile_id, version, file, root)
         self._store.prune(tile_id, TILE_VERSIONS_KEPT)
 
+    def fold(self, tile_id: TileId) -> Trigger | None:
+        """Give a tile's newest version a file of its own, if too many updates lie below it; says why it did.
+
+        Raises ``Rejected(TILE_CORRUPT)`` where that version is damaged, and ``OSError``.
+        """
+        return self._store.fold(tile_id)
+
+    def is_whole(self, tile_id: TileId, version: Version) -> bool:
+        """Whether a version is held and all of it verifies."""
+        try:
+            self._open_whole(tile_id, version)
+        except (LookupError, Rejected):
+            return False
+        return True
+
+    def ensure_files(self, versions: Iterable[tuple[TileId, Version]]) -> list[str]:
+        """Names of whole files of these versions, for a process that maps them. Raises ``Rejected(TILE_CORRUPT)``."""
+        try:
+            return [self._store.ensure_file(tile_id, version) for tile_id, version in versions]
+        except LookupError as error:
+            raise Rejected(Reason.TILE_CORRUPT, str(error)) from None
+
     def _next(
         self, tile_id: TileId, parent: Version, update: bytes | DecodedDelta, parent_root: Digest | None = None
     ) -> Digest:
         """Apply an update to a held version; remember the result; return its root."""
         try:
-            tile = self._store.open(tile_id, parent)
+            tile = self._open_whole(tile_id, parent)
         except LookupError:
             raise Rejected(Reason.NOT_FOUND, f"{tile_id}@{parent} is not held here") from None
         if parent_root is not None and tile.root != parent_root:
             raise Rejected(Reason.WRONG_PARENT, f"{tile_id}@{parent}")
-        state = np.frombuffer(tile.state, np.float32).reshape(tile.planes, tile.values)
+        state = _state_of(tile)
         said = decode(update, tile.values) if isinstance(update, bytes) else update
         following = apply_update(state, said, self._outer, Version(parent + 1))
-        block, root = self._block(tile_id, following)
+        block, root = _block(tile_id, following)
         self._remember(tile_id, root, block)
         return root
 
-    def _block(self, tile_id: TileId, state: NDArray[np.float32]) -> tuple[bytes, Digest]:
-        return tile_block(tile_id, np.ascontiguousarray(state).data.cast("B"), *state.shape)
+    def _open_whole(self, tile_id: TileId, version: Version) -> CheckedTile:
+        """A version, all of it verified. Where only a copy of it is damaged, that is put aside, and the version made again.
+
+        Raises ``LookupError``, and ``Rejected(TILE_CORRUPT)``.
+        """
+        try:
+            return self._open_verified(tile_id, version)
+        except Rejected:
+            if self._store.find(tile_id, version) is None:
+                raise
+        return self._open_verified(tile_id, version)
+
+    def _open_verified(self, tile_id: TileId, version: Version) -> CheckedTile:
+        tile = self._store.open(tile_id, version)
+        tile.verify()
+        return tile
 
     def _remember(self, tile_id: TileId, root: Digest, block: bytes) -> None:
         if (tile_id, root) in self._remembered:
@@ -264,3 +331,11 @@ class TileWork:
         block = self._remembered.pop((tile_id, root))
         self._remembered_bytes -= len(block)
         return block
+
+
+def _state_of(tile: CheckedTile) -> NDArray[np.float32]:
+    return np.frombuffer(tile.state, np.float32).reshape(tile.planes, tile.values)
+
+
+def _block(tile_id: TileId, state: NDArray[np.float32]) -> tuple[bytes, Digest]:
+    return tile_block(tile_id, np.ascontiguousarray(state).data.cast("B"), *state.shape)

@@ -7,7 +7,7 @@
         history that the body tells                 (on every core)
         deltas, where this node holds them all      merge again: the same update bytes; aggregates likewise, from what is inside
         update                                      apply again: the head's root
-    every tile file on disk                         all pages against the root of its version
+    every tile version held                         all pages, of its file or as made again, against its root
 
 A newcomer holds the newest tiles but not every old update. For a tile whose update is missing, derivation goes on from the next
 version whose file is held: that file's root is certified by a final block.
@@ -70,6 +70,7 @@ class VerifyReport:
     aggregates_derived: int = 0  # from all their contributors, to the same payload
     aggregates_not_derivable: int = 0  # it, or some contributor, is not held here: only its aggregator holds all
     files_verified: int = 0
+    copies_torn: int = 0  # cut short or changed, of versions that were made again from what they rest on
     files_behind: int = 0  # decided just before the node ended and derived here; written at the next start
     problems: list[str] = field(default_factory=list)
 
@@ -292,6 +293,7 @@ class _Verification:
             if each.version == at.version and each.root != at.root:
                 self._problem(f"{each.tile_id}@{each.version}: its file has another root than was decided")
             self._report.files_verified += 1
+        self._report.copies_torn = self._ground.tiles.statistics().torn_copies
         for tile, at in decided.items():
             if self._ground.tiles.find(tile, at.version) is not None:
                 continue

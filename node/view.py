@@ -157,6 +157,7 @@ class View:
                     "tile": tile,
                     "version": at.version,
                     "root": held.root.hex() if (held := node.ground.tiles.find(tile, at.version)) else "",
+                    "base": held.base if held else None,
                     "owner": short(node.owner(tile)),
                     "attempt": at.head.attempt if at.head else 0,
                     "round": at.head.round if at.head else 0,
@@ -221,6 +222,7 @@ class View:
             "execution": node.engine.execution.statistics(),
             "tiles": node.ground.tiles.statistics(),
             "blobs": node.ground.blobs.statistics(),
+            "storage": node.housekeeping.statistics(),
             "ledger": node.ground.ledger.statistics(),
             "worker": node.learning.worker.statistics(),
         }

@@ -64,6 +64,7 @@ CONTRIBUTORS_PER_HEAD_MAX = 512  # eight full aggregates: 17 KiB of a head, a qu
 AGGREGATE_WEIGHT_DELTAS_MAX = UNREGISTERED_DELTAS_PER_SLOT_MAX
 TILE_VERSIONS_KEPT = 4  # learning.md 1
 UPDATES_KEPT_MIN = 16  # learning.md 1: kept always; more while the storage budget lasts
+UPDATES_PER_BASE_MAX = 10  # DESIGN 6: with more, a tile's newest version gets a whole file
 HEADS_PER_BODY_MAX = (
     80  # as many heads of 64 deltas each as fit in a body (asserted below); fewer with many contributors
 )
@@ -141,6 +142,10 @@ check_invariant(
 check_invariant(TILES_PER_BLOB_MAX <= 1 << TABLES_PATH_MAX, "a path leads from any tile's table to their root")
 check_invariant(CELLS_PER_TILE_MAX <= 1 << MERKLE_PATH_MAX, "a path leads from any cell of a tile to its root")
 check_invariant(TILE_BYTES_MAX % PAGE_BYTES == 0, "tiles are whole pages")
+check_invariant(
+    UPDATES_PER_BASE_MAX + TILE_VERSIONS_KEPT <= UPDATES_KEPT_MIN,
+    "the updates on which the oldest kept version rests are always kept",
+)
 check_invariant(BLOBS_PER_REQUEST_MAX * 34 + 64 <= FRAME_BYTES_MAX, "a request for many blobs fits in a frame")
 check_invariant(
     40 * DATASET_SHARDS_MAX + 400 * ROSTER_MEMBERS_MAX + 4 * KIB <= GENESIS_BYTES_MAX,

@@ -15,6 +15,7 @@ Reading order:
     ledger         finalized blocks
     journal        what must be on disk before anybody hears of it
     budget         what goes first when the disk is full
+    compaction     when the updates on which a tile's version rests are folded into a file
     erasure/       bytes as cells, any so many of which give them back; and whether cells are of one code
     sampling/      whether a tile is there, found out with a few of its cells
     io/            the real disk: files, rocks, journal_file, blob_store, tile_store; room makes some when it is full;

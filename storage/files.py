@@ -9,6 +9,9 @@ Writing a file durably takes four steps, and a power cut may come between any tw
 
 ``storage/io/files.py`` does this on a real disk. A file is never changed after step 3, so a mapping of it never changes
 either, and a reader needs no lock.
+
+What can be made again need not survive a power cut: ``durable=False`` leaves out steps 2 and 4, and whoever reads such a
+file after a cut believes nothing of it. ``sync`` makes up for them later.
 """
 
 from __future__ import annotations
@@ -30,11 +33,16 @@ class Files(Protocol):
     Every method raises ``OSError`` when the disk fails, and ``ValueError`` for a name that could leave the folder.
     """
 
-    def write(self, name: str, pieces: Iterable[BytesLike]) -> int:
-        """Write the concatenation of ``pieces`` as one new file; durable on return. Replaces a file of this name whole.
+    def write(self, name: str, pieces: Iterable[BytesLike], *, durable: bool = True) -> int:
+        """Write the concatenation of ``pieces`` as one new file. Replaces a file of this name whole.
 
-        Returns the size in bytes.
+        If ``durable``, it survives a power cut on return; if not, a cut may leave it whole, cut short or not at all, and
+        with it goes what it replaced. Returns the size in bytes.
         """
+        ...
+
+    def sync(self, name: str) -> None:
+        """Make a file durable that was written without. Raises ``FileNotFoundError``."""
         ...
 
     def read(self, name: str) -> memoryview:
@@ -90,7 +98,7 @@ class MemoryFiles:
         self._steps_left: int | None = None
         self._tmp_count = 0
 
-    def write(self, name: str, pieces: Iterable[BytesLike]) -> int:
+    def write(self, name: str, pieces: Iterable[BytesLike], *, durable: bool = True) -> int:
         check_name(name)
         self._tmp_count += 1
         tmp = f"{name}.{self._tmp_count}{TMP_SUFFIX}"
@@ -98,13 +106,24 @@ class MemoryFiles:
         self._step()
         self._torn.append(data)
         self._set(tmp, data)
-        self._step()
-        self._torn.pop()
+        if durable:
+            self._step()
+            self._torn.pop()
         self._step()
         self._rename(tmp, name)
+        if durable:
+            self._step()
+            self._sync_names()
+        return len(data)
+
+    def sync(self, name: str) -> None:
+        data = self._files.get(check_name(name))
+        if data is None:
+            raise FileNotFoundError(name)
+        self._step()
+        self._torn = [torn for torn in self._torn if torn is not data]
         self._step()
         self._sync_names()
-        return len(data)
 
     def read(self, name: str) -> memoryview:
         self._check_power()

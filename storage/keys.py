@@ -10,7 +10,8 @@
     r       any                          a row that was written with a block and goes when it is pruned
     s       digest:32                    size:u64 of a blob
     i       digest:32                    its bytes, if it is small; a large one is a file
-    v       tile name | 00 | version:u64 root:32 | size:u64 of a tile version's file
+    v       tile name | 00 | version:u64 root:32 | size:u64 of a tile version's file; and, where that need not be there,
+                                         base:u64 | bytes:u64 | digest:32 of each update above the base
     x       owner word | 00 | any        rows of a caller's own, e.g. written in one batch with a block
 
 A tile name and an owner word hold no zero byte, so one name's keys are never a prefix of another's.

@@ -67,7 +67,7 @@ class NodeView(Protocol):
         ...
 
     def tiles(self) -> Sequence[Facts]:
-        """tile, version, root, owner (short), attempt, round, values, deltas, tokens."""
+        """tile, version, base (whose file it rests on), root, owner (short), attempt, round, values, deltas, tokens."""
         ...
 
     def peers(self) -> Sequence[Facts]:

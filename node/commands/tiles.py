@@ -29,11 +29,14 @@ def tiles(context: click.Context, data_dir: Path, as_json: bool) -> None:
     if as_json:
         print_json({"tiles": known})
         return
-    made = table("", ("tile", ">version", ">round", "owner", ">attempt", ">values", ">deltas", ">tokens", "root"))
+    made = table(
+        "", ("tile", ">version", ">base", ">round", "owner", ">attempt", ">values", ">deltas", ">tokens", "root")
+    )
     for tile in known:
         made.add_row(
             tile["tile"],
             number_text(tile["version"]),
+            number_text(tile["base"]),
             number_text(tile["round"]),
             tile["owner"] or "-",
             number_text(tile["attempt"]),

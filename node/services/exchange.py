@@ -90,6 +90,8 @@ class Exchange:
         self.fetched_bytes: Counter[PeerId] = (
             Counter()
         )  # what each peer's answers weighed; entries of connected peers matter
+        # An older version may have to be made again, half a second of the tile thread: never two before the next merge.
+        self._opening = trio.CapacityLimiter(1)
         self._unkept: Height | None = None  # the block that no connected peer keeps, once that was said
         transport.set_request_handler(GENESIS.protocol, self._serve_genesis)
         transport.set_request_handler(BLOB.protocol, self._serve_blob)
@@ -159,7 +161,8 @@ class Exchange:
                     return self._ground.tiles.open(tile, version)
             raise Rejected(Reason.NOT_FOUND, f"{tile} with root {root[:4].hex()}")
 
-        return await self._in_tile_thread(open_tile)
+        async with self._opening:
+            return await self._in_tile_thread(open_tile)
 
     async def _serve_sync(self, peer: PeerId, data: bytes) -> bytes:
         request = decode(GetBlocks, data, limit_bytes=SYNC.request_bytes_max)

@@ -5,11 +5,14 @@ each blob is for only the blocks know; they are read when room is needed. A prun
 is still here, so that these can go in their turn:
 
     own_key("use", digest) -> UseRow
+
+Blobs belong to the event loop and tiles to their thread, so a plan is carried out in both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
@@ -25,8 +28,8 @@ from protocol.finality import Body
 from protocol.ids import Digest, Natural, TileField, TileId
 from protocol.limits import BODY_BYTES_MAX, KIB, MIB
 from protocol.roster import Head
-from storage.budget import Held, KeepRule, Kind, StorageFull
-from storage.io.room import BlobUse, make_room
+from storage.budget import Held, KeepRule, Kind, StorageFull, room_bytes
+from storage.io.room import TILE_KINDS, BlobUse, plan_removal, remove_blobs, remove_tiles
 from storage.keys import own_key
 from storage.kv import Batch, DatabaseCorrupt, scan_all
 from storage.ledger import FinalizedBlock, PruneRule
@@ -35,7 +38,7 @@ log = structlog.get_logger()
 
 CHALLENGE_ROUNDS: Final = 4  # how long deltas stay for whoever wants to recompute a merge, when room is short (a guess)
 BYTES_PER_TILE_BYTE: Final = (
-    2  # a round writes a version of each tile, updates and deltas a tenth of that each, and the learner's state
+    2  # a round writes a copy of each tile, updates and deltas a tenth of that each, and the learner's state
 )
 PRUNE_SECONDS: Final = 10.0  # between looks at the ledger; a few blocks each time, where it is full
 PAUSE_SECONDS: Final = 0.05  # between steps: blocks and votes go first
@@ -54,26 +57,51 @@ class UseRow(Message, frozen=True):
     age: Natural
 
 
+@dataclass(frozen=True, slots=True)
+class StorageStatistics:
+    """As of the last look, before a round. ``refused``: 1 while there is no room for one.
+
+    ``room_bytes`` may still be written before the allowance or the disk is used up; below 0 it is.
+    """
+
+    allowed_bytes: int
+    used_bytes: int
+    room_bytes: int
+    refused: int
+    removed_bytes: int  # since the start, to make room
+
+
 class Housekeeping:
     """One node's disk allowance. ``refusal`` is the sentence that says why there is no room, if there is none."""
 
-    def __init__(self, ground: Ground, in_thread: InThread = in_thread) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        in_tile_thread: Callable[[Callable[[], None]], Awaitable[None]],
+        in_thread: InThread = in_thread,
+    ) -> None:
         self._ground = ground
+        self._in_tile_thread = in_tile_thread
         self._in_thread = in_thread
         self.refusal: str | None = None
+        self._used_bytes = self._room_bytes = self._removed_bytes = 0
         self._pruned_bytes = 0  # since the database was last asked to clean up
         self._is_over = False  # the ledger takes more than it may, nothing more may go, and that was said
 
     # -- room for a round -----------------------------------------------------------------------------------------------
 
-    def prepare(self, round_number: int) -> None:
+    async def prepare(self, round_number: int) -> None:
         """Make room for one round."""
         ground = self._ground
+        other_bytes, free_bytes = ground.disk.other_bytes(), ground.disk.free_bytes()
+        bytes_max = ground.settings.storage.storage_bytes_max
+        self._used_bytes = ground.tiles.bytes_used + ground.blobs.bytes_used + other_bytes
+        self._room_bytes = room_bytes(self._used_bytes, bytes_max, free_bytes)
         newest = [ground.tiles.newest(tile) for tile in ground.genesis_roots]
         sizes = [ground.tiles.find(t, v) for t, v in zip(ground.genesis_roots, newest, strict=True) if v is not None]
         needed = BYTES_PER_TILE_BYTE * sum(held.size_bytes for held in sizes if held is not None)
         try:
-            removed = make_room(
+            removed = plan_removal(
                 ground.tiles,
                 ground.blobs,
                 self._uses(),
@@ -82,8 +110,9 @@ class Housekeeping:
                     datasets_in_use=frozenset(manifest.name for manifest in ground.genesis.datasets),
                 ),
                 needed_bytes=needed,
-                bytes_max=ground.settings.storage.storage_bytes_max,
-                other_bytes=ground.disk.other_bytes(),
+                bytes_max=bytes_max,
+                other_bytes=other_bytes,
+                free_bytes=free_bytes,
             )
         except StorageFull as full:
             if self.refusal is None:
@@ -92,8 +121,23 @@ class Housekeeping:
             return
         self.refusal = None
         if removed:
+            remove_blobs(ground.blobs, removed)
             self._forget_uses(removed)
-            log.info("made room", things=len(removed), bytes=sum(held.size_bytes for held in removed))
+            await self._in_tile_thread(lambda: remove_tiles(ground.tiles, removed))
+            removed_bytes = sum(held.size_bytes for held in removed)
+            self._removed_bytes += removed_bytes
+            self._used_bytes -= removed_bytes
+            self._room_bytes += removed_bytes
+            log.info("made room", things=len(removed), bytes=removed_bytes)
+
+    def statistics(self) -> StorageStatistics:
+        return StorageStatistics(
+            self._ground.settings.storage.storage_bytes_max,
+            self._used_bytes,
+            self._room_bytes,
+            int(self.refusal is not None),
+            self._removed_bytes,
+        )
 
     def _uses(self) -> Iterator[BlobUse]:
         """What every blob is for. Lazy: nothing is read while there is room."""
@@ -116,7 +160,7 @@ class Housekeeping:
         """Of blobs that are gone: what pruned blocks said of them."""
         batch = Batch()
         for gone in removed:
-            if gone.kind is not Kind.TILE_VERSION:
+            if gone.kind not in TILE_KINDS:
                 batch.delete(own_key(_OWNER, bytes.fromhex(gone.name)))
         self._ground.index.write(batch, durable=False)
 

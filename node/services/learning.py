@@ -77,7 +77,6 @@ from protocol.limits import FRAME_BYTES_MAX, KIB
 from protocol.rejection import Reason, Rejected
 from storage.blobs import blob_file_name, is_inline
 from storage.kv import Batch, DatabaseCorrupt
-from storage.tile_format import tile_file_name
 
 log = structlog.get_logger()
 
@@ -197,14 +196,19 @@ class LearningService:
         """Who says in the distributed table that it holds the data set; connected to, if it can be."""
         return await self._find_providers(dataset_key(self._ground.genesis.datasets[0].root()))
 
-    def _tile_files(self, bases: Sequence[tuple[TileId, Version]]) -> tuple[TileFile, ...]:
-        files = []
-        for tile, version in bases:
-            held = self._ground.tiles.find(tile, version)
-            if held is None:
-                raise Rejected(Reason.TILE_CORRUPT, f"{tile} version {version} is not on our disk")
-            files.append(TileFile(tile, version, held.root, self._ground.disk.path(tile_file_name(tile, version))))
-        return tuple(files)
+    async def _tile_files(self, bases: Sequence[tuple[TileId, Version]]) -> tuple[TileFile, ...]:
+        """Files for the worker to map; raises ``Rejected(TILE_CORRUPT)`` for a version that is not here."""
+
+        def find_files() -> tuple[TileFile, ...]:
+            names = self._ground.work.ensure_files(bases)
+            held = [self._ground.tiles.find(tile, version) for tile, version in bases]
+            return tuple(
+                TileFile(each.tile_id, each.version, each.root, self._ground.disk.path(name))
+                for name, each in zip(names, held, strict=True)
+                if each is not None
+            )
+
+        return await self._tiles.in_thread(find_files)
 
     # -- learning -------------------------------------------------------------------------------------------------------
 
@@ -235,7 +239,7 @@ class LearningService:
         job = Learn(
             round=request.round,
             learner=self._ground.peer,
-            tiles=self._tile_files(request.bases),
+            tiles=await self._tile_files(request.bases),
             dataset=dataset,
             held=(),
             state_path=disk.path(f"{LEARNER_FOLDER}/{self.record.state_file}") if self.record.state_file else "",
@@ -442,7 +446,7 @@ class LearningService:
         async with self._evaluating:
             try:
                 dataset = await self.ensure_dataset()
-                job = Evaluate(self._newest(), dataset, self._ground.genesis.learning.validation_sequences)
+                job = Evaluate(await self._newest(), dataset, self._ground.genesis.learning.validation_sequences)
                 reply = await self.worker.call(job)
             except (Rejected, JobLost, JobTimedOut, JobError) as failure:
                 log.warning("evaluation failed", round=round_number, why=str(failure))
@@ -451,15 +455,15 @@ class LearningService:
             self._records.of(round_number).val_loss = reply.loss_micro / 1e6
             log.info("evaluated", round=round_number, val_loss=round(reply.loss_micro / 1e6, 4))
 
-    def _newest(self) -> tuple[TileFile, ...]:
+    async def _newest(self) -> tuple[TileFile, ...]:
         newest = [(tile, self._ground.tiles.newest(tile)) for tile in self._ground.work.tile_map.ids]
-        return self._tile_files([(tile, version) for tile, version in newest if version is not None])
+        return await self._tile_files([(tile, version) for tile, version in newest if version is not None])
 
     @asynccontextmanager
     async def generate(
         self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int
     ) -> AsyncIterator[Replies]:
         """Stream the worker's replies to a request for text."""
-        job = Generate(self._newest(), tuple(prompt), max_tokens, temperature, 0, seed, (256,))
+        job = Generate(await self._newest(), tuple(prompt), max_tokens, temperature, 0, seed, (256,))
         async with self.worker.stream(job) as replies:
             yield replies

@@ -3,8 +3,8 @@
     VerifyHeads   fetch updates, store them durably -> recompute roots -> HeadsVerified
     StartMerge    collect payloads -> merge -> store the update durably -> MergesDone
     StartAggregation  collect payloads -> merge -> sign, store with its row -> AggregationsDone
-    Decide        fetch what is missing -> write the tile's next file -> TilesApplied
-    repair        a damaged tile file -> fetch the same version from peers, or derive it again
+    Decide        fetch what is missing -> put the tile's next version -> TilesApplied; then fold what has become too long
+    repair        a damaged tile -> make it again from what it rests on, or fetch the same version from peers
 
 Jobs of one kind that wait together are done together: one request for many blobs, one pass of the thread. Each kind has
 its own task, because an application must never wait for a verification whose update cannot be fetched. Neither must a
@@ -289,6 +289,8 @@ class TileService:
             async with self._applied:
                 self._applied.notify_all()
             await self._post(TilesApplied(tuple(each.slot for each in decided)))
+            for tile in by_tile:
+                await self._fold(tile)
 
     async def _apply_updates(self, chains: Iterable[Sequence[Decided]]) -> None:
         """Apply, in one pass of the thread, every chain of updates that is complete here."""
@@ -310,6 +312,16 @@ class TileService:
         """Get a tile to the last head of ``chain``, if its updates did not: by fetching its file."""
         held = self._ground.tiles.newest(tile)
         return (held is not None and held >= chain[-1].slot.version) or await self._adopt(tile, chain[-1].head)
+
+    async def _fold(self, tile: TileId) -> None:
+        """One tile at a time, behind the round: nobody waits for its sync, and merges come in between."""
+        try:
+            trigger = await self.in_thread(lambda: self._ground.work.fold(tile))
+        except Rejected as refusal:  # found now instead of when it is next used
+            log.warning("a tile file is damaged", why=str(refusal))
+            return
+        if trigger is not None:
+            log.debug("folded", tile=tile, trigger=trigger.value)
 
     async def _adopt(self, tile: TileId, head: Head) -> bool:
         file = await self._exchange_of().fetch_tile(tile, head.root, [head.proposer])
@@ -334,30 +346,14 @@ class TileService:
 
     async def _repair_if_damaged(self, tile: TileId, version: Version) -> None:
         """A version that should be held but is not, or no longer verifies, is fetched again."""
-
-        def is_whole() -> bool:
-            try:
-                self._ground.tiles.open(tile, version).verify()
-            except (LookupError, Rejected):
-                return False
-            return True
-
-        if (self._ground.tiles.newest(tile) or Version(0)) > version or await self.in_thread(is_whole):
+        if (self._ground.tiles.newest(tile) or Version(0)) > version or await self._is_whole(tile, version):
             return
         await self.repair(tile)
 
     async def repair(self, tile: TileId) -> bool:
         """Make the decided version of a tile whole again; nothing else of the node stops meanwhile."""
         at = self._ground.tile_heads()[tile]
-
-        def is_whole() -> bool:
-            try:
-                self._ground.tiles.open(tile, at.version).verify()
-            except (LookupError, Rejected):
-                return False
-            return True
-
-        if await self.in_thread(is_whole):
+        if await self._is_whole(tile, at.version):
             return True
         if at.head is None:
             await self.in_thread(self._ground.work.ensure_genesis)
@@ -368,6 +364,9 @@ class TileService:
         async with self._applied:
             self._applied.notify_all()
         return True
+
+    async def _is_whole(self, tile: TileId, version: Version) -> bool:
+        return await self.in_thread(lambda: self._ground.work.is_whole(tile, version))
 
 
 async def _take_all(channel: trio.MemoryReceiveChannel[Any]) -> list[Any]:

@@ -25,6 +25,7 @@ from storage.tensor_block import BytesLike
 
 POOLED_BYTES_MIN: Final = 64  # of a row that is no blob: smaller things are not worth a look
 
+FREE_BYTES: Final = 1 << 50  # of a disk that is not full
 OWN_FOLDER: Final = "learner/"  # the learner's state is like nobody else's, and the next one takes its place
 
 
@@ -115,18 +116,22 @@ class VirtualDisk:
             raise FileNotFoundError(name)
         return self._checkpoints[name]
 
+    def free_bytes(self) -> int:
+        return 0 if self.is_full else FREE_BYTES
+
     def check_room(self) -> None:
         """Raises ``OSError(ENOSPC)`` while the disk is full."""
         if self.is_full:
             raise OSError(errno.ENOSPC, "no space left on the simulated disk")
 
     def lose_power(self, draw: random.Random) -> None:
-        """The machine goes dark: rows that were not synced are gone, and a journal's last write may be torn."""
+        """The machine goes dark: what was not synced is gone or cut short, and a journal's last write may be torn."""
         self.index.crash()
         for name in sorted(self.images):
             if draw.random() < 0.5:
                 torn = frame(read_journal(self.images[name]).frame_count, [b"never acknowledged"])
                 self.images[name] += torn[: draw.randrange(1, len(torn))]
+        self.files.lose_power(draw)
 
     def close(self) -> None:
         self.index.close()
@@ -166,20 +171,30 @@ class VirtualRows(MemoryKeyValue):
 
 
 class VirtualFiles:
-    """:class:`storage.files.Files`: every write is whole and synced, as ``storage/io/files.py`` makes it."""
+    """:class:`storage.files.Files`: every durable write is whole and synced, as ``storage/io/files.py`` makes it."""
 
     def __init__(self, pool: Pool, disk: VirtualDisk) -> None:
         self._pool = pool
         self._disk = disk
         self._files: dict[str, bytes] = {}
+        self._unsynced: dict[str, None] = {}  # names, in the order in which they were written
 
-    def write(self, name: str, pieces: Iterable[BytesLike]) -> int:
+    def write(self, name: str, pieces: Iterable[BytesLike], *, durable: bool = True) -> int:
         self._disk.check_room()
         data = b"".join(pieces)
         if not name.startswith(OWN_FOLDER):
             data = self._pool.keep(data)
         self._files[check_name(name)] = data
+        self._unsynced.pop(name, None)
+        if not durable:
+            self._unsynced[name] = None
         return len(data)
+
+    def sync(self, name: str) -> None:
+        if check_name(name) not in self._files:
+            raise FileNotFoundError(name)
+        self._disk.check_room()
+        self._unsynced.pop(name, None)
 
     def read(self, name: str) -> memoryview:
         data = self._files.get(check_name(name))
@@ -197,15 +212,28 @@ class VirtualFiles:
 
     def remove(self, name: str) -> None:
         self._files.pop(check_name(name), None)
+        self._unsynced.pop(name, None)
 
     def move(self, name: str, new_name: str) -> None:
         data = self._files.pop(check_name(name), None)
         if data is None:
             raise FileNotFoundError(name)
         self._files[check_name(new_name)] = data
+        if name in self._unsynced:
+            del self._unsynced[name]
+            self._unsynced[new_name] = None
 
     def sweep(self) -> list[str]:
         return []
+
+    def lose_power(self, draw: random.Random) -> None:
+        """Files that were not synced are there whole, in part or not at all."""
+        for name in self._unsynced:
+            data = self._files.pop(name)
+            left = draw.randrange(-1, len(data) + 1)
+            if left >= 0:
+                self._files[name] = data[:left]
+        self._unsynced.clear()
 
     def bytes_below(self, folder: str) -> int:
         return sum(len(data) for name, data in self._files.items() if name.startswith(folder))

@@ -86,10 +86,11 @@ def make_directory(path: Path) -> None:
         sync_directory(path.parent)
 
 
-def write_file(path: Path, pieces: Iterable[BytesLike], mode: int = 0o644) -> int:
+def write_file(path: Path, pieces: Iterable[BytesLike], mode: int = 0o644, *, durable: bool = True) -> int:
     """Write a new file, whole and durable on return, in place of any file of this name; returns its size.
 
-    Raises ``OSError``; then the name holds what it held before, and no temporary file is left.
+    Without ``durable`` nothing waits for the disk, and a power cut may leave any part of it. Raises ``OSError``; then
+    the name holds what it held before, and no temporary file is left.
     """
     make_directory(path.parent)
     tmp = path.with_name(f"{path.name}.{next(_tmp_numbers)}{TMP_SUFFIX}")
@@ -102,13 +103,22 @@ def write_file(path: Path, pieces: Iterable[BytesLike], mode: int = 0o644) -> in
                     written = file.write(view)
                     view = view[written:]
                     size_bytes += written
-            sync_data(file.fileno())
+            if durable:
+                sync_data(file.fileno())
         os.replace(tmp, path)
     except BaseException:
         tmp.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
     return size_bytes
+
+
+def sync_file(path: Path) -> None:
+    """Make a file durable that was written without; raises ``OSError``, ``FileNotFoundError`` among them."""
+    with path.open("rb") as file:
+        sync_data(file.fileno())
+    sync_directory(path.parent)
 
 
 class DirectoryFiles:
@@ -119,8 +129,11 @@ class DirectoryFiles:
         self.root = root
         make_directory(root)
 
-    def write(self, name: str, pieces: Iterable[BytesLike]) -> int:
-        return write_file(self._path(name), pieces)
+    def write(self, name: str, pieces: Iterable[BytesLike], *, durable: bool = True) -> int:
+        return write_file(self._path(name), pieces, durable=durable)
+
+    def sync(self, name: str) -> None:
+        sync_file(self._path(name))
 
     def read(self, name: str) -> memoryview:
         return map_file(self._path(name)).view

@@ -156,7 +156,8 @@ from storage.journal import MAGIC, frame, read_journal
 from storage.streamed_tile import DecodedRows, TileRows, decode_tile, encode_tile
 from storage.tensor_block import BlockShape, Dtype, PageVerifier, Quantisation, build_block, check_block
 from storage.tile_format import check_tile, tile_block, tile_folder
-from storage.tile_stream import FRONT_BYTES_MAX, check_front, check_table, stream_root
+from storage.tile_stream import FRONT_BYTES_MAX, check_front, stream_root
+from storage.tile_stream import check_table as check_stream_table
 from tests.compute.golden_deltas import drawn_delta, drawn_matrices
 from tests.consensus import ledger_samples
 from tests.consensus.ledger_samples import ACCOUNT_IDS, FIRST_VERSION, GENESIS
@@ -468,7 +469,7 @@ def read_stream(data: bytes) -> list[DecodedRows]:
     shape = check_front(data[:FRONT_BYTES_MAX])
     table = data[max(0, len(data) - shape.table_bytes) :]
     names = [Digest(table[at + 4 : at + 36]) for at in range(0, len(table), 36)]
-    checked = check_table(shape, table, len(data), stream_root(shape, names))
+    checked = check_stream_table(shape, table, len(data), stream_root(shape, names))
     return [
         decode_tile(data[tile.offset : tile.offset + tile.stored_bytes], tile.place.shape, tile.name)
         for tile in checked.tiles
@@ -866,7 +867,7 @@ DECODERS: tuple[Decoder, ...] = (
         Form.BINARY,
         functools.cache(stream_samples),
         read_stream,
-        (check_front, check_table),
+        (check_front, check_stream_table),
         allowed=2 * STREAMED_TILE_VALUES_MAX,  # a tile of zeros is small, and its shape is a matter of the front
     ),
     Decoder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ def make_ground(
         proposed=(),
         genesis_roots={tile: tile_at(GENESIS, tile).root for tile in TILES},
     )
+
+
+async def here(work: Callable[[], None]) -> None:
+    """The tile thread of a test: no other than its own."""
+    work()
 
 
 class GroundedChain:

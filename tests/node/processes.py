@@ -25,7 +25,7 @@ from node.data_directory import DataDirectory
 from node.genesis_file import found_network, write_genesis
 from node.ground import Ground, open_ground
 from node.keys import create_keys
-from node.verify import verify_tiles
+from node.verify import VerifyReport, verify_tiles
 from protocol.codec import decode, encode
 from protocol.finality import Body
 from protocol.ids import Height
@@ -222,10 +222,14 @@ class NodeProcess:
         folders = sorted({path.parent for path in self.places.tiles.glob("*/*/*.tblock")})
         return [max(folder.glob("*.tblock"), key=lambda path: int(path.stem)) for folder in folders]
 
-    def problems(self) -> list[str]:
-        """What ``nocknode tiles verify`` finds."""
+    def verify(self) -> VerifyReport:
+        """What ``nocknode tiles verify`` says."""
         assert self.process is None
-        return verify_tiles(self.directory, lambda done, total, what: None).problems
+        return verify_tiles(self.directory, lambda done, total, what: None)
+
+    def problems(self) -> list[str]:
+        """What it finds wrong."""
+        return self.verify().problems
 
 
 class Network:

@@ -50,6 +50,7 @@ STATUS: dict[str, Any] = {
 TILE = {
     "tile": "trunk/0",
     "version": 6,
+    "base": 4,
     "root": "cd" * 32,
     "owner": "VJ28wW",
     "attempt": 0,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import structlog
@@ -18,10 +19,12 @@ from p2p.io.memory_host import MemoryNetwork, open_memory_host
 from p2p.transport import Transport
 from protocol.codec import encode
 from protocol.digest import blob_digest
-from protocol.ids import Digest, Height, PeerId
+from protocol.ids import Digest, Height, PeerId, Version
 from protocol.learning import GetBlocks
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head
+from storage.tile_format import tile_block
+from tests.consensus.genesis import TILES
 from tests.consensus.samples import make_head
 from tests.node.chain_samples import SmallChain
 from tests.node.ground_samples import MemoryGround, make_ground
@@ -36,8 +39,15 @@ def ground_of(blocks: int, pruned_below: int = 1) -> MemoryGround:
     return make_ground(chain.index)
 
 
+async def no_tiles(work: object) -> Any:
+    raise AssertionError("no tile is asked for")
+
+
 def converse(
-    grounds: list[MemoryGround], talk: Callable[[list[Exchange]], object], regions: Sequence[str] = ()
+    grounds: list[MemoryGround],
+    talk: Callable[[list[Exchange]], object],
+    regions: Sequence[str] = (),
+    in_tile_thread: Callable[[Any], Awaitable[Any]] = no_tiles,
 ) -> None:
     """Nodes that are all connected, each in its region if there are any, and what is done with their exchanges."""
 
@@ -59,7 +69,7 @@ def converse(
                 for host, region in zip(hosts, regions, strict=True):
                     each.tell(host.peer_id, region)
             made = [
-                Exchange(ground, host, no_tiles, no_report, *labels[number : number + 1])
+                Exchange(ground, host, in_tile_thread, no_report, *labels[number : number + 1])
                 for number, (ground, host) in enumerate(zip(grounds, hosts, strict=True))
             ]
             while any(len(host.connected_peers()) < len(hosts) - 1 for host in hosts):
@@ -67,10 +77,6 @@ def converse(
             await talk(made)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
-
-
-async def no_tiles(work: object) -> object:
-    raise AssertionError("no tile is asked for")
 
 
 def no_report(peer: PeerId, refusal: Rejected) -> None:
@@ -87,6 +93,34 @@ def test_another_peer_is_asked_for_what_one_has_pruned():
             assert heights == [*range(first, 5 if first < 5 else 9)]  # an answer ends with an epoch
 
     converse([ground_of(0), *[ground_of(8, 5) for _ in range(3)], ground_of(8)], talk)
+
+
+def test_peers_are_given_tiles_one_at_a_time():
+    """An old version may take half a second of the tile thread: what else waits for it never waits for two."""
+    values = 100_000
+    file, root = tile_block(TILES[0], bytes(4 * values), 1, values)
+    holder = ground_of(0)
+    holder.tiles.put(TILES[0], Version(3), file, root)
+    running: list[None] = []
+    fetched: list[bytes | None] = []
+
+    async def slowly(work: Callable[[], Any]) -> Any:
+        running.append(None)
+        assert len(running) == 1
+        await trio.sleep(0.5)
+        running.pop()
+        return work()
+
+    async def talk(made: list[Exchange]) -> None:
+        async def fetch(exchange: Exchange) -> None:
+            fetched.append(await exchange.fetch_tile(TILES[0], root, [made[0]._transport.peer_id]))
+
+        async with trio.open_nursery() as nursery:
+            for exchange in made[1:]:
+                nursery.start_soon(fetch, exchange)
+
+    converse([holder, ground_of(0), ground_of(0)], talk, in_tile_thread=slowly)
+    assert fetched == [file, file]
 
 
 def test_where_all_have_pruned_it_that_is_said_once():

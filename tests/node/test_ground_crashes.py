@@ -16,7 +16,7 @@ from storage.keys import BLOCK_ROW, own_key
 from storage.kv import Batch, DatabaseCorrupt, KeyValue, MemoryKeyValue, scan_all
 from storage.ledger import count_bytes
 from tests.consensus.genesis import TILES
-from tests.node.ground_samples import SETTINGS, GroundedChain, MemoryGround, make_ground
+from tests.node.ground_samples import SETTINGS, GroundedChain, MemoryGround, here, make_ground
 
 SMALL = dataclasses.replace(SETTINGS, storage=dataclasses.replace(SETTINGS.storage, chain_bytes_max=6_000))
 
@@ -44,7 +44,7 @@ class CuttingKeyValue(MemoryKeyValue):
 
 def live(ground: MemoryGround) -> None:
     """Blocks of heads and payments, each with what unfinalized blocks leave, and pruning between them."""
-    chain, housekeeping = GroundedChain(ground), Housekeeping(ground)
+    chain, housekeeping = GroundedChain(ground), Housekeeping(ground, here)
     while chain.execution.height < 14:
         heads, _ = chain.add(*TILES[:2], payments=2)
         chain.apply(*heads)

@@ -16,7 +16,7 @@ from storage.budget import Kind
 from storage.keys import block_key
 from storage.kv import MemoryKeyValue
 from tests.consensus.genesis import TILES, make_update
-from tests.node.ground_samples import SETTINGS, GroundedChain, MemoryGround, make_ground
+from tests.node.ground_samples import SETTINGS, GroundedChain, MemoryGround, here, make_ground
 
 
 def allow(chain_bytes_max: int) -> Settings:
@@ -38,7 +38,7 @@ def test_old_blocks_go_until_the_chain_fits():
     ground = make_ground(settings=allow(12_000))
     grow(ground, 16)
     assert ground.ledger.statistics().bytes_used > 12_000
-    keeping = Housekeeping(ground)
+    keeping = Housekeeping(ground, here)
     while keeping.prune_step():
         pass
     at = ground.ledger.statistics()
@@ -50,7 +50,7 @@ def test_a_chain_that_cannot_shrink_says_so_once():
     """The two last epochs stay: one warning, with what is needed; and again only after it had fitted."""
     ground = make_ground(settings=allow(1))
     grow(ground, 12)
-    keeping = Housekeeping(ground)
+    keeping = Housekeeping(ground, here)
     with structlog.testing.capture_logs() as said:
         while keeping.prune_step():
             pass
@@ -65,7 +65,7 @@ def test_blobs_of_pruned_blocks_can_still_go():
     """Updates that only a pruned block names are known by a row as long as they are held, and not longer."""
     ground = make_ground(settings=allow(1))
     grow(ground, 32)
-    keeping = Housekeeping(ground)
+    keeping = Housekeeping(ground, here)
 
     def updates() -> list[int]:
         uses = [use for use in keeping._uses() if ground.blobs.size(use.name) is not None]
@@ -81,13 +81,38 @@ def test_blobs_of_pruned_blocks_can_still_go():
     crowded = ground.tiles.bytes_used + ground.blobs.bytes_used
     crowded_storage = dataclasses.replace(ground.settings.storage, storage_bytes_max=crowded)
     ground.settings = dataclasses.replace(ground.settings, storage=crowded_storage)
-    keeping.prepare(99)
+    trio.run(keeping.prepare, 99)
     assert keeping.refusal is None
     left = updates()
+    removed = keeping.statistics().removed_bytes
+    assert ground.tiles.bytes_used + ground.blobs.bytes_used == crowded - removed
     assert left == [*range(33 - len(left), 33)]
     assert UPDATES_KEPT_MIN <= len(left) < 32
     rows = {use.age for use in keeping._uses() if use.kind is Kind.UPDATE}
     assert rows == {*left, *range(25, 33)}
+
+
+def test_a_disk_that_is_full_is_refused_with_the_remedy():
+    """Whoever filled it; the sentence is said once, and gone when there is room again. The metrics tell the same."""
+    ground = make_ground()
+    grow(ground, 2)
+    keeping = Housekeeping(ground, here)
+    trio.run(keeping.prepare, 1)
+    assert keeping.refusal is None
+    roomy = keeping.statistics()
+    ground.disk.is_full = True
+    with structlog.testing.capture_logs() as said:
+        trio.run(keeping.prepare, 2)
+        trio.run(keeping.prepare, 3)
+    assert [entry["event"] for entry in said] == ["storage is full"]
+    assert "the disk has 0 left: make room on it" in keeping.refusal
+    full = keeping.statistics()
+    assert (roomy.refused, full.refused) == (0, 1)
+    assert roomy.room_bytes == SETTINGS.storage.storage_bytes_max - roomy.used_bytes > full.room_bytes == 0
+    assert full.allowed_bytes == SETTINGS.storage.storage_bytes_max
+    ground.disk.is_full = False
+    trio.run(keeping.prepare, 4)
+    assert keeping.refusal is None
 
 
 class AskedKeyValue(MemoryKeyValue):
@@ -110,7 +135,7 @@ def run_for(ground: MemoryGround, seconds: float) -> None:
     async def main() -> None:
         grow(ground, 16)
         with trio.move_on_after(seconds):
-            await Housekeeping(ground).run()
+            await Housekeeping(ground, here).run()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 

@@ -138,7 +138,10 @@ def test_a_peer_of_another_genesis_is_refused_with_a_sentence(tmp_path: Path) ->
 
 
 def test_damaged_tile_files_are_fetched_again(tmp_path: Path) -> None:
-    """A tile file cut short, one with a flipped bit, and one that changes while the node runs: each is found and made whole."""
+    """A tile file cut short, one with a flipped bit, and one that changes while the node runs: each is found and made whole.
+
+    A copy from what it rests on; where that is damaged too, from peers.
+    """
     with Network(tmp_path, 2) as network:
         network.start()
         damaged, other = network.nodes[1], network.nodes[0]
@@ -147,19 +150,32 @@ def test_damaged_tile_files_are_fetched_again(tmp_path: Path) -> None:
         cut, flipped, cut_too, flipped_too, *_, later = damaged.newest_files()
         cut.write_bytes(cut.read_bytes()[:-100])
         flip(flipped)
-        assert len(damaged.problems()) == 2
+        report = damaged.verify()
+        assert (report.problems, report.copies_torn) == ([], 2)
+        cut, flipped = (min(copy.parent.glob("*.tblock"), key=version_of) for copy in (cut, flipped))
+        cut.write_bytes(cut.read_bytes()[:-100])
+        flip(flipped)
+        problems = damaged.problems()
+        for base in (cut, flipped):
+            tile = f"{base.parent.parent.name}/{base.parent.name}"
+            assert any(f"tile {tile}" in problem for problem in problems)
         cut_too.write_bytes(cut_too.read_bytes()[:-100])
         flip(flipped_too)
 
         network.start()
         target = max(damaged.versions().values()) + 1
         wait_for("every tile at work", lambda: min(damaged.versions().values(), default=0) >= target)
-        flip(max(later.parent.glob("*.tblock"), key=lambda path: int(path.stem)))
+        flip(max(later.parent.glob("*.tblock"), key=version_of))
         target = max(damaged.versions().values()) + 5
         wait_for("every tile at work still", lambda: min(damaged.versions().values(), default=0) >= target)
         assert network.stop() == [0, 0]
         assert damaged.roots() == other.roots()
         assert damaged.problems() == other.problems() == []
+
+
+def version_of(path: Path) -> int:
+    """Of a tile's file."""
+    return int(path.stem)
 
 
 def flip(path: Path) -> None:

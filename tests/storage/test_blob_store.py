@@ -95,6 +95,21 @@ def test_a_changed_row_is_corrupt(files, index):
         BlobStore(files, index).find(name)
 
 
+def test_another_thread_may_read_and_changes_nothing(files, index):
+    """What is wrong is refused, each time, and removed by whoever owns the store."""
+    store = BlobStore(files, index)
+    names = store.put_many([SMALL, LARGE])
+    assert [store.read(name) for name in (*names, blob_digest(b"another"))] == [SMALL, LARGE, None]
+    batch = Batch()
+    batch.put(blob_key(INLINE_BLOB, names[0]), b"smalL")
+    index.write(batch)
+    for _ in range(2):
+        with pytest.raises(Rejected):
+            store.read(names[0])
+    assert store.has(names[0])
+    assert store.statistics().corrupt_count == 0
+
+
 def test_files_of_no_blob_are_swept(files, index):
     """A file whose put never returned, or that is no blob's, is gone after a restart."""
     files.write(blob_file_name(blob_digest(LARGE)), [LARGE])

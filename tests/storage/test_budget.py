@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.budget import Held, KeepRule, Kind, StorageFull, plan_room, removable
+from protocol.erasure import ReplicationClass
+from storage.budget import RETENTION, Held, KeepRule, Kind, StorageFull, plan_room, removable
 
 RULE = KeepRule(first_challenged=10, datasets_in_use=frozenset({"corpus"}), tile_versions_kept=2, updates_kept=3)
 
@@ -48,6 +49,36 @@ def test_the_order_in_which_things_go():
         (Kind.TILE_VERSION, "trunk/0", 7),
         (Kind.DATASET_SHARD, "other", 1),
     ]
+
+
+def test_kinds_go_in_the_order_of_their_classes():
+    """What can be made again before history, history before snapshots, and last what nothing here gives back."""
+    classes = list(ReplicationClass)  # the most important first
+    order = [classes.index(RETENTION[kind]) for kind in sorted(Kind)]
+    assert order == sorted(order, reverse=True)
+    assert set(order) == {0, 1, 2, 3}
+
+
+def test_a_copy_goes_before_anything_that_is_the_only_one():
+    """That of the newest version stays: learning maps it each round."""
+    things = [held(Kind.TILE_COPY, version) for version in (7, 8)] + [held(Kind.DELTA, 1), held(Kind.UPDATE, 1)]
+    assert [(thing.kind, thing.age) for thing in removable(things, RULE)] == [(Kind.TILE_COPY, 7), (Kind.DELTA, 1)]
+
+
+def test_a_disk_that_others_fill_is_full_before_the_allowance():
+    """What is left on it counts, and the sentence tells the remedy that helps."""
+    old = [held(Kind.DELTA, 1, size_bytes=300)]
+    common = {"used_bytes": 1000, "needed_bytes": 500, "bytes_max": 9000}
+    assert plan_room(old, RULE, free_bytes=500, **common) == ()
+    assert plan_room(old, RULE, free_bytes=200, **common) == tuple(old)
+    with pytest.raises(StorageFull) as caught:
+        plan_room(old, RULE, free_bytes=199, **common)
+    assert str(caught.value) == (
+        "Storage is full: 700 bytes are used and must stay, 500 more are needed, and the disk has 499 left: "
+        "make room on it, or move the data directory to a larger one."
+    )
+    with pytest.raises(StorageFull, match="storage_bytes_max allows 1,400: raise"):
+        plan_room([], RULE, free_bytes=400, **{**common, "bytes_max": 1400})
 
 
 def test_nothing_goes_while_there_is_room():

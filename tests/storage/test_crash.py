@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from protocol.digest import blob_digest
-from protocol.ids import TileId
+from protocol.ids import Digest, TileId
 from storage.io.blob_store import BlobStore
 from storage.io.files import DirectoryFiles, DirectoryLock
 from storage.io.journal_file import open_journal
@@ -20,6 +21,7 @@ from storage.io.rocks import RocksKeyValue
 from storage.io.tile_store import TileStore
 from storage.keys import BLOCK_ROW, HEADER
 from storage.ledger import Ledger, count_bytes
+from storage.tile_format import CheckedTile, tile_block
 
 # Each prints a line after every call that returned; its parent kills it after so many lines.
 _PRELUDE = """
@@ -63,6 +65,29 @@ for number in itertools.count((store.newest("trunk/0") or 0) + 1):
     say(number)
     store.prune("trunk/0", 3)
 """,
+    "updates of tiles": """
+from storage.io.tile_store import Updated
+def step(state, update): return bytes(a ^ b for a, b in zip(state, update * 1000))
+def rebuild(base, version, updates):
+    state = bytes(base.state)
+    for name in updates: state = step(state, bytes(blobs.read(name)))
+    return tile_block("trunk/0", state, 1, 1000)[0]
+blobs = BlobStore(files, index)
+store = TileStore(files, index, rebuild)
+if store.newest("trunk/0") is None:
+    store.put(TileId("trunk/0"), Version(0), *tile_block("trunk/0", bytes(4000), 1, 1000))
+state = bytes(store.open("trunk/0", store.newest("trunk/0")).state)
+for number in itertools.count(store.newest("trunk/0") + 1):
+    update = b"%04d" % number
+    state = step(state, update)
+    name = blobs.put(update)
+    store.put_updated([Updated(TileId("trunk/0"), Version(number), *tile_block("trunk/0", state, 1, 1000), name, 4)])
+    say(number)
+    store.prune("trunk/0", 3)
+    store.fold("trunk/0")
+    in_use = store.in_use()
+    blobs.delete(*(name for name in blobs.names() if name not in in_use))
+""",
     "ledger": """
 ledger = Ledger(index)
 for number in itertools.count((ledger.tip() or 0) + 1):
@@ -100,6 +125,22 @@ def write_and_kill(folder: Path, writer: str, lines: int) -> list[str]:
     return [line.strip() for line in heard if line.endswith("\n")]
 
 
+def state_after(version: int) -> bytes:
+    """What the updates up to ``version`` make of nothing."""
+    state = bytes(4)
+    for number in range(1, version + 1):
+        state = bytes(a ^ b for a, b in zip(state, b"%04d" % number, strict=True))
+    return state * 1000
+
+
+def rebuilt(base: CheckedTile, blobs: BlobStore, updates: Sequence[Digest]) -> bytes:
+    """The same from a base, by the updates that are kept."""
+    state = bytes(base.state)[:4]
+    for name in updates:
+        state = bytes(a ^ b for a, b in zip(state, blobs.read(name), strict=True))
+    return tile_block(base.tile_id, state * 1000, 1, 1000)[0]
+
+
 @pytest.mark.parametrize("writer", sorted(WRITERS))
 def test_nothing_acknowledged_is_lost(tmp_path: Path, writer: str):
     """Killed three times in the middle, each time restarted on what is there, the store still has every acknowledged write."""
@@ -127,6 +168,15 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path, writer: str):
                 assert len(tiles.versions(TileId("trunk/0"))) >= 3
                 for version in tiles.versions(TileId("trunk/0")):
                     tiles.open(TileId("trunk/0"), version).verify()
+            case "updates of tiles":
+                blobs = BlobStore(files, index)
+                tiles = TileStore(files, index, lambda base, version, updates: rebuilt(base, blobs, updates))
+                newest = tiles.newest(TileId("trunk/0"))
+                assert newest >= max(map(int, heard))
+                for version in tiles.versions(TileId("trunk/0")):
+                    tile = tiles.open(TileId("trunk/0"), version)
+                    assert tile.state == state_after(version)
+                assert tiles.statistics().corrupt_count == 0
             case "ledger":
                 ledger = Ledger(index)
                 assert ledger.tip() >= max(map(int, heard))

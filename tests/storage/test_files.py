@@ -103,6 +103,31 @@ def test_power_cut_in_the_middle_of_writes(writes, steps, seed):
         assert found in (acknowledged.get(name), attempted.get(name))
 
 
+def test_a_file_may_be_written_without_waiting(files):
+    """It is there at once, whole; synced later, or replaced by one that is durable."""
+    assert files.write("a/b", [b"one", b"two"], durable=False) == 6
+    assert files.read("a/b") == b"onetwo"
+    files.sync("a/b")
+    files.write("a/b", [b"three"])
+    assert files.read("a/b") == b"three"
+    with pytest.raises(FileNotFoundError):
+        files.sync("a/c")
+
+
+def test_power_takes_what_was_not_waited_for():
+    """Whole, torn, or with its name: all are found. After a sync only the whole."""
+    found = {False: set(), True: set()}
+    for seed in range(200):
+        for is_synced in (False, True):
+            disk = MemoryFiles()
+            disk.write("f", [b"data"], durable=False)
+            if is_synced:
+                disk.sync("f")
+            after = disk.after_power_cut(random.Random(seed))
+            found[is_synced].add(None if after.size("f") is None else bytes(after.read("f")))
+    assert found == {False: {None, b"", b"d", b"da", b"dat", b"data"}, True: {b"data"}}
+
+
 def test_the_false_disk_does_tear_and_forget():
     """Over many seeds an unfinished write is found absent, torn and whole: the test above tests something."""
     found = set()

@@ -9,12 +9,20 @@ import pytest
 from protocol.ids import TileId, Version
 from storage.budget import KeepRule, Kind, StorageFull
 from storage.io.blob_store import BlobStore
-from storage.io.room import BlobUse, make_room
+from storage.io.room import BlobUse, plan_removal, remove_blobs, remove_tiles
 from storage.io.tile_store import TileStore
 from storage.tile_format import tile_block
 
 TRUNK = TileId("trunk/0")
 RULE = KeepRule(first_challenged=5, tile_versions_kept=2, updates_kept=1)
+
+
+def make_room(tiles, blobs, uses, rule, **limits):
+    """A plan, carried out."""
+    plan = plan_removal(tiles, blobs, uses, rule, **limits)
+    remove_blobs(blobs, plan)
+    remove_tiles(tiles, plan)
+    return plan
 
 
 def filled(files, index):

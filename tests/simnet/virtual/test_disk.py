@@ -206,6 +206,27 @@ def test_power_takes_rows_that_were_not_synced() -> None:
     assert disk.index.bytes_used == before - len(b"c" + LARGE) == 4
 
 
+def test_power_takes_files_that_were_not_synced() -> None:
+    """They are whole, cut short or gone; those that were synced, or moved after that, are whole."""
+    found = set()
+    for seed in range(100):
+        disk = VirtualDisk("peer-0000", Pool())
+        disk.files.write("waited", [b"data"])
+        for name in ("unsynced", "synced", "removed", "moved"):
+            disk.files.write(name, [b"data"], durable=False)
+        disk.files.sync("synced")
+        disk.files.remove("removed")
+        disk.files.move("moved", "away")
+        disk.lose_power(random.Random(seed))
+        assert disk.files.read("waited") == disk.files.read("synced") == b"data"
+        assert disk.files.size("removed") is None
+        found.add((disk.files.size("unsynced"), disk.files.size("away") == disk.files.size("unsynced")))
+    assert {size for size, _ in found} == {None, 0, 1, 2, 3, 4}
+    assert {equal for _, equal in found} == {True, False}
+    with pytest.raises(FileNotFoundError):
+        disk.files.sync("removed")
+
+
 def test_a_full_disk_refuses_writes_and_nothing_else() -> None:
     """It raises what a real one raises; reading, removing, and opening a journal go on; with room everything does."""
     disk = VirtualDisk("one", Pool())
