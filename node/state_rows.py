@@ -116,7 +116,7 @@ def keep_part(index: KeyValue, name: bytes, entries: Sequence[StateEntry], diges
     index.write(batch, durable=False)
 
 
-def split_part(index: KeyValue, name: bytes, digests: Sequence[Digest]) -> None:
+def keep_split(index: KeyValue, name: bytes, digests: Sequence[Digest]) -> None:
     """Remember the digests below a name in place of its own."""
     batch = Batch()
     batch.delete(_FETCHED + name)

@@ -38,7 +38,7 @@ from node.state_rows import (
     find_fetch,
     forget_state,
     keep_part,
-    split_part,
+    keep_split,
 )
 from node.threads import InThread
 from p2p.requests import STATE, SYNC
@@ -310,7 +310,7 @@ class _Run:
                 if isinstance(effect, sync.Keep):
                     keep_part(self._index, effect.name, effect.entries, effect.digest)
                 elif isinstance(effect, sync.Split):
-                    split_part(self._index, effect.name, effect.digests)
+                    keep_split(self._index, effect.name, effect.digests)
             return effects
 
         return await self._fetch.in_thread(work)

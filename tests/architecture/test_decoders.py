@@ -75,7 +75,11 @@ RAW = {
 
 READ = [each for row in DECODERS for each in row.reads]
 FUNCTIONS_READ = {f"{each.__module__}.{each.__name__}" for each in READ if not isinstance(each, type)}
-MESSAGES_READ = {each.__name__ for each in READ if isinstance(each, type)} | {"ValidatorMessage", "BlobRequest"}
+MESSAGES_READ = {each.__name__ for each in READ if isinstance(each, type)} | {
+    "ValidatorMessage",
+    "BlobRequest",
+    "StateRequest",
+}
 
 
 def test_every_message_that_is_decoded_has_a_row() -> None:

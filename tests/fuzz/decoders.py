@@ -31,7 +31,7 @@ from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
 from consensus.finality.tally import check_certificate, check_vote
 from consensus.light_client import check_light_client_proof
 from consensus.signers import check_signers
-from consensus.state import ACCOUNTS, TileEntry
+from consensus.state import ACCOUNTS, TileEntry, decode_entry
 from node import chain_proof, config
 from node.account_address import account_text, parse_account
 from node.addresses import (
@@ -44,12 +44,16 @@ from node.addresses import (
 from node.api.handlers import TransactionRequest, decode_request, post_generate, read_natural
 from node.chain_index import TransactionRow
 from node.chain_proof import make_proof, parse_key
+from node.checkpoints import CheckpointManifest
+from node.checkpoints import check_manifest as check_checkpoint_manifest
+from node.checkpoints import make_manifest as make_checkpoint_manifest
 from node.config import read_run_settings
 from node.ground import DELTA_ROW_BYTES_MAX, DeltaRow, KnownPeers, LearnerRecord
 from node.inbound import Inbound
 from node.keys import CARD_BYTES_MAX, card_text, parse_card
 from node.money import parse_nock
 from node.services.housekeeping import UseRow
+from node.state_rows import FetchRow
 from node.toml_table import Key, parse_document, read_table, write_table
 from p2p.addresses import parse_address, usable_addresses
 from p2p.framing import FrameReader, decode_answer, encode_answer, encode_frame, encode_refusal
@@ -64,7 +68,7 @@ from p2p.records import (
     choose_best,
     peer_key,
 )
-from p2p.requests import ADVERTS, BLOB, DELTA, HELLO, PING, SYNC
+from p2p.requests import ADVERTS, BLOB, DELTA, HELLO, PING, STATE, SYNC
 from p2p.topics import find_topic_rule, topic_text
 from p2p.transport import GossipReceived
 from protocol.availability import AvailabilityCertificate, AvailabilityClaim, AvailabilityVote
@@ -128,8 +132,19 @@ from protocol.limits import (
 )
 from protocol.messages import KIND_OF, PAYLOADS, Kind, decode_payload
 from protocol.rejection import Reason, Rejected
-from protocol.roster import Head, MemberCard, check_member_card
-from protocol.state_proof import StateProof, SubChain, check_state_proof
+from protocol.roster import Head, MemberCard, Roster, check_member_card
+from protocol.state_proof import StateProof, SubChain, check_state_proof, key_digest
+from protocol.state_sync import (
+    Checkpoint,
+    Children,
+    Entries,
+    StateEntry,
+    StateRequest,
+    Trusted,
+    check_children,
+    check_entries,
+    split_name,
+)
 from protocol.transactions import (
     EvidenceReport,
     Leave,
@@ -505,6 +520,52 @@ def check_own_manifest(data: bytes) -> object:
     return check_manifest(data, decode(BlobManifest, data, limit_bytes=MANIFEST_BYTES_MAX).root())
 
 
+# -- a state by parts ----------------------------------------------------------------------------------------------------
+
+
+STATE_FETCHED = ledger_samples.GENESIS
+ACCOUNTS_TREE = STATE_FETCHED.trees[SubChain.C]
+
+
+def children_samples() -> list[bytes]:
+    return [encode(Children((b"".join(ACCOUNTS_TREE.digests_below(b"")),)))]
+
+
+def check_own_children(data: bytes) -> object:
+    answer = decode(Children, data, limit_bytes=FRAME_BYTES_MAX)
+    return [check_children(each, ACCOUNTS_TREE.root()) for each in answer.digests]
+
+
+def account_branch() -> tuple[bytes, tuple[StateEntry, ...]]:
+    """A branch with an account in it, and its entries."""
+    entries = sorted((key_digest(key), StateEntry(key, encode(value))) for key, value in ACCOUNTS_TREE.items())
+    branch = entries[0][0][:1]
+    return bytes([SubChain.C]) + branch, tuple(entry for place, entry in entries if place[:1] == branch)
+
+
+def entries_samples() -> list[bytes]:
+    return [encode(Entries((account_branch()[1], None)))]
+
+
+def check_own_entries(data: bytes) -> object:
+    name, _ = account_branch()
+    expected = ACCOUNTS_TREE.digests_below(b"")[name[1]]
+    for part in decode(Entries, data, limit_bytes=FRAME_BYTES_MAX).parts:
+        if part is not None:
+            check_entries(name, part, expected)
+    return None
+
+
+def entry_samples() -> list[bytes]:
+    return [entry.value for entry in account_branch()[1] if entry.key[:1] == ACCOUNTS.prefix]
+
+
+def checkpoint_manifest_samples() -> list[bytes]:
+    block = LIGHT.boundary(1)
+    header = replace(block.header, state_root=STATE_FETCHED.root())
+    return [encode(make_checkpoint_manifest(replace(block, header=header), STATE_FETCHED))]
+
+
 def shard_samples() -> list[bytes]:
     return [encode(tile.checked(cell).shard) for tile in coded_tiles() for cell in (0, 6)]
 
@@ -769,6 +830,37 @@ DECODERS: tuple[Decoder, ...] = (
     message("block on disk", StoredBlock, FRAME_BYTES_MAX),
     message("tile on disk", TileEntry, STATE_ENTRY_BYTES_MAX),
     message("place of a transaction", TransactionRow, 128),
+    message("state request", StateRequest, STATE.request_bytes_max),
+    message("way to a checkpoint", Checkpoint, FRAME_BYTES_MAX),
+    message("block that is trusted", Trusted, FRAME_BYTES_MAX),
+    message("state that is fetched", FetchRow, FRAME_BYTES_MAX),
+    message("roster on disk", Roster, FRAME_BYTES_MAX),
+    Decoder(
+        "digests of a state",
+        Form.MSGPACK,
+        children_samples,
+        check_own_children,
+        (Children, check_children),
+        allowed=256 * KIB,  # 256 digests in a list and a tree, for each eight kilobytes that are shown
+    ),
+    Decoder(
+        "entries of a state", Form.MSGPACK, entries_samples, check_own_entries, (Entries, check_entries, split_name)
+    ),
+    Decoder(
+        "entry of a state",
+        Form.MSGPACK,
+        entry_samples,
+        lambda data: decode_entry(bytes([ACCOUNTS.chain]) + ACCOUNTS.prefix, data),
+        (decode_entry,),
+    ),
+    Decoder(
+        "manifest of a checkpoint",
+        Form.MSGPACK,
+        checkpoint_manifest_samples,
+        check_checkpoint_manifest,
+        (CheckpointManifest, check_checkpoint_manifest),
+        allowed=256 * KIB,
+    ),
     Decoder("sync answer", Form.MSGPACK, functools.cache(sync_samples), check_sync_answer, (Blocks, check_chain)),
     message("sync request", GetBlocks, SYNC.request_bytes_max),
     message("question who is here", GetAdverts, ADVERTS.request_bytes_max),
