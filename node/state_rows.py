@@ -20,7 +20,7 @@ from protocol.ids import Digest, DigestField
 from protocol.light_client import LightBlock
 from protocol.limits import MIB
 from protocol.state_proof import SubChain, bucket_of, entry_leaf, key_digest, value_digest
-from protocol.state_sync import StateEntry, children_of, node_of_leaves
+from protocol.state_sync import EMPTY, StateEntry, children_of, node_of_leaves
 from storage.keys import own_key
 from storage.kv import Batch, KeyValue, scan_all
 
@@ -93,8 +93,17 @@ def find_fetch(index: KeyValue) -> FetchRow | None:
 
 
 def begin_fetch(index: KeyValue, row: FetchRow) -> None:
-    """From now on the rows of the state are parts of one; durable on return."""
+    """From now on the rows of the state are parts of one; durable on return.
+
+    Those of a state that was whole until now are parts that were kept: whatever is the same in both need not be fetched.
+    """
     batch = Batch()
+    if find_fetch(index) is None:
+        for chain in SubChain:
+            name = bytes([chain])
+            for child, digest in zip(children_of(name), digests_below(index, name), strict=True):
+                if digest != EMPTY[1]:
+                    batch.put(_FETCHED + child, digest)
     batch.put(_FETCHING, encode(row))
     index.write(batch)
 

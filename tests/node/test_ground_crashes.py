@@ -9,6 +9,7 @@ import pytest
 from consensus.state import all_rows
 from node.chain_index import find_transaction
 from node.services.housekeeping import Housekeeping
+from node.state_rows import scan_state
 from protocol.codec import encode
 from protocol.ids import Digest
 from storage.files import MemoryFiles
@@ -55,9 +56,7 @@ def check(index: KeyValue, files: MemoryFiles) -> None:
     """What a new process finds agrees, and it can go on."""
     ground = make_ground(index, files, SMALL)
     state = ground.load_state()  # raises where rows and tip differ
-    prefix = own_key("state")
-    rows = {key[len(prefix) :]: value for key, value in scan_all(index, prefix)}
-    assert rows == {key: encode(entry) for key, entry in all_rows(state) if entry is not None}
+    assert dict(scan_state(index)) == {key: encode(entry) for key, entry in all_rows(state) if entry is not None}
     at = ground.ledger.statistics()
     assert at.bytes_used == count_bytes(index)
     rows_kept = {key[1:] for key, _ in scan_all(index, BLOCK_ROW)}

@@ -26,7 +26,7 @@ from storage.keys import (
     own_key,
     pack_u64,
 )
-from storage.kv import Batch, DatabaseCorrupt, KeyValue, MemoryKeyValue
+from storage.kv import Batch, DatabaseCorrupt, KeyValue, MemoryKeyValue, scan_all
 from storage.ledger import FinalizedBlock, Ledger, PruneRule, Statistics, count_bytes
 
 
@@ -169,6 +169,38 @@ def test_rows_that_are_written_twice_are_counted_once(index):
 
     ledger.prune(rule(), release, blocks_max=9, bytes_max=2**20)
     assert ledger.statistics() == Statistics(count_bytes(index), 3, 3)
+
+
+@pytest.mark.parametrize("tip", [0, 1, 9])
+def test_a_ledger_begins_anew_above_its_tip(tip):
+    """What was below goes, but for boundaries; the block comes with its rows, and the next one follows it."""
+    index = MemoryKeyValue()
+    ledger, extra = grown(index, tip), Batch()
+    extra.put(own_key("state"), b"new")
+    ledger.begin_at(block(20), extra, 4)
+    for each in (ledger, Ledger(index)):
+        assert (each.oldest(), each.tip()) == (20, 20)
+        assert each.get(20) == block(20)
+        assert each.find(Height(9)) is None
+        assert each.statistics().bytes_used == count_bytes(index)
+    kept = [height for height in range(1, 20) if ledger.find_header(Height(height)) is not None]
+    assert kept == [height for height in (4, 8) if height <= tip]
+    assert kept == [height for height in range(1, 20) if ledger.find_certificate(Height(height)) is not None]
+    assert index.get(own_key("state")) == b"new"
+    assert not [key for key, _ in scan_all(index, BLOCK_ROW)]
+    ledger.append(block(21))
+    with pytest.raises(InvariantBroken):
+        ledger.begin_at(block(21), Batch(), 4)
+
+
+def test_a_ledger_that_is_forgotten_is_a_new_one():
+    """Nothing is left of it, and it may begin with any block."""
+    index = MemoryKeyValue()
+    ledger = grown(index, 9)
+    ledger.forget()
+    assert (ledger.tip(), ledger.oldest(), count_bytes(index)) == (None, None, 0)
+    assert Ledger(index).tip() is None
+    ledger.append(block(3))
 
 
 def test_a_database_from_before_blocks_were_counted_is_counted(index):
