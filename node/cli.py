@@ -22,6 +22,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "peers": ("node.commands.facts", "peers", "Whom the running node knows."),
     "tiles": ("node.commands.tiles", "tiles", "The model's tiles, their versions and owners; verify them."),
     "chain": ("node.commands.chain", "chain", "What the network agreed on: blocks, transactions, proofs."),
+    "checkpoint": (
+        "node.commands.checkpoint",
+        "checkpoint",
+        "States with which others can join: list, export, import, verify.",
+    ),
     "validators": ("node.commands.validators", "validators", "Who votes, with what stake."),
     "wallet": ("node.commands.wallet", "wallet", "This data directory's account: address, balance, stake."),
     "tx": ("node.commands.tx", "tx", "Send money, stake it, become a validator or stop being one."),

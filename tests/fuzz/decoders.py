@@ -44,6 +44,7 @@ from node.addresses import (
 from node.api.handlers import TransactionRequest, decode_request, post_generate, read_natural
 from node.chain_index import TransactionRow
 from node.chain_proof import make_proof, parse_key
+from node.checkpoint_file import CheckpointHead, CheckpointPart
 from node.checkpoints import CheckpointManifest
 from node.checkpoints import check_manifest as check_checkpoint_manifest
 from node.checkpoints import make_manifest as make_checkpoint_manifest
@@ -835,6 +836,8 @@ DECODERS: tuple[Decoder, ...] = (
     message("block that is trusted", Trusted, FRAME_BYTES_MAX),
     message("state that is fetched", FetchRow, FRAME_BYTES_MAX),
     message("roster on disk", Roster, FRAME_BYTES_MAX),
+    message("head of a checkpoint's file", CheckpointHead, FRAME_BYTES_MAX),
+    message("part of a checkpoint's file", CheckpointPart, FRAME_BYTES_MAX),
     Decoder(
         "digests of a state",
         Form.MSGPACK,

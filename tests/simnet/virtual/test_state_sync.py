@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import random
 from dataclasses import replace
 
 import pytest
 import trio
 
-from node.ground import Ground
+from node.checkpoint_file import export_checkpoint, import_checkpoint, read_checkpoint
+from node.checkpoints import list_checkpoints
+from node.ground import Ground, stand_on
 from node.state_rows import find_fetch, scan_state
+from protocol.rejection import Rejected
 from simnet.scenario import Arrivals, MustHold, Scenario
 from simnet.scenario_file import find_scenario
 from simnet.scenario_size import ci_sized
+from simnet.virtual.disk import Pool, VirtualDisk
 from simnet.virtual.machine import VirtualMachine
 from simnet.virtual.world import VirtualWorld
 from tests.simnet.virtual.test_world import check, run_script, tip
@@ -67,6 +73,37 @@ def test_a_newcomer_begins_with_the_newest_checkpoint() -> None:
         assert all(tiles.newest(tile) == at.version for tile, at in newcomer.node.ground.tile_heads().items())
 
     check(run_script(scenario(1), 1, look))
+
+
+def test_a_checkpoint_travels_as_a_file() -> None:
+    """Exported by one machine it proves itself to another of the same genesis; cut or changed anywhere it is refused."""
+
+    async def carry(world: VirtualWorld) -> None:
+        await trio.sleep_until(ARRIVES_SECONDS)
+        node, now_ms = world.machines[0].node, world.machines[0].clock.now_ms()
+        assert node is not None
+        newest = next(list_checkpoints(node.ground.disk))
+        out = io.BytesIO()
+        assert export_checkpoint(node.ground, newest, out, lambda done, count: None) == len(out.getvalue())
+        file = out.getvalue()
+        draw = random.Random(1)
+        for _ in range(60):
+            at = draw.randrange(len(file))
+            for spoiled in (file[:at], file[:at] + bytes([file[at] ^ 1 << draw.randrange(8)]) + file[at + 1 :]):
+                with pytest.raises(Rejected):
+                    list(read_checkpoint(io.BytesIO(spoiled), world.genesis, now_ms)[1])
+        with pytest.raises(Rejected):
+            list(read_checkpoint(io.BytesIO(file + b"x"), world.genesis, now_ms)[1])
+        late = world.machines[-1]
+        ground = stand_on(VirtualDisk("elsewhere", Pool()).open(), node.ground.settings, late.plan.keys, world.genesis)
+        import_checkpoint(ground, io.BytesIO(file), now_ms, lambda done, count: None)
+        assert ground.ledger.tip() == newest.height
+        assert ground.load_state().root() == newest.block.header.state_root
+        with pytest.raises(Rejected, match="is here"):
+            import_checkpoint(ground, io.BytesIO(file), now_ms, lambda done, count: None)
+        ground.close()
+
+    check(run_script(scenario(1), 3, carry))
 
 
 def test_a_fetch_that_is_killed_goes_on_where_it_was() -> None:
