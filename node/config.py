@@ -192,7 +192,7 @@ NODE_KEYS: Final = (
         size_bytes(64 * KIB),
         "8 GiB",
         "Of those, room for finalized blocks: weeks of a busy network. The oldest go first, the last two epochs' never. New "
-        "nodes fetch all blocks from the first on, so somebody must keep them: where you can, allow more than there are.",
+        "nodes begin with a checkpoint; whoever wants to see every block needs somebody who keeps them all.",
     ),
     Key(
         "compute.device",

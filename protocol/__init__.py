@@ -14,6 +14,7 @@ Pure: no I/O, no clock, no randomness, no floats. Imports nothing of ours. Readi
     genesis, epochs            the first state, the rules of its network, runs of heights in which they hold
     transactions               what accounts sign to change the state
     state_proof                how one entry of the state is proved by its root
+    state_sync                 a state by parts, each proved by the root
     light_client               certified headers with their rosters, for whoever holds no chain
     messages                   which payload belongs to which kind of envelope
 """

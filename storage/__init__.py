@@ -13,6 +13,7 @@ Reading order:
     kv, keys       the index: ordered rows, and which key holds what
     blobs          bytes by their digest
     ledger         finalized blocks
+    state_sync     a state from many sources, part by part: what to ask whom, what to keep, whom to blame
     journal        what must be on disk before anybody hears of it
     budget         what goes first when the disk is full
     compaction     when the updates on which a tile's version rests are folded into a file
