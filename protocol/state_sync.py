@@ -129,7 +129,7 @@ class Children(Message, frozen=True):
     """256 digests for each name that was asked for."""
 
     digests: Annotated[
-        tuple[Annotated[bytes, Meta(min_length=CHILDREN * DIGEST_BYTES, max_length=CHILDREN * DIGEST_BYTES)], ...],
+        tuple[Annotated[bytes, Meta(max_length=CHILDREN * DIGEST_BYTES)], ...],
         Meta(min_length=1, max_length=STATE_CHILDREN_PER_REQUEST_MAX),
     ]
 

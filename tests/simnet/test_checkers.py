@@ -17,6 +17,7 @@ from protocol.learning import Contributor, SignedDelta
 from protocol.rejection import Rejected
 from protocol.roster import DeltaRef
 from simnet.checkers import NAMES, Watch
+from simnet.checkers.joined_state import SPREAD_HEIGHTS
 from simnet.scenario import MustHold, Villains
 from simnet.shadow import Shadow
 from tests.simnet.history import GENESIS, SCENARIO, Bowl, History
@@ -47,6 +48,7 @@ def test_a_right_history_breaks_nothing() -> None:
     history.leave(4)
     history.round(2)
     history.arrive(4, is_new=False)
+    history.watch.began(history.peer(4), 1, 1, history.blocks[0].header.state_root, history.now)
     history.watch.finalized(history.peer(4), history.blocks[1], history.now)  # what its disk forgot
     history.watch.finalized(history.peer(4), history.blocks[2], history.now)
     for tile in history.tiles:
@@ -720,3 +722,30 @@ def test_without_villains_there_are_no_shadows() -> None:
     assert asked == []
     assert history.watch.rounds[-1].loss_honest is None
     assert history.breaches() == {}
+
+
+# -- joined_state -------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_begins_with_another_state_is_found() -> None:
+    """Its state must be the one of its newest block."""
+    history = History(MustHold(()), present=range(5))
+    history.round(0)
+    header = history.blocks[0].header
+    history.watch.began(history.peer(1), 1, header.height, header.state_root, history.now)
+    assert not history.breaches()
+    history.watch.began(history.peer(1), 1, header.height, Digest(bytes(32)), history.now)
+    one_breach(history, "joined_state", "another state")
+
+
+def test_a_newcomer_that_begins_with_the_genesis_is_found() -> None:
+    """Once a checkpoint must be there, which is some blocks after a boundary, nobody begins without one."""
+    history = History(MustHold(()), present=range(4))
+    history.arrive(4)
+    history.watch.began(history.peer(4), 0, 0, Digest(bytes(32)), history.now)
+    for _ in range(GENESIS.chain.epoch_heights + SPREAD_HEIGHTS):
+        history.decide([], applying=[])
+    assert not history.breaches()
+    history.arrive(5)
+    history.watch.began(history.peer(5), 0, 0, Digest(bytes(32)), history.now)
+    one_breach(history, "joined_state", "begins with the genesis")
