@@ -289,7 +289,6 @@ class Node:
             nursery.start_soon(self.timers.run)
             nursery.start_soon(self.housekeeping.run)
             nursery.start_soon(self.reactor.run)
-            nursery.start_soon(self._listen)
             for topic in self.gossip.topics():
                 await self.transport.subscribe(topic)
             for peer in self.transport.connected_peers():
@@ -312,6 +311,7 @@ class Node:
         self.tiles.apply(decided_but_not_applied(self.ground))
         await self.reactor.post(DeltasArrived(self.ground.candidates()))
         await self.reactor.post(finality.Started())
+        self._start(self._listen)  # nothing may reach the machine before its first event
         self._start(self._poll_blocks)
         async with trio.open_nursery() as preparing:  # the worker imports torch while we catch up
             if self.ground.settings.compute.learn:
@@ -812,7 +812,7 @@ async def live(
             fetch = StateFetch(ground, transport, clock, machine.in_thread)
             async with trio.open_nursery() as joining:
                 joining.start_soon(_cancel_with, stop, joining.cancel_scope)
-                joining.start_soon(_ignore, transport)
+                joining.start_soon(_overhear, transport)
                 await fetch.run(is_behind=is_behind)
                 joining.cancel_scope.cancel()
             if stop.is_set():
@@ -827,10 +827,14 @@ async def live(
         ground.close_journals()
 
 
-async def _ignore(transport: Transport) -> None:
-    """Nobody listens yet: a node asks who is there when it begins."""
-    async for _ in transport.events:
-        pass
+async def _overhear(transport: Transport) -> None:
+    """Nobody listens yet: a node asks who is there when it begins. Its user is told at once."""
+    async for event in transport.events:
+        match event:
+            case wire.PeerConnected():
+                log.info("peer connected", peer=short(event.peer))
+            case wire.PeerRefused():
+                log.warning("peer refused", peer=short(event.peer), why=event.reason_sentence)
 
 
 async def _cancel_with(stop: trio.Event, scope: trio.CancelScope) -> None:
