@@ -15,8 +15,14 @@ from typing import Annotated, BinaryIO, Final
 
 from msgspec import Meta
 
-from consensus.light_client import LightClientRule, Trust, build_light_client_proof, check_light_client_proof
-from node.checkpoints import CheckpointManifest, branch_digest, check_manifest, checkpoint_name
+from consensus.light_client import (
+    CheckedTip,
+    LightClientRule,
+    Trust,
+    build_light_client_proof,
+    check_light_client_proof,
+)
+from node.checkpoints import CheckpointManifest, branch_digest, check_checkpoint_manifest, checkpoint_name
 from node.ground import Ground
 from node.state_rows import FetchRow, begin_fetch, entries_below, keep_part
 from protocol.codec import Message, decode, encode
@@ -55,8 +61,8 @@ class CheckpointPart(Message, frozen=True):
     entries: tuple[StateEntry, ...]
 
 
-def export_checkpoint(ground: Ground, manifest: CheckpointManifest, out: BinaryIO, on_part: OnPart) -> int:
-    """Write a checkpoint of a data directory; returns the bytes. Raises ``OSError``, ``Rejected(NOT_FOUND)``."""
+def export_checkpoint(ground: Ground, manifest: CheckpointManifest, on_part: OnPart) -> Iterator[bytes]:
+    """The file of a checkpoint of a data directory, in pieces. Raises ``OSError``, ``Rejected(NOT_FOUND)``."""
     block = ground.ledger.find(manifest.height)
     if block is None:
         raise Rejected(Reason.NOT_FOUND, f"block {manifest.height} was pruned: export a newer checkpoint")
@@ -64,19 +70,18 @@ def export_checkpoint(ground: Ground, manifest: CheckpointManifest, out: BinaryI
     while trust.height < manifest.height:
         proof = build_light_client_proof(trust, manifest.block, lambda epoch: _find_boundary(ground, epoch))
         proofs.append(proof)
-        trust = check_light_client_proof(
-            proof, trust, LightClientRule.of(ground.genesis), proof.blocks[-1].header.time_ms, lambda *_: True
-        ).trust
-    written = out.write(MAGIC) + _write_frame(out, encode(CheckpointHead(tuple(proofs), manifest, block.body)))
+        last = proof.blocks[-1]
+        trust = CheckedTip(last.header, last.roster or trust.roster).trust
+    yield MAGIC
+    yield _frame(encode(CheckpointHead(tuple(proofs), manifest, block.body)))
     rows = ground.disk.open_checkpoint(checkpoint_name(manifest.height))
     try:
         names = list(_parts_of(manifest))
         for done, (name, _) in enumerate(names, 1):
-            written += _write_frame(out, encode(CheckpointPart(name, tuple(entries_below(rows, name)))))
+            yield _frame(encode(CheckpointPart(name, tuple(entries_below(rows, name)))))
             on_part(done, len(names))
     finally:
         rows.close()
-    return written
 
 
 def read_checkpoint(
@@ -98,7 +103,7 @@ def read_checkpoint(
         raise Rejected(Reason.BAD_PROOF, "the proof is of another block")
     if body_root(head.body) != block.header.body_root:
         raise Rejected(Reason.WRONG_DIGEST, "the body is another block's")
-    check_manifest(encode(head.manifest))
+    check_checkpoint_manifest(encode(head.manifest))
     return head, _read_parts(source, head.manifest)
 
 
@@ -155,8 +160,8 @@ def _read_parts(
         raise Rejected(Reason.MALFORMED, "something follows the last part")
 
 
-def _write_frame(out: BinaryIO, data: bytes) -> int:
-    return out.write(len(data).to_bytes(_LENGTH_BYTES, "big")) + out.write(data)
+def _frame(data: bytes) -> bytes:
+    return len(data).to_bytes(_LENGTH_BYTES, "big") + data
 
 
 def _read_frame(source: BinaryIO, bytes_max: int) -> bytes:

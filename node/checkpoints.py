@@ -47,13 +47,13 @@ def checkpoint_name(height: int) -> str:
     return f"{height:012d}"
 
 
-def make_manifest(block: LightBlock, state: State) -> CheckpointManifest:
+def make_checkpoint_manifest(block: LightBlock, state: State) -> CheckpointManifest:
     """The manifest of the state after a block."""
     branches = tuple(b"" if tree.root() == EMPTY[0] else b"".join(tree.digests_below(b"")) for tree in state.trees)
     return CheckpointManifest(block, state.sub_roots(), branches)
 
 
-def check_manifest(data: bytes) -> CheckpointManifest:
+def check_checkpoint_manifest(data: bytes) -> CheckpointManifest:
     """A manifest that agrees with itself; whether its block is final is another question. Raises ``Rejected``."""
     manifest = decode(CheckpointManifest, data, limit_bytes=MANIFEST_BYTES_MAX)
     if combine_roots(manifest.sub_roots) != manifest.block.header.state_root:
@@ -69,7 +69,7 @@ def check_manifest(data: bytes) -> CheckpointManifest:
 def take_checkpoint(disk: Disk, block: LightBlock, state: State) -> None:
     """Keep the state after a block, whose rows are the newest on the disk; older checkpoints go. Raises ``OSError``."""
     name = checkpoint_name(block.header.height)
-    disk.take_checkpoint(name, encode(make_manifest(block, state)), STATE)
+    disk.take_checkpoint(name, encode(make_checkpoint_manifest(block, state)), STATE)
     names = disk.checkpoints()
     for older in names[: max(0, len(names) - CHECKPOINTS_KEPT)]:
         disk.remove_checkpoint(older)
@@ -79,7 +79,7 @@ def list_checkpoints(disk: Disk) -> Iterator[CheckpointManifest]:
     """What is kept, newest first; those whose manifest the disk changed are left out."""
     for name in reversed(disk.checkpoints()):
         try:
-            yield check_manifest(disk.read_manifest(name))
+            yield check_checkpoint_manifest(disk.read_manifest(name))
         except (Rejected, FileNotFoundError):
             continue
 

@@ -307,7 +307,7 @@ class Node:
         """Steps 6 and 7: catch up, then open the first round."""
         self.phase = "syncing"
         self._recall_rounds()
-        await self.housekeeping.prepare(0)
+        self._make_room(0)
         self.tiles.apply(decided_but_not_applied(self.ground))
         await self.reactor.post(DeltasArrived(self.ground.candidates()))
         await self.reactor.post(finality.Started())
@@ -386,6 +386,12 @@ class Node:
         if self._background is None:
             raise RuntimeError("the node is not running")
         self._background.start_soon(work, *arguments)
+
+    def _make_room(self, round_number: int) -> None:
+        """For a round, before it writes anything."""
+        removed = self.housekeeping.prepare(round_number)
+        if removed:
+            self._start(self.housekeeping.remove_tiles, removed)
 
     # -- what the network says ------------------------------------------------------------------------------------------
 
@@ -674,7 +680,7 @@ class Node:
         for lagging in effect.lagging:
             await self._lag(lagging)
         record.lagging = effect.lagging
-        await self.housekeeping.prepare(effect.round + 1)
+        self._make_room(effect.round + 1)
         log.info(
             "round closed",
             round=effect.round,

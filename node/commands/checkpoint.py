@@ -51,6 +51,7 @@ def export(data_dir: Path, as_json: bool, height: int | None, file: Path) -> Non
     """Write a checkpoint to FILE, with the proof that its block is final."""
     from node.checkpoint_file import export_checkpoint
     from node.checkpoints import list_checkpoints
+    from storage.io.files import write_file
 
     with _opened(data_dir) as ground:
         kept = list(list_checkpoints(ground.disk))
@@ -58,10 +59,7 @@ def export(data_dir: Path, as_json: bool, height: int | None, file: Path) -> Non
         if not found:
             there = ", ".join(str(manifest.height) for manifest in kept) or "none yet"
             raise CommandFailed(f"There is no such checkpoint; kept are: {there}.")
-        part = file.with_name(file.name + ".part")
-        with part.open("wb") as out:
-            size_bytes = export_checkpoint(ground, found[0], out, _tell("writing"))
-        part.rename(file)
+        size_bytes = write_file(file.absolute(), export_checkpoint(ground, found[0], _tell("writing")))
     _print({**_facts(found[0]), "bytes": size_bytes, "file": str(file)}, as_json)
 
 

@@ -11,7 +11,7 @@ Blobs belong to the event loop and tiles to their thread, so a plan is carried o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -90,8 +90,8 @@ class Housekeeping:
 
     # -- room for a round -----------------------------------------------------------------------------------------------
 
-    async def prepare(self, round_number: int) -> None:
-        """Make room for one round."""
+    def prepare(self, round_number: int) -> Sequence[Held]:
+        """Make room for one round, or say why there is none. Returns what is still to go, by ``remove_tiles``."""
         ground = self._ground
         other_bytes, free_bytes = ground.disk.other_bytes(), ground.disk.free_bytes()
         bytes_max = ground.settings.storage.storage_bytes_max
@@ -118,17 +118,21 @@ class Housekeeping:
             if self.refusal is None:
                 log.error("storage is full", why=str(full))
             self.refusal = str(full)
-            return
+            return ()
         self.refusal = None
         if removed:
             remove_blobs(ground.blobs, removed)
             self._forget_uses(removed)
-            await self._in_tile_thread(lambda: remove_tiles(ground.tiles, removed))
             removed_bytes = sum(held.size_bytes for held in removed)
             self._removed_bytes += removed_bytes
             self._used_bytes -= removed_bytes
             self._room_bytes += removed_bytes
-            log.info("made room", things=len(removed), bytes=removed_bytes)
+            log.info("making room", things=len(removed), bytes=removed_bytes)
+        return removed
+
+    async def remove_tiles(self, removed: Sequence[Held]) -> None:
+        """The rest of a plan, where merges and applications go first: nobody may wait for it."""
+        await self._in_tile_thread(lambda: remove_tiles(self._ground.tiles, removed))
 
     def statistics(self) -> StorageStatistics:
         return StorageStatistics(

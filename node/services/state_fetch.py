@@ -41,7 +41,7 @@ from node.state_rows import (
     keep_split,
 )
 from node.threads import InThread
-from p2p.requests import STATE, SYNC
+from p2p.requests import STATE, SYNC, RequestRule
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
 from protocol.epochs import is_boundary
@@ -74,7 +74,6 @@ STEPS_MAX: Final = 64  # parts of one proof: 256 MiB, centuries
 TICK_SECONDS: Final = 1.0
 PROGRESS_SECONDS: Final = 5.0
 STUCK_SECONDS: Final = 60.0  # chain.md 4: without anything new, another checkpoint is looked for, and then none
-EPOCHS_BEHIND_MIN: Final = 2  # a node that is less far behind fetches blocks
 
 
 @dataclass(slots=True)
@@ -143,7 +142,7 @@ class StateFetch:
     # -- what is newest -------------------------------------------------------------------------------------------------
 
     async def find_newest(self) -> FetchRow | None:
-        """The newest checkpoint that a connected peer proves, if it is far enough above our own tip."""
+        """The newest checkpoint that a connected peer proves, if it is above our own tip."""
         trust = await self._find_trust()
         if trust is None:
             return None
@@ -160,10 +159,9 @@ class StateFetch:
             nursery.cancel_scope.deadline = trio.current_time() + STATE.timeout_seconds
             for peer in self.transport.connected_peers()[:ASKED_MAX]:
                 nursery.start_soon(ask, peer)
-        tip = self.ground.ledger.tip()
-        lowest = 0 if tip is None else tip + EPOCHS_BEHIND_MIN * self.ground.genesis.chain.epoch_heights
-        found = [row for row in found if row.block.header.height > lowest]
-        return max(found, key=lambda row: row.block.header.height, default=None)
+        tip = self.ground.ledger.tip() or 0
+        above = (row for row in found if row.block.header.height > tip)
+        return max(above, key=lambda row: row.block.header.height, default=None)
 
     async def _find_trust(self) -> Trust | None:
         """Where proofs begin; None where that cannot be had, or is too old."""
@@ -189,14 +187,14 @@ class StateFetch:
         return self._trust
 
     async def _ask_trusted(self, peer: PeerId, height: Height, block: Digest) -> CheckedTip | None:
-        data = await self._ask(peer, GetTrusted(height))
+        data = await self._ask(peer, STATE, GetTrusted(height))
         try:
             light = decode(Trusted, data, limit_bytes=FRAME_BYTES_MAX).block if data is not None else None
             if light is None or light.roster is None:
                 return None
             return check_checkpoint(light.header, light.roster, block)
-        except Rejected as refusal:
-            self.transport.report(peer, refusal)
+        except Rejected as refusal:  # of the peer or of the user's word: who is wrong cannot be told
+            log.info("another block than the one that is trusted", peer=short(peer), why=str(refusal))
             return None
 
     async def _ask_way(self, peer: PeerId, trust: Trust) -> FetchRow | None:
@@ -204,7 +202,7 @@ class StateFetch:
         way: list[LightBlock] = []
         try:
             for _ in range(STEPS_MAX):
-                data = await self._ask(peer, GetCheckpoint(trust.height))
+                data = await self._ask(peer, STATE, GetCheckpoint(trust.height))
                 if data is None:
                     return None
                 answer = decode(Checkpoint, data, limit_bytes=FRAME_BYTES_MAX)
@@ -222,18 +220,22 @@ class StateFetch:
             log.info("a checkpoint was refused", peer=short(peer), why=str(refusal))
         return None
 
-    async def _ask(self, peer: PeerId, request: StateRequest) -> bytes | None:
-        """One question; None where there is no answer. Raises ``Rejected`` only for what the peer itself refused."""
+    async def _ask(self, peer: PeerId, rule: RequestRule, request: StateRequest | GetBlocks) -> bytes | None:
+        """One question; None where there is no answer."""
         try:
-            return await self.transport.request(
-                peer,
-                STATE.protocol,
-                encode(request),
-                timeout_seconds=STATE.timeout_seconds,
-                response_bytes_max=STATE.response_bytes_max,
-            )
+            return await self.get(peer, rule, request)
         except (RequestFailed, Rejected):
             return None
+
+    async def get(self, peer: PeerId, rule: RequestRule, request: StateRequest | GetBlocks) -> bytes:
+        """One question; raises ``RequestFailed`` when the peer cannot answer, ``Rejected`` when it will not."""
+        return await self.transport.request(
+            peer,
+            rule.protocol,
+            encode(request),
+            timeout_seconds=rule.timeout_seconds,
+            response_bytes_max=rule.response_bytes_max,
+        )
 
     # -- fetching -------------------------------------------------------------------------------------------------------
 
@@ -249,15 +251,8 @@ class StateFetch:
         """The block of a checkpoint with its body, from anybody; the header is known."""
         header = row.block.header
         for peer in self.transport.connected_peers():
-            try:
-                data = await self.transport.request(
-                    peer,
-                    SYNC.protocol,
-                    encode(GetBlocks(header.height, 1)),
-                    timeout_seconds=SYNC.timeout_seconds,
-                    response_bytes_max=SYNC.response_bytes_max,
-                )
-            except (RequestFailed, Rejected):
+            data = await self._ask(peer, SYNC, GetBlocks(header.height, 1))
+            if data is None:
                 continue
             try:
                 blocks = decode(Blocks, data, limit_bytes=FRAME_BYTES_MAX).blocks
@@ -331,13 +326,7 @@ class _Run:
         )
         event: sync.Event
         try:
-            data = await self._fetch.transport.request(
-                peer,
-                STATE.protocol,
-                encode(request),
-                timeout_seconds=STATE.timeout_seconds,
-                response_bytes_max=STATE.response_bytes_max,
-            )
+            data = await self._fetch.get(peer, STATE, request)
         except RequestFailed:
             event = sync.Unanswered(number)
         except Rejected as refusal:

@@ -10,7 +10,13 @@ from typing import Final
 import trio
 
 from consensus.light_client import Trust, build_light_client_proof, tip_of
-from node.checkpoints import CheckpointManifest, branch_digests, check_manifest, checkpoint_name, list_checkpoints
+from node.checkpoints import (
+    CheckpointManifest,
+    branch_digests,
+    check_checkpoint_manifest,
+    checkpoint_name,
+    list_checkpoints,
+)
 from node.ground import Ground
 from node.state_rows import digests_below, entries_below
 from node.threads import InThread
@@ -106,7 +112,7 @@ class StateServer:
             name = checkpoint_name(height)
             if name not in kept:
                 raise Rejected(Reason.NOT_FOUND, f"no checkpoint of height {height}")
-            manifest = check_manifest(self._ground.disk.read_manifest(name))
+            manifest = check_checkpoint_manifest(self._ground.disk.read_manifest(name))
             self._opened[height] = manifest, self._ground.disk.open_checkpoint(name)
         return self._opened[height]
 

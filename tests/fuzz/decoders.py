@@ -45,9 +45,7 @@ from node.api.handlers import TransactionRequest, decode_request, post_generate,
 from node.chain_index import TransactionRow
 from node.chain_proof import make_proof, parse_key
 from node.checkpoint_file import CheckpointHead, CheckpointPart
-from node.checkpoints import CheckpointManifest
-from node.checkpoints import check_manifest as check_checkpoint_manifest
-from node.checkpoints import make_manifest as make_checkpoint_manifest
+from node.checkpoints import CheckpointManifest, check_checkpoint_manifest, make_checkpoint_manifest
 from node.config import read_run_settings
 from node.ground import DELTA_ROW_BYTES_MAX, DeltaRow, KnownPeers, LearnerRecord
 from node.inbound import Inbound

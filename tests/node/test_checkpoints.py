@@ -11,7 +11,7 @@ from consensus.state import Account, State, all_rows, changes_between
 from node.checkpoints import (
     CHECKPOINTS_KEPT,
     branch_digest,
-    check_manifest,
+    check_checkpoint_manifest,
     checkpoint_name,
     list_checkpoints,
     take_checkpoint,
@@ -105,11 +105,11 @@ def test_a_manifest_that_was_changed_is_no_checkpoint(tmp_path: Path) -> None:
     take_checkpoint(disk, light_block(4, GENESIS), GENESIS)
     path = tmp_path / "checkpoints" / checkpoint_name(4) / "manifest"
     good = path.read_bytes()
-    check_manifest(good)
+    check_checkpoint_manifest(good)
     at = good.index(GENESIS.sub_roots()[SubChain.C])
     path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
     with pytest.raises(Rejected):
-        check_manifest(path.read_bytes())
+        check_checkpoint_manifest(path.read_bytes())
     assert not list(list_checkpoints(disk))
     disk.close()
 

@@ -81,7 +81,7 @@ def test_blobs_of_pruned_blocks_can_still_go():
     crowded = ground.tiles.bytes_used + ground.blobs.bytes_used
     crowded_storage = dataclasses.replace(ground.settings.storage, storage_bytes_max=crowded)
     ground.settings = dataclasses.replace(ground.settings, storage=crowded_storage)
-    trio.run(keeping.prepare, 99)
+    trio.run(keeping.remove_tiles, keeping.prepare(99))
     assert keeping.refusal is None
     left = updates()
     removed = keeping.statistics().removed_bytes
@@ -97,13 +97,13 @@ def test_a_disk_that_is_full_is_refused_with_the_remedy():
     ground = make_ground()
     grow(ground, 2)
     keeping = Housekeeping(ground, here)
-    trio.run(keeping.prepare, 1)
+    keeping.prepare(1)
     assert keeping.refusal is None
     roomy = keeping.statistics()
     ground.disk.is_full = True
     with structlog.testing.capture_logs() as said:
-        trio.run(keeping.prepare, 2)
-        trio.run(keeping.prepare, 3)
+        keeping.prepare(2)
+        keeping.prepare(3)
     assert [entry["event"] for entry in said] == ["storage is full"]
     assert "the disk has 0 left: make room on it" in keeping.refusal
     full = keeping.statistics()
@@ -111,7 +111,7 @@ def test_a_disk_that_is_full_is_refused_with_the_remedy():
     assert roomy.room_bytes == SETTINGS.storage.storage_bytes_max - roomy.used_bytes > full.room_bytes == 0
     assert full.allowed_bytes == SETTINGS.storage.storage_bytes_max
     ground.disk.is_full = False
-    trio.run(keeping.prepare, 4)
+    keeping.prepare(4)
     assert keeping.refusal is None
 
 

@@ -12,7 +12,11 @@ import trio
 from node.checkpoint_file import export_checkpoint, import_checkpoint, read_checkpoint
 from node.checkpoints import list_checkpoints
 from node.ground import Ground, stand_on
+from node.recall import first_needed
 from node.state_rows import find_fetch, scan_state
+from protocol.codec import decode
+from protocol.finality import Header
+from protocol.ids import Height
 from protocol.rejection import Rejected
 from simnet.scenario import Arrivals, MustHold, Scenario
 from simnet.scenario_file import find_scenario
@@ -20,6 +24,8 @@ from simnet.scenario_size import ci_sized
 from simnet.virtual.disk import Pool, VirtualDisk
 from simnet.virtual.machine import VirtualMachine
 from simnet.virtual.world import VirtualWorld
+from storage.kv import Batch
+from storage.ledger import PruneRule
 from tests.simnet.virtual.test_world import check, run_script, tip
 
 pytestmark = pytest.mark.slow
@@ -83,9 +89,7 @@ def test_a_checkpoint_travels_as_a_file() -> None:
         node, now_ms = world.machines[0].node, world.machines[0].clock.now_ms()
         assert node is not None
         newest = next(list_checkpoints(node.ground.disk))
-        out = io.BytesIO()
-        assert export_checkpoint(node.ground, newest, out, lambda done, count: None) == len(out.getvalue())
-        file = out.getvalue()
+        file = b"".join(export_checkpoint(node.ground, newest, lambda done, count: None))
         draw = random.Random(1)
         for _ in range(60):
             at = draw.randrange(len(file))
@@ -121,3 +125,56 @@ def test_a_fetch_that_is_killed_goes_on_where_it_was() -> None:
         check_joined(newcomer, world.machines[0])
 
     check(run_script(scenario(1), 2, kill))
+
+
+def test_a_node_whose_peers_pruned_its_next_block_joins_anew() -> None:
+    """It was away for epochs; what it has of the state is compared, and it goes on from a checkpoint, in the same process."""
+    grown = replace(scenario(0), seconds=620.0, arrivals=())
+
+    async def be_away(world: VirtualWorld) -> None:
+        away = world.machines[-1]
+        await trio.sleep_until(60.0)
+        await world.kill(away)
+        await trio.sleep_until(540.0)
+        for machine in world.machines[:-1]:
+            node = machine.node
+            assert node is not None
+            heights = node.ground.genesis.chain.epoch_heights
+            rule = PruneRule(0, first_needed(node.ground), heights)
+            while node.ground.ledger.prune(rule, lambda block: Batch(), blocks_max=100, bytes_max=2**30):
+                pass
+            assert (node.ground.ledger.oldest() or 0) > heights
+        world.start(away)
+        await trio.sleep_until(610.0)
+        assert away.node is not None
+        ground = away.node.ground
+        assert (ground.ledger.oldest() or 0) % ground.genesis.chain.epoch_heights == 0
+        assert (ground.ledger.oldest() or 0) > 32
+        assert abs(tip(away) - tip(world.machines[0])) <= 1
+        assert away.lives == 2
+
+    check(run_script(grown, 4, be_away))
+
+
+def test_trust_may_begin_at_a_block_that_the_user_names() -> None:
+    """Its digest is enough: the block comes from anybody. Nobody shows one that is not there, and then blocks are fetched."""
+
+    async def name(world: VirtualWorld) -> None:
+        right, wrong = world.machines[-1], world.machines[-2]
+        await trio.sleep_until(ARRIVES_SECONDS - 1.0)
+        node = world.machines[0].node
+        assert node is not None
+        header = node.ground.ledger.find_header(Height(32))
+        assert header is not None
+        digest = decode(Header, header, limit_bytes=4096).digest()
+        for machine, block in ((right, digest), (wrong, bytes(32))):
+            usual = machine._settings()
+            told = replace(usual, network=replace(usual.network, trusted_block=f"32:{block.hex()}"))
+            machine._settings = lambda told=told: told
+        await trio.sleep_until(410.0)
+        assert right.node is not None
+        assert wrong.node is not None
+        assert (right.node.ground.ledger.oldest(), wrong.node.ground.ledger.oldest()) == (64, 1)
+
+    later = replace(scenario(2), arrivals=(Arrivals(2, 330.0, 330.0),), seconds=420.0)
+    check(run_script(later, 5, name))
