@@ -7,14 +7,16 @@ Reading order:
     signers      who signed a certificate, and whether they weigh enough
     finality/    votes and certificates: how a body becomes final
     light_client how somebody without the chain learns what is final, in a few steps
+    recovery     how a chain goes on that cannot go on by itself
     state_tree   entries as a persistent map with a Merkle root
     state        what every account, validator, record and tile is after a block
     history      proof of history and hash onions
     beacon       randomness that no member chose, from both
     epochs       who votes in which epoch
-    transition   what each kind of transaction does to the state, and how a block is applied
     custody      who keeps which cells of a coded blob, and what of them it must show
     availability votes and certificates that a blob's cells are kept
+    kept         which certificates the state has, and what goes when its time is over
+    transition   what each kind of transaction does to the state, and how a block is applied
     mempool      which transactions wait, which go, which a proposer takes
     known_histories  which histories this node walked or verified, and asked for
     execution    what enters a body, which bodies may be voted for, what a final one changes

@@ -21,12 +21,16 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 from protocol.digest import Domain, digest, number
 from protocol.erasure import CheckedManifest
 from protocol.ids import Digest, MemberIndex, PeerId
 from protocol.limits import CELL_LEAF_BYTES
 from protocol.roster import Roster
+
+ORDERS_REMEMBERED: Final = 1_024  # of tiles: one order takes 256 digests, and is asked for by every look at the tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,26 @@ class TileRing:
         position = self.order.index(cell)
         return tuple(MemberIndex(member) for member, part in enumerate(self.parts) if position in part)
 
+    def holders(self) -> tuple[tuple[MemberIndex, ...], ...]:
+        """Who keeps each cell, by cell."""
+        by_cell: list[list[MemberIndex]] = [[] for _ in self.order]
+        for member, part in enumerate(self.parts):
+            for position in part:
+                by_cell[self.order[position]].append(MemberIndex(member))
+        return tuple(map(tuple, by_cell))
 
-def tile_ring(roster: Roster, manifest: CheckedManifest, tile: int) -> TileRing:
-    """The ring of a tile in the roster's epoch. Raises ``IndexError`` where the blob has no such tile."""
+
+def tile_ring(roster: Roster, manifest: CheckedManifest, tile: int, beacon: Digest) -> TileRing:
+    """The ring of a tile in the roster's epoch. Raises ``IndexError`` where the blob has no such tile.
+
+    ``beacon`` is that of the epoch in which the blob was certified, for as long as it is kept. With an order that is drawn anew
+    for each epoch nearly all cells would change hands each time; so only those do that other weights move.
+    """
     cells = manifest.geometry.cells
-    return TileRing(ring_order(roster.beacon, manifest.tile_root(tile), cells), ring_parts(roster.weights, cells))
+    return TileRing(ring_order(beacon, manifest.tile_root(tile), cells), ring_parts(roster.weights, cells))
 
 
+@lru_cache(maxsize=ORDERS_REMEMBERED)
 def ring_order(beacon: Digest, tile_root: Digest, cells: int) -> tuple[int, ...]:
     """The cells by position: in ascending order of their digests."""
 
@@ -72,6 +89,16 @@ def ring_parts(weights: Sequence[int], cells: int) -> tuple[range, ...]:
         range(cells * (end - weight) // total, -(-cells * end // total)) if weight else range(0)
         for end, weight in zip(ends, weights, strict=True)
     )
+
+
+def repair_order(roster: Roster, manifest: CheckedManifest, tile: int, beacon: Digest) -> tuple[MemberIndex, ...]:
+    """Who repairs a tile: the first of these who is there. Who keeps cell 0, then who keeps cell 1, each member once.
+
+    Another order for each tile, in which the heavy are early more often; who keeps nothing is not in it. Raises
+    ``IndexError`` where the blob has no such tile.
+    """
+    ring = tile_ring(roster, manifest, tile, beacon)
+    return tuple(dict.fromkeys(member for holders in ring.holders() for member in holders))
 
 
 def peer_cells(peer: PeerId, tile_root: Digest, cells: int, count: int) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
 """Who votes in an epoch (chain.md 2.7).
 
     roster of epoch e    from the state after the boundary of e - 2: the hundred validators with the most stake, weighted by it,
-                         of those that were registered by the cut of e - 3
+                         of those that were registered by the cut of e - 3 and are not in jail
 
 So everybody knows during a whole epoch who votes in the next one, every header names both, and a member that was away learns it
 from the state alone. The first two rosters are the founders.
 
 The beacon of an epoch is fixed together with its roster, and only those enter it who were registered before the window of that
 beacon's reveals began: whoever registers cannot know for which tiles it will be drawn, nor can the proposer of its block.
+
+What members must show of what they keep is asked, and who did not show it is jailed, at the boundaries too
+(consensus/custody_answers.py).
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from consensus.beacon import next_beacon
-from consensus.state import ROSTERS, State, ValidatorStatus
+from consensus.custody_answers import ask_members, is_jailed, jail_silent
+from consensus.state import ROSTERS, State, Validator, ValidatorStatus
 from protocol.digest import number
 from protocol.epochs import boundary_of, cut_of, reveal_window_of
 from protocol.ids import Digest, Epoch, Height
@@ -31,12 +35,16 @@ def roster_of(state: State, epoch: int) -> Roster:
 def close_epoch(state: State, epoch: int, epoch_heights: int) -> State:
     """The state at the boundary of ``epoch``: the roster of the epoch after next is fixed, the one before is forgotten.
 
-    Raises ``Rejected`` as ``next_beacon``.
+    Before that, who did not show what it keeps is jailed; after it, the members of the next epoch are asked. Raises
+    ``Rejected`` as ``next_beacon``.
     """
-    following = roster_of(state, epoch + 1)
+    ending, following = roster_of(state, epoch), roster_of(state, epoch + 1)
     beacon = next_beacon(state, following.beacon, epoch)
-    chosen = choose_roster(state, Epoch(epoch + 2), beacon, following, cut_of(epoch - 1, epoch_heights))
+    registered_by = cut_of(epoch - 1, epoch_heights)
+    state = jail_silent(state, ending, _heaviest(_candidates(state, registered_by)))
+    chosen = choose_roster(state, Epoch(epoch + 2), beacon, following, registered_by)
     state = state.put(ROSTERS, chosen, number(epoch + 2))
+    state = ask_members(state, ending, following, beacon, cut_of(epoch, epoch_heights))
     return state.delete(ROSTERS, number(epoch - 1)) if epoch > 0 else state
 
 
@@ -48,17 +56,12 @@ def first_height_of(registered_height: int, epoch_heights: int) -> Height:
 
 
 def choose_roster(state: State, epoch: Epoch, beacon: Digest, before: Roster, registered_by: Height) -> Roster:
-    """The validators with the most stake, of those that were registered by a height.
+    """The validators with the most stake, of those that were registered by a height and are not jailed in the epoch.
 
     Where nobody is left, ``before`` goes on: an empty roster could never be replaced.
     """
-    active = [
-        validator
-        for validator in state.validators()
-        if validator.status is ValidatorStatus.ACTIVE and validator.registered_height <= registered_by
-    ]
-    heaviest = sorted(active, key=lambda validator: (-validator.stake_nano, validator.card.node))[:ROSTER_MEMBERS_MAX]
-    chosen = sorted((each for each in heaviest if each.stake_nano > 0), key=lambda validator: validator.card.node)
+    free = [each for each in _candidates(state, registered_by) if not is_jailed(each, epoch)]
+    chosen = sorted(_heaviest(free), key=lambda validator: validator.card.node)
     if not chosen:
         return replace(before, epoch=epoch, beacon=beacon)
     return Roster(
@@ -67,3 +70,17 @@ def choose_roster(state: State, epoch: Epoch, beacon: Digest, before: Roster, re
         weights=tuple(validator.stake_nano for validator in chosen),
         beacon=beacon,
     )
+
+
+def _candidates(state: State, registered_by: Height) -> list[Validator]:
+    return [
+        validator
+        for validator in state.validators()
+        if validator.status is ValidatorStatus.ACTIVE
+        and validator.registered_height <= registered_by
+        and validator.stake_nano > 0
+    ]
+
+
+def _heaviest(validators: list[Validator]) -> list[Validator]:
+    return sorted(validators, key=lambda validator: (-validator.stake_nano, validator.card.node))[:ROSTER_MEMBERS_MAX]

@@ -110,6 +110,21 @@ class FinalBlock:
     opened: tuple[Roster, Roster] | None
 
 
+class StateDisagreement(InvariantBroken):
+    """A final block that this node executes to another state than everybody else: its software or its memory is at fault.
+
+    ``after`` is the state that it has here; None where it does not execute at all.
+    """
+
+    def __init__(self, block: FinalizedBlock, before: State, after: State | None, refusal: Rejected) -> None:
+        height = block.header.height
+        super().__init__(f"block {height} is final, and this machine computes another state for it ({refusal})")
+        self.block = block
+        self.before = before
+        self.after = after
+        self.refusal = refusal
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutionStatistics:
     """What execution can tell about itself."""
@@ -421,6 +436,13 @@ class Execution:
 
     def _execute(self, state: State, header: Header, body: Body) -> _Outcome:
         """What a block makes of its parent's state; raises ``Rejected``, WRONG_STATE where its header says something else."""
+        outcome = self._apply(state, header, body)
+        if outcome.state.root() != header.state_root:
+            raise Rejected(Reason.WRONG_STATE, f"height {header.height}")
+        return outcome
+
+    def _apply(self, state: State, header: Header, body: Body) -> _Outcome:
+        """As ``_execute``, whatever state the header names."""
         if header.proposer >= len(self.roster.members):
             raise Rejected(Reason.NOT_A_MEMBER, f"proposer {header.proposer}")
         context = self.rules.context(state, self.head_rules, header.height, header.time_ms, header.proposer)
@@ -428,8 +450,6 @@ class Execution:
             raise Rejected(Reason.WRONG_EPOCH, f"epoch {header.epoch} at height {header.height}")
         transactions = self._read_transactions(body)
         after, receipts = apply_block(state, body.heads, transactions, context, body.word, body.history)
-        if after.root() != header.state_root:
-            raise Rejected(Reason.WRONG_STATE, f"height {header.height}")
         senders = tuple(each.plain.sender for each in transactions)
         return _Outcome(header.height, after, receipts, senders, due_history(state) if body.history else None)
 
@@ -444,14 +464,19 @@ class Execution:
     def finalize(self, final: FinalizedBlock) -> FinalBlock:
         """A block is final: its heads are decided, its transactions done. Blocks come in order of height.
 
-        A finalized block that does not execute here, or gives another root, breaks the agreement: this node stops.
+        Raises ``StateDisagreement`` where a finalized block does not execute here, or gives another root: this node stops.
         """
         try:
             return self.replay(final)
         except Rejected as refusal:
-            raise InvariantBroken(
-                f"the finalized block at height {final.header.height} does not execute here: {refusal}"
-            ) from None
+            raise StateDisagreement(final, self.state, self._find_state_here(final), refusal) from None
+
+    def _find_state_here(self, final: FinalizedBlock) -> State | None:
+        """The state that a block has on this machine, whatever its header says; None where it does not execute."""
+        try:
+            return self._apply(self.state, final.header, self._read_body(final.body)).state
+        except Rejected:
+            return None
 
     def replay(self, final: FinalizedBlock) -> FinalBlock:
         """As ``finalize``, for who only looks back: raises ``Rejected`` where a block does not execute."""

@@ -157,7 +157,7 @@ def _check_form(block: LightBlock, trust: Trust, rule: LightClientRule) -> Check
         raise Rejected(Reason.BAD_STEP, f"height {header.height} is not after height {trust.height}")
     if epoch_of(header.height, rule.epoch_heights) != header.epoch:
         raise Rejected(Reason.BAD_STEP, f"height {header.height} is not in epoch {header.epoch}")
-    _check_finalizes(block.certificate, header, rule)
+    check_finalizes(block.certificate, header, rule)
     roster = _find_roster(block, trust)
     if roster.digest() != header.roster:
         raise Rejected(Reason.WRONG_DIGEST, f"the roster of epoch {header.epoch} is not the header's")
@@ -165,7 +165,7 @@ def _check_form(block: LightBlock, trust: Trust, rule: LightClientRule) -> Check
     return CheckedTip(header, roster)
 
 
-def _check_finalizes(certificate: Certificate, header: Header, rule: LightClientRule) -> None:
+def check_finalizes(certificate: Certificate, header: Header, rule: LightClientRule) -> None:
     """Whether the certificate says FINALIZE of this header, in a view in which it can have been proposed."""
     if certificate.kind is not VoteKind.FINALIZE:
         raise Rejected(Reason.BAD_STEP, f"height {header.height} has no finalization")

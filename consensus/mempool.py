@@ -24,13 +24,14 @@ from protocol.finality import ChainId
 from protocol.genesis import LedgerRule
 from protocol.ids import AccountId, Digest
 from protocol.limits import (
+    AVAILABILITY_BYTES_PER_BODY_MAX,
     EVIDENCE_BYTES_PER_BODY_MAX,
     MEMPOOL_BYTES_MAX,
     MEMPOOL_PER_SENDER_MAX,
     TRANSACTIONS_PER_BODY_MAX,
 )
 from protocol.rejection import Reason, Rejected
-from protocol.transactions import EvidenceReport, SignedTransaction, transaction_id
+from protocol.transactions import AvailabilityRecord, EvidenceReport, SignedTransaction, transaction_id
 
 REPLACEMENT_PERCENT = 10  # Bitcoin and Ethereum ask for about as much
 
@@ -275,7 +276,11 @@ def _check_replacement(held: SignedTransaction, offered: SignedTransaction) -> N
 
 
 def _fill(candidates: Iterator[SignedTransaction], limit_bytes: int, count_max: int) -> list[SignedTransaction]:
-    """The first of ``candidates`` that fit; after one that does not, nothing more of its sender."""
+    """The first of ``candidates`` that fit; after one that does not, nothing more of its sender.
+
+    Certificates of availability have a part of the body, however much of it is free.
+    """
+    kept_bytes = AVAILABILITY_BYTES_PER_BODY_MAX
     taken: list[SignedTransaction] = []
     skipped: dict[AccountId, None] = {}
     for candidate in candidates:
@@ -283,9 +288,11 @@ def _fill(candidates: Iterator[SignedTransaction], limit_bytes: int, count_max: 
             break
         if candidate.plain.sender in skipped:
             continue
-        if candidate.size_bytes > limit_bytes:
+        is_kept = isinstance(candidate.plain.payload, AvailabilityRecord)
+        if candidate.size_bytes > (min(limit_bytes, kept_bytes) if is_kept else limit_bytes):
             skipped[candidate.plain.sender] = None
             continue
         taken.append(candidate)
+        kept_bytes -= candidate.size_bytes if is_kept else 0
         limit_bytes -= candidate.size_bytes
     return taken

@@ -3,7 +3,7 @@
 Five sub-chains, each a persistent tree (consensus/state_tree.py); a table is a prefix of keys in one of them:
 
     A     versions of the model                    C     accounts, validators, evidence
-    B     parameter records, experts, tiles        D     data sets
+    B     parameter records, experts, tiles        D     data sets, and what is kept as cells
     META  where money is, epochs, what was slashed lately: what the rules themselves need
 
 Money is double entry: whatever changes an account or a validator changes the totals beside it by the same amount, and
@@ -23,8 +23,10 @@ from msgspec.structs import replace
 
 from consensus.heads import TileHead
 from consensus.state_tree import StateTree
+from protocol.availability import Subject
 from protocol.codec import Message, decode, encode
 from protocol.digest import Domain, blob_digest, digest, number
+from protocol.erasure import CellIndexField, Geometry, LeafIndexField, TileIndexField
 from protocol.finality import NO_BLOCK
 from protocol.genesis import Genesis, genesis_roster
 from protocol.ids import (
@@ -32,6 +34,7 @@ from protocol.ids import (
     AccountId,
     Digest,
     DigestField,
+    EpochField,
     Natural,
     PeerField,
     PeerId,
@@ -82,6 +85,7 @@ class Validator(Message, frozen=True):
     stake_nano: Money
     unbonding: Annotated[tuple[Unbonding, ...], Meta(max_length=UNBONDINGS_PER_VALIDATOR_MAX)] = ()
     registered_height: Natural = 0  # founders are there from the beginning
+    jailed_until: Natural = 0  # the last epoch for whose roster it is not chosen; 0: it never was jailed
 
     @property
     def unbonding_nano(self) -> int:
@@ -143,6 +147,43 @@ class DatasetEntry(Message, frozen=True):
     record: DatasetRecord
     stage: DatasetStage
     height: Natural
+
+
+class KeptEntry(Message, frozen=True):
+    """A blob that more than two thirds of a roster keep: the first that was recorded for its subject.
+
+    ``epoch`` is the claim's, and ``beacon`` its roster's, by which cells are given to holders for as long as it is kept;
+    ``height`` is the block's, ``kept_until`` the last epoch in which it is kept, None for ever.
+    """
+
+    blob: DigestField
+    tables: DigestField
+    geometry: Geometry
+    size_bytes: Natural
+    epoch: EpochField
+    beacon: DigestField
+    kept_until: EpochField | None
+    subject: Subject
+    author: AccountField
+    height: Natural
+
+    def is_over(self, epoch: int) -> bool:
+        """Whether nobody need keep it any more in an epoch."""
+        return self.kept_until is not None and self.kept_until < epoch
+
+
+class CustodyQuestion(Message, frozen=True):
+    """What a member of an epoch's roster must show: a leaf of the cell at ``position`` of the ring of a tile of a kept blob.
+
+    ``answered_height`` is that of the block with the answer; None as long as there is none.
+    """
+
+    epoch: EpochField
+    subject: DigestField
+    tile: TileIndexField
+    position: CellIndexField
+    leaf: LeafIndexField
+    answered_height: Natural | None = None
 
 
 class EvidenceEntry(Message, frozen=True):
@@ -211,10 +252,15 @@ class HistoryEntry(Message, frozen=True):
 
 
 class EpochMark(Message, frozen=True):
-    """When an epoch began: evidence names epochs, and its age is in time and heights."""
+    """When an epoch began: evidence names epochs, and its age is in time and heights.
+
+    ``boundary_root`` is the state's root after the last block of the epoch before, which is what a checkpoint holds; None at
+    genesis.
+    """
 
     height: Natural
     time_ms: Natural
+    boundary_root: DigestField | None
 
 
 class Progress(Message, frozen=True):
@@ -250,11 +296,19 @@ VALIDATORS = Table(SubChain.C, b"v", Validator)  # node key
 VOTE_KEYS = Table(SubChain.C, b"k", Reference)  # vote key: the node whose it is
 EVIDENCE = Table(SubChain.C, b"e", EvidenceEntry)  # epoch, view, node key
 DATASETS = Table(SubChain.D, b"d", DatasetEntry)  # record id
+KEPT = Table(SubChain.D, b"k", KeptEntry)  # digest of the subject
+KEPT_SNAPSHOTS = Table(SubChain.D, b"s", Reference)  # blob: the subject as which it is kept longest
+KEPT_COUNTS = Table(SubChain.D, b"c", Count)  # epoch: how many are kept until its end
+KEPT_ENDS = Table(SubChain.D, b"e", Reference)  # epoch, number: the subjects of these
+KEPT_OLDEST = Table(
+    SubChain.D, b"o", Count
+)  # one entry, from the first record on: the first epoch whose ends may be left
 SUPPLY = Table(SubChain.META, b"s", Supply)  # one entry
 VALIDATOR_INDEX = Table(SubChain.META, b"v", ValidatorIndex)  # one entry
 SLASHING_LOG = Table(SubChain.META, b"l", SlashingLog)  # one entry
 EPOCH_MARKS = Table(SubChain.META, b"e", EpochMark)  # epoch
 ROSTERS = Table(SubChain.META, b"r", Roster)  # epoch: of the one under way, the one before and the next ones
+CUSTODY_QUESTIONS = Table(SubChain.META, b"q", CustodyQuestion)  # node key: of the epoch under way
 ONIONS = Table(SubChain.META, b"o", OnionEntry)  # node key
 BEACON_MIX = Table(SubChain.META, b"b", BeaconMix)  # one entry
 HISTORY = Table(SubChain.META, b"h", HistoryEntry)  # one entry, from the first cut on
@@ -264,8 +318,9 @@ ALL_TABLES: tuple[Table[Any], ...] = (
     *(META_VERSIONS, META_TIP),
     *(PARAMETERS, EXPERT_COUNTS, EXPERT_VERSIONS, TILES),
     *(ACCOUNTS, VALIDATORS, VOTE_KEYS, EVIDENCE),
-    DATASETS,
-    *(SUPPLY, VALIDATOR_INDEX, SLASHING_LOG, EPOCH_MARKS, ROSTERS, ONIONS, BEACON_MIX, HISTORY, PROGRESS),
+    *(DATASETS, KEPT, KEPT_SNAPSHOTS, KEPT_COUNTS, KEPT_ENDS, KEPT_OLDEST),
+    *(SUPPLY, VALIDATOR_INDEX, SLASHING_LOG, EPOCH_MARKS, ROSTERS, CUSTODY_QUESTIONS),
+    *(ONIONS, BEACON_MIX, HISTORY, PROGRESS),
 )
 
 ONLY = b""  # the key of a table with one entry
@@ -416,7 +471,7 @@ def genesis_state(
 
     ``first_version`` is what the first parameter records depend on. Its author is the treasury: nobody.
     """
-    state = _NOTHING.put(PROGRESS, Progress(0, 0, -1)).put(EPOCH_MARKS, EpochMark(0, created_ms), number(0))
+    state = _NOTHING.put(PROGRESS, Progress(0, 0, -1)).put(EPOCH_MARKS, EpochMark(0, created_ms, None), number(0))
     state = state.put(VALIDATOR_INDEX, ValidatorIndex(())).put(SLASHING_LOG, SlashingLog(()))
     state = state.put(BEACON_MIX, BeaconMix(rosters[1].beacon))
     for roster in rosters:
@@ -466,11 +521,12 @@ def load_state(rows: Iterable[tuple[bytes, bytes]]) -> State:
 
     Whether all are there, its root tells.
     """
-    entries: tuple[list[tuple[bytes, Message]], ...] = tuple([] for _ in SubChain)
+    entries: tuple[list[tuple[bytes, bytes]], ...] = tuple([] for _ in SubChain)
+    values: tuple[list[Message], ...] = tuple([] for _ in SubChain)
     for key, value in rows:
-        entry = decode_entry(key, value)
-        entries[key[0]].append((key[1:], entry))
-    state = State(tuple(map(StateTree.of, entries)), _NOTHING.supply)
+        values[key[0]].append(decode_entry(key, value))
+        entries[key[0]].append((key[1:], value))
+    state = State(tuple(map(StateTree.of_rows, entries, values)), _NOTHING.supply)
     return State(state.trees, state.get(SUPPLY))
 
 

@@ -12,7 +12,7 @@ The root depends on the entries alone, never on the order of changes: places com
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from msgspec import Struct
@@ -27,6 +27,7 @@ from protocol.state_proof import (
     bucket_digest,
     bucket_of,
     entry_leaf,
+    entry_leaves,
     key_digest,
     value_digest,
 )
@@ -108,10 +109,21 @@ class StateTree:
     @classmethod
     def of(cls, entries: Iterable[tuple[bytes, Message]]) -> StateTree:
         """The tree of these keys and values, in any order: what as many ``put`` would make, without the trees between."""
+        return cls._of(_Entry(key_digest(key), key, value) for key, value in entries)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[tuple[bytes, bytes]], values: Sequence[Message]) -> StateTree:
+        """As ``of``, for keys with canonical bytes and the values that these are: nothing is encoded to be hashed."""
+        leaves = entry_leaves(rows)
+        return cls._of(
+            _Entry(place, key, value, leaf) for (place, leaf), (key, _), value in zip(leaves, rows, values, strict=True)
+        )
+
+    @classmethod
+    def _of(cls, entries: Iterable[_Entry]) -> StateTree:
         buckets: dict[int, list[_Entry]] = {}
-        for key, value in entries:
-            place = key_digest(key)
-            buckets.setdefault(bucket_of(place), []).append(_Entry(place, key, value))
+        for entry in entries:
+            buckets.setdefault(bucket_of(entry.place), []).append(entry)
         level: dict[int, _Node] = {
             index: _Bucket(entries=tuple(sorted(held, key=lambda entry: entry.place)))
             for index, held in buckets.items()

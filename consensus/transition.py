@@ -1,8 +1,10 @@
 """The rules of change: one table from kind of transaction to handler, one way to apply a block.
 
-    apply_block = a new epoch's mark -> stakes that are free again -> tile commits -> each transaction -> fees shared out
+    apply_block = a new epoch's mark -> what need not be kept any more -> stakes that are free again -> tile commits
+                  -> each transaction -> fees shared out
                   -> the proposer's word for the beacon -> the history, where the block has it -> at a cut, the mix is sealed
-                  -> at a boundary, the roster of the epoch after next -> totals checked
+                  -> at a boundary, who did not show what it keeps is jailed, the roster of the epoch after next, what
+                     the members of the next epoch must show -> totals checked
     apply       = charge (chain, fee, nonce, balance) -> handler of the kind
 
 A tile commit is a head: its proposer signed it, its slot happens once, and only a tile's owners may propose; so it has no
@@ -33,9 +35,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from consensus.beacon import apply_history, apply_word, seal_mix
+from consensus.custody_answers import take_answer
 from consensus.epochs import close_epoch
 from consensus.finality.tally import find_contradiction
 from consensus.heads import HeadRules
+from consensus.kept import find_snapshot, record_kept, release_over
 from consensus.state import (
     DATASETS,
     EPOCH_MARKS,
@@ -81,6 +85,7 @@ from protocol.genesis import Genesis, LedgerRule
 from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId
 from protocol.keys import verify
 from protocol.limits import (
+    AVAILABILITY_BYTES_PER_BODY_MAX,
     BODY_BYTES_MAX,
     EVIDENCE_BYTES_PER_BODY_MAX,
     TRANSACTIONS_PER_BODY_MAX,
@@ -90,6 +95,8 @@ from protocol.limits import (
 from protocol.rejection import Reason, Rejected, check_invariant
 from protocol.roster import Head, Roster, check_member_card
 from protocol.transactions import (
+    AvailabilityRecord,
+    CustodyAnswer,
     DatasetRecord,
     EvidenceReport,
     Leave,
@@ -121,13 +128,17 @@ class BlockRules:
     history_segment_ticks: int
 
     @classmethod
-    def of(cls, genesis: Genesis) -> BlockRules:
-        """The rules of a network."""
+    def of(cls, genesis: Genesis, fork: int = 0) -> BlockRules:
+        """The rules of a network, on a fork of it."""
         learning = genesis.learning
         tokens = learning.inner_steps * learning.batch_sequences * genesis.model.context
         chain = genesis.chain
         return cls(
-            ChainId.of(genesis.network_id()), genesis.ledger, chain.epoch_heights, tokens, chain.history_segment_ticks
+            ChainId.of(genesis.network_id(), fork),
+            genesis.ledger,
+            chain.epoch_heights,
+            tokens,
+            chain.history_segment_ticks,
         )
 
     def head_rules(self, roster: Roster) -> HeadRules:
@@ -194,13 +205,12 @@ def apply_block(
 ) -> tuple[State, tuple[Receipt, ...]]:
     """The state after a block, and a receipt for each transaction; raises ``Rejected`` when the block is wrong.
 
-    WRONG_BODY: too many or too large, heads out of order, evidence not first or too much of it, or a history that is not due or
-    missing: whether it is true is not looked at, as with the roots of heads. WRONG_EPOCH: the height is of another epoch. And
-    the reasons of ``HeadRules.check_successor``, ``charge`` and ``apply_word``.
+    WRONG_BODY: too many or too large, heads out of order, evidence not first or too much of it, too many certificates of
+    availability, or a history that is not due or missing: whether it is true is not looked at, as with the roots of heads.
+    WRONG_EPOCH: the height is of another epoch. And the reasons of ``HeadRules.check_successor``, ``charge``, ``apply_word``.
     """
     _check_sizes(transactions)
-    state = _release(_open_epoch(state, context), context)
-    state = _commit_heads(state, heads, context)
+    state = _commit_heads(_begin(state, context), heads, context)
     receipts = []
     for transaction in transactions:
         state, receipt = _run(state, transaction, context)
@@ -221,8 +231,7 @@ def build_block(
     ``heads`` were checked. Raises ``Rejected`` as ``apply_block`` where not one transaction alone is at fault.
     """
     _check_sizes(candidates)
-    state = _release(_open_epoch(state, context), context)
-    state = _commit_heads(state, heads, context)
+    state = _commit_heads(_begin(state, context), heads, context)
     included = []
     for transaction in candidates:
         try:
@@ -293,6 +302,9 @@ def _check_sizes(transactions: Sequence[SignedTransaction]) -> None:
     evidence_bytes = sum(transaction.size_bytes for transaction in transactions[: sum(reports)])
     if evidence_bytes > EVIDENCE_BYTES_PER_BODY_MAX:
         raise Rejected(Reason.WRONG_BODY, f"{evidence_bytes} bytes of evidence")
+    kept = (each.size_bytes for each in transactions if isinstance(each.plain.payload, AvailabilityRecord))
+    if (kept_bytes := sum(kept)) > AVAILABILITY_BYTES_PER_BODY_MAX:
+        raise Rejected(Reason.WRONG_BODY, f"{kept_bytes} bytes of certificates of availability")
 
 
 def _open_epoch(state: State, context: BlockContext) -> State:
@@ -302,7 +314,8 @@ def _open_epoch(state: State, context: BlockContext) -> State:
         raise Rejected(Reason.WRONG_EPOCH, f"epoch {context.epoch} at height {context.height}")
     if context.epoch == progress.epoch:
         return state
-    state = state.put(EPOCH_MARKS, EpochMark(context.height, context.time_ms), number(context.epoch))
+    mark = EpochMark(context.height, context.time_ms, state.root())
+    state = state.put(EPOCH_MARKS, mark, number(context.epoch))
     oldest = progress.oldest_epoch
     while oldest < context.epoch and _is_too_old(state.get(EPOCH_MARKS, number(oldest)), context):
         state = state.delete(EPOCH_MARKS, number(oldest))
@@ -314,6 +327,12 @@ def _is_too_old(mark: EpochMark, context: BlockContext) -> bool:
     """Whether votes of an epoch are no longer punished: too old in time and in heights, as stake is free only by both."""
     age_ms, age_heights = context.time_ms - mark.time_ms, context.height - mark.height
     return age_ms > context.rule.evidence_ms and age_heights > context.rule.evidence_heights
+
+
+def _begin(state: State, context: BlockContext) -> State:
+    """What time alone does, before anything of the body."""
+    state = release_over(_open_epoch(state, context), context.epoch)
+    return _release(state, context)
 
 
 def _release(state: State, context: BlockContext) -> State:
@@ -441,7 +460,8 @@ def _leave(state: State, sender: AccountId, payload: Leave, context: BlockContex
 # -- evidence -----------------------------------------------------------------------------------------------------------
 
 
-def _report(state: State, sender: AccountId, payload: EvidenceReport, context: BlockContext) -> State:
+def report_evidence(state: State, sender: AccountId, payload: EvidenceReport, context: BlockContext) -> State:
+    """The state in which a validator is punished for one view; raises ``Rejected``."""
     first, second = payload.first, payload.second
     validator = state.find(VALIDATORS, payload.validator)
     if validator is None:
@@ -536,10 +556,27 @@ def _record_parameters(state: State, sender: AccountId, payload: ParameterRecord
         raise Rejected(Reason.MALFORMED, f"{payload.name} is not in layer {payload.layer}")
     check_work(name, payload.work, context.rule.parameter_work_bits)
     level = place_record(find_level(state, parent) for parent in payload.depends_on)
+    _check_available(state, payload, context)
+    for parent in payload.depends_on:
+        entry = state.find(PARAMETERS, parent)
+        if entry is not None:
+            _check_available(state, entry.record, context)
     index = state.find(EXPERT_COUNTS, payload.name.encode()) or Count(0)
     state = state.put(PARAMETERS, ParameterEntry(sender, payload, level, context.height), name)
     state = state.put(EXPERT_VERSIONS, Reference(name), expert_key(payload.name, index.value))
     return state.put(EXPERT_COUNTS, Count(index.value + 1), payload.name.encode())
+
+
+def _check_available(state: State, record: ParameterRecord, context: BlockContext) -> None:
+    """Nothing is built on a snapshot that is not kept; raises ``Rejected(NOT_AVAILABLE)``.
+
+    What a round decided is no snapshot: whoever voted for it has stored it.
+    """
+    if record.kind is not RecordKind.TILE_SNAPSHOT:
+        return
+    entry = find_snapshot(state, record.payload_root)
+    if entry is None or entry.size_bytes != record.payload_bytes or entry.is_over(context.epoch):
+        raise Rejected(Reason.NOT_AVAILABLE, f"{record.name}, {record.payload_bytes} bytes")
 
 
 def _record_version(state: State, sender: AccountId, payload: MetaVersion, context: BlockContext) -> State:
@@ -563,6 +600,14 @@ def _record_dataset(state: State, sender: AccountId, payload: DatasetRecord, con
     return state.put(DATASETS, DatasetEntry(sender, payload, DatasetStage.PENDING, context.height), name)
 
 
+def _record_availability(state: State, sender: AccountId, payload: AvailabilityRecord, context: BlockContext) -> State:
+    return record_kept(state, sender, payload, context.chain, context.height, context.epoch_heights)
+
+
+def _answer(state: State, sender: AccountId, payload: CustodyAnswer, context: BlockContext) -> State:
+    return take_answer(state, payload, context.epoch, context.height)
+
+
 # -- the table ----------------------------------------------------------------------------------------------------------
 
 Handler = Callable[[State, AccountId, Any, BlockContext], State]
@@ -572,10 +617,12 @@ HANDLERS: dict[type, Handler] = {
     Stake: _stake,
     Unstake: _unstake,
     Leave: _leave,
-    EvidenceReport: _report,
+    EvidenceReport: report_evidence,
     ParameterRecord: _record_parameters,
     MetaVersion: _record_version,
     DatasetRecord: _record_dataset,
+    AvailabilityRecord: _record_availability,
+    CustodyAnswer: _answer,
 }
 
 

@@ -20,10 +20,12 @@ from msgspec import Meta
 
 from consensus.state import (
     ACCOUNTS,
+    CUSTODY_QUESTIONS,
     DATASETS,
     EPOCH_MARKS,
     EVIDENCE,
     EXPERT_COUNTS,
+    KEPT,
     META_TIP,
     META_VERSIONS,
     ONLY,
@@ -103,6 +105,8 @@ KEYS: Final[dict[str, ProvableKey]] = {
     "parameters": ProvableKey(PARAMETERS, _read_digest, "parameters:ID"),
     "version": ProvableKey(META_VERSIONS, _read_digest, "version:ID"),
     "dataset": ProvableKey(DATASETS, _read_digest, "dataset:ID"),
+    "kept": ProvableKey(KEPT, _read_digest, "kept:SUBJECT"),
+    "custody": ProvableKey(CUSTODY_QUESTIONS, parse_peer, "custody:PEER"),
     "epoch": ProvableKey(EPOCH_MARKS, lambda text: number(_read_natural(text)), "epoch:NUMBER"),
     "roster": ProvableKey(ROSTERS, lambda text: number(_read_natural(text)), "roster:EPOCH"),
     "newest-version": ProvableKey(META_TIP, _read_nothing, "newest-version"),

@@ -14,25 +14,27 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from consensus.custody_answers import find_question, is_jailed
 from consensus.epochs import first_height_of
 from consensus.finality import Statistics
+from consensus.kept import kept_blobs
 from consensus.mempool import Mempool
 from consensus.state import EPOCH_MARKS, TREASURY, VALIDATOR_INDEX, VALIDATORS, State, Validator
 from node.account_address import account_text
 from node.chain_index import TransactionRow, find_transaction
 from node.chain_proof import CERTIFICATE_BYTES_MAX, HEADER_BYTES_MAX, make_proof, parse_key
-from node.chain_words import head_facts, plain, refusal_facts, transaction_facts
+from node.chain_words import head_facts, kept_blob_facts, plain, refusal_facts, transaction_facts
 from protocol.codec import decode
 from protocol.digest import number
 from protocol.epochs import boundary_of
 from protocol.finality import Body, Certificate, Header
 from protocol.genesis import Genesis
 from protocol.ids import AccountId, Digest, Height, PeerId, peer_text
-from protocol.limits import BODY_BYTES_MAX, TRANSACTION_BYTES_MAX
+from protocol.limits import BODY_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Roster
 from protocol.state_proof import SubChain
-from protocol.transactions import Register, Transaction, transaction_id
+from protocol.transactions import Register, read_transaction, transaction_id
 from storage.keys import CERTIFICATE, HEADER, block_key
 from storage.kv import KeyValue
 from storage.ledger import Ledger
@@ -40,6 +42,7 @@ from storage.ledger import Ledger
 Facts = Mapping[str, Any]
 
 TRANSACTIONS_SHOWN_MAX: Final = 256  # of a block, at once
+KEPT_SHOWN_MAX: Final = 256  # at once
 PROPOSERS_LOOKED_AT: Final = 100  # newest blocks in which proposers are counted: as many as a roster has members
 WRITTEN_SECONDS_MAX: Final = 2.0  # that a block takes from being decided to being on disk: a hundredth of it, usually
 WRITTEN_POLL_SECONDS: Final = 0.01
@@ -179,6 +182,17 @@ class ChainView:
             "next_roster": None if next_roster is None else _roster_facts(next_roster),
         }
 
+    def kept(self, first: int = 0) -> Facts:
+        """What more than two thirds of a roster keep as cells, what was recorded last comes first: kept (at most
+        ``KEPT_SHOWN_MAX`` from ``first`` on, each as in ``node.chain_words.kept_blob_facts``), kept_total, bytes_total (of
+        the blobs, not of their cells)."""
+        entries = sorted(kept_blobs(self.state()), key=lambda entry: (-entry.height, entry.subject.digest()))
+        return {
+            "kept": [kept_blob_facts(entry) for entry in entries[first : first + KEPT_SHOWN_MAX]],
+            "kept_total": len(entries),
+            "bytes_total": sum(entry.size_bytes for entry in entries),
+        }
+
     # -- accounts and validators ----------------------------------------------------------------------------------------
 
     def account(self, account: AccountId) -> Facts:
@@ -202,8 +216,10 @@ class ChainView:
     def validators(self) -> list[Facts]:
         """Of each: node, short, account, status, stake_nano, weight and weight_share in the roster (0 outside), in_roster,
         in_next_roster or None where that is not known, votes_from_height (where its registration is too new to vote about the
-        next block: from which on it may; else None), connected, is_self, proposed (of the newest blocks of this epoch, at most
-        ``PROPOSERS_LOOKED_AT``), unbonding [{amount_nano, release_ms, release_height, milliseconds_left, blocks_left}]."""
+        next block: from which on it may; else None), jailed_until (the last epoch for whose roster it is not chosen) or None,
+        custody {epoch, subject, tile, position, leaf, answered_height or None} (what it must show) or None, connected, is_self,
+        proposed (of the newest blocks of this epoch, at most ``PROPOSERS_LOOKED_AT``), unbonding [{amount_nano,
+        release_ms, release_height, milliseconds_left, blocks_left}]."""
         return list(self._validators(self.state()))
 
     def members(self) -> list[Facts]:
@@ -229,7 +245,7 @@ class ChainView:
         if row is not None:
             raise Rejected(Reason.ALREADY_RECORDED, f"the transaction is in block {row.height}")
         if only is not None:
-            transaction = decode(Transaction, data, limit_bytes=TRANSACTION_BYTES_MAX)
+            transaction = read_transaction(data)
             if not isinstance(transaction.payload, only):
                 raise Rejected(Reason.BAD_ARGUMENT, f"this takes {only.__name__} transactions only")
         name = await self.hand_over(data)
@@ -322,6 +338,8 @@ class ChainView:
                 "in_roster": node in weights,
                 "in_next_roster": None if following is None else node in following,
                 "votes_from_height": first if first > height + 1 else None,
+                "jailed_until": entry.jailed_until if is_jailed(entry, roster.epoch) else None,
+                "custody": plain(find_question(state, node)),
                 "connected": node in here,
                 "is_self": node == self.me,
                 "proposed": proposed.get(node, 0),
@@ -339,7 +357,7 @@ class ChainView:
         """A transaction of a finalized body: whoever voted for it has checked its signature."""
         name = transaction_id(data)
         row = find_transaction(self.index, name)
-        transaction = decode(Transaction, data, limit_bytes=TRANSACTION_BYTES_MAX)
+        transaction = read_transaction(data)
         return {
             "id": name.hex(),
             "size_bytes": len(data),
@@ -353,7 +371,7 @@ class ChainView:
         if row.is_head:
             return {"kind": "tile", "sender": None, **head_facts(body.heads[row.index])}
         data = body.transactions[row.index]
-        return {"size_bytes": len(data), **transaction_facts(decode(Transaction, data, limit_bytes=len(data)))}
+        return {"size_bytes": len(data), **transaction_facts(read_transaction(data))}
 
 
 def _certificate(data: bytes) -> Certificate | None:

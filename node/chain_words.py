@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, assert_never
 
 import msgspec
 
+from consensus.state import KeptEntry
 from node.account_address import account_text
 from node.money import nock_text
+from protocol.availability import StateCheckpoint, Subject, TileSnapshot
 from protocol.ids import peer_text, short_digest
 from protocol.rejection import Reason
 from protocol.roster import Head
 from protocol.transactions import (
+    AvailabilityRecord,
+    CustodyAnswer,
     DatasetRecord,
     EvidenceReport,
     Leave,
@@ -51,6 +55,34 @@ def head_words(head: Head) -> str:
     return f"decides {head.slot} of round {head.round} from {deltas}, {counted(head.tokens, 'token')}"
 
 
+def subject_words(subject: Subject) -> str:
+    """What the bytes of a blob are."""
+    match subject:
+        case TileSnapshot(tile, version):
+            return f"version {version} of {tile}"
+        case StateCheckpoint(height):
+            return f"the state after block {height}"
+        case _:
+            assert_never(subject)
+
+
+def until_words(kept_until: int | None) -> str:
+    """How long a blob is kept."""
+    return "for ever" if kept_until is None else f"until the end of epoch {kept_until:,}"
+
+
+def _record_words(record: AvailabilityRecord) -> str:
+    certificate = record.certificate
+    keepers, until = counted(len(certificate.signatures), "validator"), until_words(certificate.claim.kept_until)
+    return f"records that {keepers} keep {subject_words(record.subject)}, {record.size_bytes:,} bytes, {until}"
+
+
+def _answer_words(answer: CustodyAnswer) -> str:
+    leaf = answer.leaf
+    where = f"leaf {leaf.leaf} of cell {leaf.cell} of tile {leaf.tile} of blob {short_digest(answer.blob)}"
+    return f"shows, for {peer_text(answer.validator)} in epoch {answer.epoch:,}, {where}"
+
+
 WORDS: Final[dict[type, Words]] = {
     Transfer: Words("transfer", lambda it: f"gives {nock_text(it.amount_nano)} to {account_text(it.recipient)}"),
     Register: Words(
@@ -72,6 +104,8 @@ WORDS: Final[dict[type, Words]] = {
         "dataset",
         lambda it: f"records data set {it.name} {it.version}, {it.bytes_total:,} bytes under {printable(it.licence)}",
     ),
+    AvailabilityRecord: Words("kept", _record_words),
+    CustodyAnswer: Words("custody", _answer_words),
 }
 
 
@@ -105,6 +139,15 @@ def head_facts(head: Head) -> dict[str, Any]:
         "tokens": head.tokens,
         "does": head_words(head),
     }
+
+
+def kept_blob_facts(entry: KeptEntry) -> dict[str, Any]:
+    """What the state says of a blob: subject {id, is (in words), tile, version, root or height, state_root}, blob and tables
+    (roots), geometry {data_cells, parity_cells, cell_bytes_max}, size_bytes, epoch (whose roster keeps it first), kept_until
+    (the last epoch) or None for ever, author (who recorded it), height (in which block)."""
+    subject = entry.subject
+    said = {"id": subject.digest().hex(), "is": subject_words(subject), **plain(subject)}
+    return {**plain(entry), "subject": said}
 
 
 def refusal_facts(reason: Reason | None) -> dict[str, str] | None:

@@ -35,6 +35,7 @@ from protocol.limits import BODY_BYTES_MAX, MIB
 from protocol.rejection import Reason, Rejected
 from protocol.state_proof import SubChain
 from protocol.state_sync import EMPTY, NameField, StateEntry, check_entries, children_of
+from storage.kv import Batch
 from storage.ledger import FinalizedBlock
 
 MAGIC: Final = b"nock checkpoint 1\n"
@@ -43,6 +44,7 @@ _HEAD_BYTES_MAX: Final = 64 * MIB  # years of boundaries
 _PART_BYTES_MAX: Final = 64 * MIB  # a branch of a state of sixteen gigabytes
 _PROOFS_MAX: Final = 16
 
+ProvedPart = tuple[bytes, tuple[StateEntry, ...], tuple[Digest, ...], Digest]  # name, entries, their places, digest
 OnPart = Callable[[int, int], None]  # parts done, parts in all
 
 
@@ -66,7 +68,7 @@ def export_checkpoint(ground: Ground, manifest: CheckpointManifest, on_part: OnP
     block = ground.ledger.find(manifest.height)
     if block is None:
         raise Rejected(Reason.NOT_FOUND, f"block {manifest.height} was pruned: export a newer checkpoint")
-    trust, proofs = Trust.genesis(ground.genesis), []
+    trust, proofs = ground.trust()[0], []
     while trust.height < manifest.height:
         proof = build_light_client_proof(trust, manifest.block, lambda epoch: _find_boundary(ground, epoch))
         proofs.append(proof)
@@ -85,21 +87,23 @@ def export_checkpoint(ground: Ground, manifest: CheckpointManifest, on_part: OnP
 
 
 def read_checkpoint(
-    source: BinaryIO, genesis: Genesis, now_ms: int
-) -> tuple[CheckpointHead, Iterator[tuple[bytes, tuple[StateEntry, ...], Digest]]]:
+    source: BinaryIO, genesis: Genesis, now_ms: int, start: tuple[Trust, LightClientRule] | None = None
+) -> tuple[CheckpointHead, Iterator[ProvedPart]]:
     """The head, proved, and then every part, proved as it is read; the last of them is followed by nothing.
 
-    Raises ``Rejected`` for what is not a whole checkpoint of this network, or is too old to be trusted.
+    Proofs begin at ``start``; None: at the genesis. Raises ``Rejected`` for what is not a whole checkpoint of this network, or
+    is too old to be trusted.
     """
     if source.read(len(MAGIC)) != MAGIC:
         raise Rejected(Reason.MALFORMED, "no file of `nocknode checkpoint export`")
     head = decode(CheckpointHead, _read_frame(source, _HEAD_BYTES_MAX), limit_bytes=_HEAD_BYTES_MAX)
-    trust, rule = Trust.genesis(genesis), LightClientRule.of(genesis)
+    trust, rule = start or (Trust.genesis(genesis), LightClientRule.of(genesis))
     for proof in head.proofs:
-        tip = check_light_client_proof(proof, trust, rule, now_ms)
+        tip, certificate = check_light_client_proof(proof, trust, rule, now_ms), proof.blocks[-1].certificate
         trust = tip.trust
     block = head.manifest.block
-    if (tip.header, tip.roster) != (block.header, block.roster):
+    # The certificate too: it is kept, and given on.
+    if (tip.header, certificate, tip.roster) != (block.header, block.certificate, block.roster):
         raise Rejected(Reason.BAD_PROOF, "the proof is of another block")
     if body_root(head.body) != block.header.body_root:
         raise Rejected(Reason.WRONG_DIGEST, "the body is another block's")
@@ -109,7 +113,7 @@ def read_checkpoint(
 
 def import_checkpoint(ground: Ground, source: BinaryIO, now_ms: int, on_part: OnPart) -> CheckpointHead:
     """Begin a data directory with the checkpoint of a file; a second time after a crash. Raises ``Rejected``, ``OSError``."""
-    head, parts = read_checkpoint(source, ground.genesis, now_ms)
+    head, parts = read_checkpoint(source, ground.genesis, now_ms, ground.trust())
     block, tip = head.manifest.block, ground.ledger.tip()
     if tip is not None and tip >= block.header.height:
         raise Rejected(
@@ -118,10 +122,14 @@ def import_checkpoint(ground: Ground, source: BinaryIO, now_ms: int, on_part: On
     row = FetchRow(block, tuple(step for proof in head.proofs for step in proof.blocks), head.manifest.sub_roots)
     begin_fetch(ground.index, row)
     count = sum(1 for _ in _parts_of(head.manifest))
+    batch = Batch()
     for name in _empty_parts(head.manifest):
-        keep_part(ground.index, name, (), EMPTY[1])
-    for done, (name, entries, digest) in enumerate(parts, 1):
-        keep_part(ground.index, name, entries, digest)
+        keep_part(batch, ground.index, name, (), (), EMPTY[1])
+    ground.index.write(batch, durable=False)
+    for done, (name, entries, places, digest) in enumerate(parts, 1):
+        batch = Batch()
+        keep_part(batch, ground.index, name, entries, places, digest)
+        ground.index.write(batch, durable=False)
         on_part(done, count)
     ground.adopt_checkpoint(
         row, FinalizedBlock(block.header.height, encode(block.header), head.body, encode(block.certificate))
@@ -147,15 +155,12 @@ def _empty_parts(manifest: CheckpointManifest) -> Iterator[bytes]:
     return (name for name, digest in _all_parts(manifest) if digest == EMPTY[1])
 
 
-def _read_parts(
-    source: BinaryIO, manifest: CheckpointManifest
-) -> Iterator[tuple[bytes, tuple[StateEntry, ...], Digest]]:
+def _read_parts(source: BinaryIO, manifest: CheckpointManifest) -> Iterator[ProvedPart]:
     for name, digest in _parts_of(manifest):
         part = decode(CheckpointPart, _read_frame(source, _PART_BYTES_MAX), limit_bytes=_PART_BYTES_MAX)
         if part.name != name:
             raise Rejected(Reason.MALFORMED, f"part {part.name.hex()} stands where {name.hex()} is due")
-        check_entries(name, part.entries, digest)
-        yield name, part.entries, digest
+        yield name, part.entries, check_entries(name, part.entries, digest), digest
     if source.read(1):
         raise Rejected(Reason.MALFORMED, "something follows the last part")
 

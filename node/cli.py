@@ -27,6 +27,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "checkpoint",
         "States with which others can join: list, export, import, verify.",
     ),
+    "kept": ("node.commands.kept", "kept", "What the network keeps as coded cells, and this node's share."),
+    "recovery": ("node.commands.recovery", "recovery", "After a disaster: repair this machine's data, or the chain."),
     "validators": ("node.commands.validators", "validators", "Who votes, with what stake."),
     "wallet": ("node.commands.wallet", "wallet", "This data directory's account: address, balance, stake."),
     "tx": ("node.commands.tx", "tx", "Send money, stake it, become a validator or stop being one."),

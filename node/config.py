@@ -68,6 +68,7 @@ class StorageSettings:
 
     storage_bytes_max: int
     chain_bytes_max: int  # of those
+    history: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,13 @@ class ApiSettings:
     """The HTTP API on loopback."""
 
     listen: str  # "IP:PORT"; port 0: the system chooses
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySettings:
+    """Whether the chain goes on from an emergency recovery."""
+
+    adopt: str  # the digest of recovery.bin; empty: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,7 @@ class RunSettings:
     round_ms: int | None = None  # deadline of a round in place of the genesis document's
     crash_at: tuple[CrashPoint, ...] = ()
     from_genesis: bool = False  # fetch and execute every block, where a checkpoint would do
+    resync: bool = False  # throw blocks and state away first, and fetch them anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,7 @@ class Settings:
     compute: ComputeSettings
     api: ApiSettings
     log: LogSettings
+    recovery: RecoverySettings
     run: RunSettings
 
     @property
@@ -195,6 +205,13 @@ NODE_KEYS: Final = (
         "nodes begin with a checkpoint; whoever wants to see every block needs somebody who keeps them all.",
     ),
     Key(
+        "storage.history",
+        flag,
+        True,
+        "Fetch the blocks below the checkpoint with which this node began, in the background and as long as there is room: "
+        "three quarters of chain_bytes_max. false: newcomers find them elsewhere.",
+    ),
+    Key(
         "compute.device",
         text("auto|cpu|cuda(:[0-9]{1,3})?", "auto, cpu, cuda or cuda:N"),
         "auto",
@@ -223,6 +240,13 @@ NODE_KEYS: Final = (
         "Least severe message that is written.",
         "--log-level",
     ),
+    Key(
+        "recovery.adopt",
+        text("|[0-9a-f]{64}", "64 hexadecimal digits in lower case, or empty"),
+        "",
+        "Digest of the recovery in recovery.bin, with which this node goes on after the chain failed. Whoever writes it has "
+        "read `nocknode recovery show`.",
+    ),
 )
 
 RUN_KEYS: Final = (
@@ -248,6 +272,7 @@ def load_settings(
         compute=ComputeSettings(**_section(values, "compute")),
         api=ApiSettings(**_section(values, "api")),
         log=LogSettings(**_section(values, "log")),
+        recovery=RecoverySettings(**_section(values, "recovery")),
         run=run or RunSettings(),
     )
 
@@ -263,6 +288,7 @@ def read_run_settings(
     crash_at: tuple[str, ...] = (),
     *,
     from_genesis: bool = False,
+    resync: bool = False,
 ) -> RunSettings:
     """Check the options of one start; ``crash_at`` are texts ``POINT@ROUND``. Raises ``Rejected(BAD_ARGUMENT)``."""
     given = {"rounds": rounds, "round_seconds": round_seconds}
@@ -273,6 +299,7 @@ def read_run_settings(
         round_ms=None if round_seconds is None else values["round_seconds"],
         crash_at=tuple(_crash_point(entry) for entry in crash_at),
         from_genesis=from_genesis,
+        resync=resync,
     )
 
 

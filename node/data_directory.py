@@ -7,6 +7,9 @@ D/db/  tiles/  blobs/  index and bytes                  D/api.sock   the same AP
 D/journal/             votes, proposals                 D/log/       JSON lines
 D/learner/             residuals, optimiser, deltas
 D/checkpoints/N/       all rows as of height N
+D/disagreements/N/     why this machine has another state of height N (node/recovery_disagreement.py)
+D/recovery.bin         how the chain goes on after it failed, if config.toml names it (node/fork_rows.py)
+D/aside/N/             what was damaged when it was repaired (node/recovery_repair.py)
 """
 
 from __future__ import annotations

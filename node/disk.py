@@ -74,7 +74,7 @@ class Disk(Journals, Protocol):
         ...
 
     def remove_checkpoint(self, name: str) -> None:
-        """Of those that are not there, too."""
+        """Of those that are not there, too. Whole or gone after a crash."""
         ...
 
     def free_bytes(self) -> int:
@@ -129,8 +129,7 @@ class DirectoryDisk(DirectoryJournals):
     def take_checkpoint(self, name: str, manifest: bytes, prefix: bytes) -> None:
         folder = self._places.checkpoints / name
         part = folder.with_name(name + _PART)
-        for older in (folder, part):
-            shutil.rmtree(older, ignore_errors=True)
+        self.remove_checkpoint(name)
         make_directory(part)
         self.index.checkpoint(part / _ROWS)
         write_file(part / _MANIFEST, [manifest])
@@ -147,7 +146,13 @@ class DirectoryDisk(DirectoryJournals):
         return RocksKeyValue(self._places.checkpoints / name / _ROWS, read_only=True)
 
     def remove_checkpoint(self, name: str) -> None:
-        shutil.rmtree(self._places.checkpoints / name, ignore_errors=True)
+        folder = self._places.checkpoints / name
+        part = folder.with_name(name + _PART)
+        shutil.rmtree(part, ignore_errors=True)
+        if folder.exists():  # under its own name it is whole until none of it counts any more
+            folder.rename(part)
+            sync_directory(folder.parent)
+            shutil.rmtree(part, ignore_errors=True)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._places.root).free

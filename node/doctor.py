@@ -22,6 +22,7 @@ from node.config import Settings, load_settings
 from node.data_directory import DataDirectory
 from node.genesis_file import read_genesis
 from node.keys import check_key_files, have_keys
+from node.recovery_disagreement import dump_name, find_halt
 from protocol.ids import NetworkId
 from protocol.rejection import Rejected
 from storage.io.files import DirectoryBusy, DirectoryLock
@@ -236,7 +237,7 @@ def check_ledger(patient: Patient) -> Iterator[Finding]:
     try:
         index = RocksKeyValue(patient.places.database, read_only=True)
         try:
-            kept = Ledger(index).statistics()
+            kept, halted = Ledger(index).statistics(), find_halt(index)
         finally:
             index.close()
     except OSError as error:
@@ -247,6 +248,11 @@ def check_ledger(patient: Patient) -> Iterator[Finding]:
         return
     allowed = patient.settings.storage.chain_bytes_max if patient.settings is not None else kept.bytes_used
     yield judge_ledger(kept, allowed)
+    if halted is not None:
+        sentence = (
+            f"This machine computed another state for the final block {halted.height}: see {dump_name(halted.height)}."
+        )
+        yield Finding("state", Grade.BAD, sentence, "See docs/recovery.md; then run nocknode recovery resync.")
 
 
 def judge_ledger(kept: Statistics, allowed_bytes: int) -> Finding:

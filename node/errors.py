@@ -1,6 +1,8 @@
 """The one place where an exception becomes a sentence and an exit code.
 
     the user's mistake, or the world's      one sentence with the remedy                           exit 2
+    the network decided a state that this   one sentence; what was computed is kept                exit 3
+    machine does not compute                (node/recovery_disagreement.py)
     our own bug                             one sentence, and where the traceback was written      exit 1
                                             (on stderr, where no file can be)
     Ctrl-C                                  nothing                                                exit 130
@@ -23,6 +25,7 @@ from protocol.rejection import REASON_BY_CODE, Rejected
 
 EXIT_BUG: Final = 1
 EXIT_MISTAKE: Final = 2
+EXIT_DISAGREES: Final = 3
 EXIT_INTERRUPTED: Final = 130
 
 _REMEDIES: Final = {
@@ -47,10 +50,23 @@ _SAID_BY_THEMSELVES: Final = {
     "PeerUnreachable",
     "RequestFailed",
 }  # the world's failures with a sentence (p2p.transport)
+_DISAGREES: Final = {
+    "StateDisagreement": "its software or its memory is at fault, and what it computed is in the folder disagreements of the "
+    "data directory: install the version that the network runs, then run `nocknode recovery resync`; if it happens again, "
+    "report that folder and have the memory tested"
+}
 
 
 class CommandFailed(Exception):
     """A command cannot do what was asked: one sentence with the remedy. Not our bug."""
+
+
+class NodeRefused(CommandFailed):
+    """What a command asked the running node was refused; ``code`` is the reason's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +84,9 @@ def explain(error: BaseException, tracebacks: Path | None = None) -> Failure:
     """
     leaves = list(_leaves(error))
     failures = [_explain_one(leaf) for leaf in leaves]
+    disagreement = next((each for each in failures if each is not None and each.exit_code == EXIT_DISAGREES), None)
+    if disagreement is not None:  # whatever else went wrong while the node ended
+        return disagreement
     bug = next((leaf for leaf, failure in zip(leaves, failures, strict=True) if failure is None), None)
     if bug is None and failures and failures[0] is not None:
         return failures[0]
@@ -103,6 +122,8 @@ def _explain_one(error: BaseException) -> Failure | None:
         case OSError() if error.errno in _REMEDIES:
             what = f"{error.filename}: " if error.filename is not None else ""
             return Failure(f"{what}{_REMEDIES[error.errno]}", EXIT_MISTAKE)
+        case _ if type(error).__name__ in _DISAGREES:
+            return Failure(f"{error}; {_DISAGREES[type(error).__name__]}", EXIT_DISAGREES)
         case _ if type(error).__name__ in _SAID_BY_THEMSELVES:
             return Failure(str(error), EXIT_MISTAKE)
         case _ if type(error).__name__ in _CODES_WITH_REMEDY and getattr(error, "code", "") in REASON_BY_CODE:

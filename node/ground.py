@@ -14,6 +14,8 @@ Own rows in the database (storage.keys.own_key):
     peers                           -> KnownPeers          whom this node was connected to, to find the network again
     learner                         -> LearnerRecord       the learner's journal: state file and deltas without a fate
     pool      id                    -> Transaction         our own transactions that are in no block yet
+    fork                            -> ForkRow             the emergency recovery that was adopted (node/fork_rows.py)
+    halted                          -> HaltRow             a final block whose state is another one here
     sequence                        -> u64                 envelope numbers below this may have been used
     round     number                -> JSON                what this node saw of a round
 """
@@ -21,7 +23,8 @@ Own rows in the database (storage.keys.own_key):
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,21 +34,25 @@ from msgspec import Meta
 from consensus.events import CommittedBlock, Delta
 from consensus.finality.events import Anchor, Restored, StoredBlock
 from consensus.finality.past import EPOCHS_REMEMBERED_MAX
+from consensus.finality.signer import REFUSALS
 from consensus.finality.signer import JournalState as VoteJournalState
 from consensus.heads import TileHead
-from consensus.state import TILES, State, TileEntry, all_rows, load_state, state_of_genesis
+from consensus.light_client import LightClientRule, Trust
+from consensus.state import ROSTERS, TILES, State, TileEntry, all_rows, load_state, state_of_genesis
 from node.chain_index import transaction_rows
 from node.checkpoints import take_checkpoint
 from node.clock import Clock
 from node.config import Settings
 from node.disk import DirectoryDisk, Disk, Journals
+from node.fork_rows import Fork, find_fork, find_pending, put_fork, trust_of
 from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
 from node.state_rows import FetchRow, end_fetch, find_fetch, scan_state, state_key, store_changes
 from node.tile_work import TileWork, UpdateRebuild
 from protocol.codec import Message, decode, encode
+from protocol.digest import number
 from protocol.epochs import boundary_of, epoch_of, is_boundary
-from protocol.finality import Body, Certificate, Header
+from protocol.finality import Body, Certificate, ChainId, Header
 from protocol.genesis import Genesis
 from protocol.ids import (
     Digest,
@@ -60,6 +67,7 @@ from protocol.ids import (
     TileId,
     Version,
     VersionField,
+    View,
     parse_hex32,
 )
 from protocol.learning import Contributor
@@ -74,6 +82,7 @@ from protocol.limits import (
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, Roster, Slot
 from storage.io.blob_store import BlobStore
+from storage.io.cell_store import CellStore
 from storage.io.tile_store import TileStore
 from storage.journal import Journal, JournalState, OpenedJournal
 from storage.keys import CERTIFICATE, HEADER, block_key, own_key, pack_u64, unpack_u64
@@ -126,6 +135,18 @@ class KnownPeers(Message, frozen=True):
     addresses: tuple[str, ...]
 
 
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Whatever is made meanwhile stays: to look through all of it for garbage again and again takes half as long once more."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 @dataclass(slots=True)
 class Ground:
     """An opened data directory. ``close`` gives everything back."""
@@ -139,6 +160,7 @@ class Ground:
     index: KeyValue  # of the disk
     blobs: BlobStore
     tiles: TileStore
+    cells: CellStore
     work: TileWork
     ledger: Ledger
     votes: Journal | None  # None: damaged or lost, so that nothing may be signed
@@ -147,6 +169,17 @@ class Ground:
     proposals: Journal
     proposed: tuple[Head, ...]
     genesis_roots: dict[TileId, Digest]
+    fork: Fork | None = None  # of the chain, that was adopted
+    pending: Fork | None = None  # that is to be adopted
+
+    @property
+    def chain(self) -> ChainId:
+        """What is signed with, and what others' signatures are checked with."""
+        return ChainId.of(self.network) if self.fork is None else self.fork.chain
+
+    def trust(self) -> tuple[Trust, LightClientRule]:
+        """Where proofs of what is final begin, and their rule: the newest recovery that its operator named, or the genesis."""
+        return trust_of(self.pending or self.fork, self.genesis)
 
     @property
     def peer(self) -> PeerId:
@@ -181,6 +214,10 @@ class Ground:
                 "The state in the database is only a part of one: start the node, which fetches the rest."
             )
         rows = list(scan_state(self.index))
+        with _without_collector():
+            return self._load_state(rows)
+
+    def _load_state(self, rows: Sequence[tuple[bytes, bytes]]) -> State:
         if not rows:
             state = self.genesis_state()
             batch = Batch()
@@ -191,7 +228,7 @@ class Ground:
         if state.root() != self.anchor().state_root:
             raise DatabaseCorrupt(
                 "The state in the database is not the one that its last block has: "
-                "move the folder away and start again, and the node fetches it from peers."
+                "run `nocknode recovery repair`, which fetches it again from peers."
             )
         return state
 
@@ -206,13 +243,17 @@ class Ground:
         return heads
 
     def anchor(self) -> Anchor:
-        """The last finalized block, or genesis."""
+        """The last finalized block, or genesis; as the new fork begins with it, where that is all there is of it."""
         tip = self.ledger.tip()
         if tip is None:
             return Anchor.genesis(self.genesis_state().root(), self.genesis.created_ms)
         block = self.ledger.get(tip)
         header = decode(Header, block.header, limit_bytes=4 * KIB)
         certificate = decode(Certificate, block.certificate, limit_bytes=64 * KIB) if block.certificate else None
+        fork = self.fork
+        if fork is not None and fork.state_root is not None and tip == fork.height:
+            # Its state is changed, its certificate is of the fork before, and views begin anew.
+            return Anchor(header.digest(), View(0), header.height, header.time_ms, fork.state_root, None, None)
         return Anchor.of(header, certificate)
 
     def store_finalized(self, committed: CommittedBlock) -> None:
@@ -264,10 +305,30 @@ class Ground:
                 extra.put(block_key(HEADER, light.header.height), header)
                 extra.put(block_key(CERTIFICATE, light.header.height), certificate)
                 extra.put(own_key("roster", pack_u64(light.header.epoch)), encode(light.roster))
-        for key, _ in _scan(self.index, own_key("open")):
-            extra.delete(key)
+        self.forget_open_finality(extra)
+        if self.pending is not None and row.block.header.chain == self.pending.chain:
+            put_fork(extra, self.pending.signed, row.block.header.state_root)
+            if self.vote_records or self.vote_state in REFUSALS:
+                self.miss_votes(extra, self.pending.chain.fork)
+        is_doubted = self._may_have_voted(row)
+        if is_doubted:
+            extra.put(_doubted_key(self.chain.fork), b"1")
         end_fetch(self.index, extra)
         self.ledger.begin_at(block, extra, self.genesis.chain.epoch_heights)
+        if is_doubted and self.votes is not None:
+            self.votes.close()
+            self.votes, self.vote_state = None, VoteJournalState.MISSING
+
+    def _may_have_voted(self, row: FetchRow) -> bool:
+        """Whether this node was a member before it had a block: on another disk, whose vote journal is lost (chain.md S6)."""
+        if self.ledger.tip() is not None or self.vote_records or self.vote_state is not VoteJournalState.CLEAN:
+            return False
+        begun = self.index.get(state_key(bytes([ROSTERS.chain]) + ROSTERS.prefix + number(row.block.header.epoch + 1)))
+        rosters = (
+            row.block.roster,
+            None if begun is None else decode(Roster, begun, limit_bytes=STATE_ENTRY_BYTES_MAX),
+        )
+        return any(roster is not None and roster.find_index(self.peer) is not None for roster in rosters)
 
     def restored_finality(self) -> Restored:
         """Blocks and certificates above the tip."""
@@ -284,8 +345,10 @@ class Ground:
         heights = self.genesis.chain.epoch_heights
         epoch = epoch_of((self.ledger.tip() or 0) + 1, heights)
         found = []
-        for number in range(max(0, epoch - EPOCHS_REMEMBERED_MAX), epoch):
-            certificate = self.ledger.find_certificate(boundary_of(number, heights))
+        for past in range(max(0, epoch - EPOCHS_REMEMBERED_MAX), epoch):
+            if self.fork is not None and boundary_of(past, heights) <= self.fork.height:
+                continue  # of the fork before: to those on this one it proves nothing
+            certificate = self.ledger.find_certificate(boundary_of(past, heights))
             if certificate:
                 found.append(decode(Certificate, certificate, limit_bytes=64 * KIB))
         return tuple(found)
@@ -307,7 +370,11 @@ class Ground:
         """Begin the vote journal anew with these records: the old file or the new after a crash. The old one is kept."""
         if self.votes is not None:
             self.votes.close()
-        self.votes = self.disk.create_journal(VOTES_FILE, records)
+        self.votes = self.disk.create_journal(votes_file(self.chain.fork), records)
+
+    def miss_votes(self, batch: Batch, fork: int) -> None:
+        """Add to ``batch`` that this node may have voted on a fork of which it has no journal: it reads as missing."""
+        batch.put(_voted_key(fork), b"1")
 
     def forget_finality(self, batch: Batch, final: Header) -> None:
         """Add to ``batch`` the removal of what ``store_finality`` kept and a final block has overtaken."""
@@ -318,6 +385,11 @@ class Ground:
             at = len(prefix)
             if (unpack_u64(key[at : at + 8]), unpack_u64(key[at + 8 : at + 16])) <= overtaken:
                 batch.delete(key)
+
+    def forget_open_finality(self, batch: Batch) -> None:
+        """Add to ``batch`` the removal of all that ``store_finality`` kept."""
+        for key, _ in _scan(self.index, own_key("open")):
+            batch.delete(key)
 
     def candidates(self) -> tuple[Delta, ...]:
         """Deltas that others gave to this node, and aggregates that it made, which may still be merged."""
@@ -389,9 +461,14 @@ class Ground:
 
     def reserve_sequences(self, until: int) -> None:
         """Reserve envelope numbers; durable on return."""
-        batch = Batch()
-        batch.put(own_key("sequence"), pack_u64(until))
-        self.index.write(batch)
+        reserve_sequences(self.index, until)
+
+
+def reserve_sequences(index: KeyValue, until: int) -> None:
+    """Envelope numbers below this may have been used; durable on return."""
+    batch = Batch()
+    batch.put(own_key("sequence"), pack_u64(until))
+    index.write(batch)
 
 
 def open_ground(settings: Settings, ask_passphrase: AskPassphrase | None = None) -> Ground:
@@ -427,7 +504,9 @@ def stand_on(
     tiles = TileStore(disk.files, index, UpdateRebuild(genesis, blobs.read), monotonic_ms)
     work = TileWork(genesis, tiles)
     roots = _genesis_roots(index, work)
-    votes, vote_records, vote_state = _open_votes(disk, index)
+    fork = find_fork(index, genesis)
+    pending = find_pending(disk.files, settings.recovery.adopt, genesis, fork)
+    votes, vote_records, vote_state = _open_votes(disk, index, 0 if fork is None else fork.chain.fork)
     journal = disk.open_journal(PROPOSALS_FILE)
     proposed = tuple(decode(Head, record, limit_bytes=BODY_BYTES_MAX) for record in journal.records)
     return Ground(
@@ -440,6 +519,7 @@ def stand_on(
         index=index,
         blobs=blobs,
         tiles=tiles,
+        cells=CellStore(disk.files, index),
         work=work,
         ledger=Ledger(index),
         votes=votes,
@@ -448,6 +528,8 @@ def stand_on(
         proposals=journal.journal or disk.create_journal(PROPOSALS_FILE, journal.records),
         proposed=proposed,
         genesis_roots=roots,
+        fork=fork,
+        pending=pending,
     )
 
 
@@ -464,18 +546,39 @@ def _genesis_roots(index: KeyValue, work: TileWork) -> dict[TileId, Digest]:
     return roots
 
 
-def _open_votes(journals: Journals, index: KeyValue) -> tuple[Journal | None, tuple[bytes, ...], VoteJournalState]:
+def votes_file(fork: int) -> str:
+    """The vote journal of a fork: each has its own, and none is ever thrown away."""
+    return VOTES_FILE if fork == 0 else f"votes-{fork}.journal"
+
+
+def _doubted_key(fork: int) -> bytes:
+    """The row that says: who has this key was a member before this directory had a block."""
+    return own_key("doubted", pack_u64(fork))
+
+
+def _voted_key(fork: int) -> bytes:
+    return own_key("voted", pack_u64(fork) if fork else b"")
+
+
+def _open_votes(
+    journals: Journals, index: KeyValue, fork: int = 0
+) -> tuple[Journal | None, tuple[bytes, ...], VoteJournalState]:
     """The vote journal (chain.md S6). A directory that has voted and lost its journal never gets a new one by itself.
 
-    The row that says so comes after the journal, and comes again where a crash or a new database lost it.
+    The row that says so comes after the journal, and comes again where a crash or a new database lost it. Neither does one that
+    began with a state in which its key was a member already: until it has said so in a journal of its own.
     """
-    opened = journals.open_journal(VOTES_FILE)
-    if index.get(own_key("voted")) is None:
+    name = votes_file(fork)
+    opened = journals.open_journal(name)
+    if index.get(_voted_key(fork)) is None:
         if opened.state is JournalState.MISSING:
-            opened = OpenedJournal(JournalState.CLEAN, (), journals.create_journal(VOTES_FILE))
+            opened = OpenedJournal(JournalState.CLEAN, (), journals.create_journal(name))
         batch = Batch()
-        batch.put(own_key("voted"), b"1")
+        batch.put(_voted_key(fork), b"1")
         index.write(batch)
+    if not opened.records and opened.journal is not None and index.get(_doubted_key(fork)) is not None:
+        opened.journal.close()
+        opened = OpenedJournal(JournalState.MISSING, (), None)
     return opened.journal, opened.records, _VOTE_STATES[opened.state]
 
 

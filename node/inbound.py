@@ -41,10 +41,12 @@ class AuthorRejected(Rejected):
 class Inbound:
     """Decodes for one network. ``rejected`` counts refusals by the code of their reason."""
 
-    def __init__(self, network: NetworkId, is_validator: Callable[[PeerId], bool]) -> None:
-        """``is_validator``: whether a peer votes in this epoch, or in one beside it."""
+    def __init__(
+        self, network: NetworkId, is_validator: Callable[[PeerId], bool], chain: ChainId | None = None
+    ) -> None:
+        """``is_validator``: whether a peer votes in this epoch, or in one beside it. ``chain``: None for the first fork."""
         self._network = network
-        self._chain = ChainId.of(network)
+        self._chain = chain or ChainId.of(network)
         self._is_validator = is_validator
         self._windows = SequenceWindows()
         self.rejected: Counter[str] = Counter()

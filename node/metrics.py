@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-STATES: Final = ("booting", "syncing", "learning", "merging", "waiting", "stalled", "done", "stopping")
+STATES: Final = ("joining", "booting", "syncing", "learning", "merging", "waiting", "stalled", "done", "stopping")
 
 # (field of the status, metric, what it counts)
 GAUGES: Final = (

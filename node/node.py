@@ -11,12 +11,13 @@ boot     1 ground   directory, lock, keys, genesis, stores, journals           (
 
 from __future__ import annotations
 
+import gc
 import random
 import secrets
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -57,7 +58,7 @@ from consensus.events import (
     VerifyHistory,
     WalkHistory,
 )
-from consensus.execution import Execution
+from consensus.execution import Execution, StateDisagreement
 from consensus.finality import events as finality
 from consensus.finality.chain import check_chain
 from consensus.finality.core import FinalityCore
@@ -69,6 +70,7 @@ from consensus.rounds import RoundMachine
 from consensus.state import ROSTERS, tile_heads
 from consensus.transition import BlockRules
 from node import log as node_log
+from node.api.view import NodeView
 from node.chain_index import DroppedTransactions, find_transaction
 from node.clock import Clock
 from node.config import Settings
@@ -76,19 +78,31 @@ from node.faults import CrashPoints
 from node.ground import Ground, open_ground
 from node.history_work import HistoryWork
 from node.inbound import AuthorRejected, Inbound
+from node.joining_view import JoiningView
 from node.keys import AskPassphrase
 from node.reactor import INBOX_MAX, Reactor
 from node.recall import counted, decided_but_not_applied, heads_downwards
 from node.records import Records
+from node.recovery_disagreement import (
+    check_not_halted,
+    disagreements,
+    finish_forgetting,
+    forget_chain,
+    record_disagreement,
+)
+from node.recovery_fork import adopt_when_due
+from node.services.backfill import Backfill
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
 from node.services.gossip import Gossip
 from node.services.history import HistoryService
 from node.services.housekeeping import Housekeeping
+from node.services.keeping import Keeping
 from node.services.learning import WORKER_COMMAND, LearningService, MakeWorker, worker_process
 from node.services.presence import Presence, model_key
 from node.services.state_fetch import StateFetch
 from node.services.state_server import StateServer
+from node.services.submission import Submission
 from node.services.tiles import JOBS_MAX, TileService
 from node.threads import InThread, in_thread
 from node.timers import Timers
@@ -99,12 +113,12 @@ from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import encode
 from protocol.digest import Domain, digest, number
-from protocol.finality import ChainId, Header
-from protocol.ids import Digest, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
+from protocol.finality import Header
+from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
 from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
 from protocol.roster import Decided, Roster, sign_head
-from protocol.transactions import TransactionBundle, check_transaction, transaction_id
+from protocol.transactions import check_transaction, transaction_id
 from storage.kv import Batch
 
 log = structlog.get_logger()
@@ -114,7 +128,6 @@ VOTE_RECORDS_MAX = 100_000  # records of the vote journal, 15 MB, above which it
 ROUNDS_RECALLED = 256  # from the ledger at a start: a fraction of a second
 BLOCKS_RECALLED = 16_384  # looked through for them, where rounds are long or over: half a second (a guess)
 REPEAT_SECONDS = 30.0  # how often our own transactions are said again to whoever came since
-TRANSACTIONS_PER_MESSAGE = 16  # of two KiB at most
 SYNC_POLL_SECONDS = 2.0  # how often a node looks whether a block is late that gossip may have missed
 VAIN_QUESTIONS_MAX = 16  # are counted; the time between two has reached its bound long before
 
@@ -125,6 +138,7 @@ class Machine:
 
     make_worker: MakeWorker = worker_process
     in_thread: InThread = in_thread
+    generator: random.Random = field(default_factory=random.SystemRandom)  # what others must not foresee
 
 
 class Node:
@@ -139,7 +153,7 @@ class Node:
         self.started_ms = clock.monotonic_ms()
         self.stop_requested = trio.Event()
         self.records = Records()
-        self.inbound = Inbound(ground.network, self.is_validator)
+        self.inbound = Inbound(ground.network, self.is_validator, ground.chain)
         self.crash_points = CrashPoints(settings.run.crash_at)
         self.blamed: Counter[PeerId] = Counter()
         self.verified_ms: int | None = None
@@ -148,7 +162,7 @@ class Node:
         self._asked_in_vain = 0  # times since the last block came
         self.phase = "booting"
         self.lagging: dict[TileId, Lagging] = {}  # of the open round, or of the one that closed last
-        self.chain = ChainId.of(ground.network)
+        self.chain = ground.chain
         self.reactor = Reactor(self._restore_engine(), clock, self._performers())
         self.tiles = TileService(ground, lambda: self.exchange, self._post_tiles, machine.in_thread)
         self.exchange = Exchange(ground, transport, self.tiles.in_thread, self.report, self.engine.rounds.regions)
@@ -157,7 +171,12 @@ class Node:
         self.presence = Presence(self)
         self.state_server = StateServer(ground, transport, machine.in_thread)
         self.state_fetch = StateFetch(ground, transport, clock, machine.in_thread)
+        self._is_told_of_fork = False
+        self.needs_fork = False  # the anchor of a recovery is reached: the node is made anew on the new fork
+        self.needs_votes = False  # the vote journal was lost, and its time is over: the node is made anew, and votes
+        self._votes_from: Epoch | None = None
         self.needs_checkpoint = False  # nobody keeps our next block: the node is made anew after a newer state
+        self.backfill = Backfill(ground, transport, self.chain, machine.in_thread, self.report)
         self.housekeeping = Housekeeping(ground, self.tiles.in_thread, machine.in_thread)
         self.learning = LearningService(
             ground,
@@ -178,13 +197,28 @@ class Node:
             machine.in_thread,
         )
         self.dropped = DroppedTransactions()
-        self.evidence = EvidenceService(
+        submit = Submission(
             ground.keys.account,
             self.chain,
             ground.genesis.ledger,
             lambda: self.engine.execution.state,
             self.engine.execution.mempool,
             self.submit,
+        )
+        self.evidence = EvidenceService(lambda: self.engine.execution.state, submit)
+        self.keeping = Keeping(
+            ground,
+            transport,
+            clock,
+            machine.in_thread,
+            lambda: self.engine.execution.state,
+            lambda: self.roster,
+            lambda: self.engine.execution.height,
+            self.tile_heads,
+            self._tile_data,
+            self.housekeeping.has_room,
+            submit,
+            machine.generator,
         )
         self.timers = Timers(clock, self._on_timer)
         self._background: trio.Nursery | None = None
@@ -210,7 +244,7 @@ class Node:
         state, anchor = ground.load_state(), ground.anchor()
         heads = tile_heads(state, ground.genesis_roots)
         execution = Execution(
-            BlockRules.of(ground.genesis),
+            BlockRules.of(ground.genesis, self.chain.fork),
             state,
             anchor.block,
             anchor.height,
@@ -267,6 +301,22 @@ class Node:
         """The tile's primary."""
         rules = self.engine.execution.head_rules
         return rules.roster.members[rules.order(tile)[0]].node
+
+    async def _tile_data(self, tile: TileId, version: Version) -> memoryview | None:
+        """The file of a tile's version, checked; None where it is not held."""
+
+        def read() -> memoryview | None:
+            if self.ground.tiles.find(tile, version) is None:
+                return None
+            held = self.ground.tiles.open(tile, version)
+            held.verify()
+            return memoryview(bytes(held.memory))
+
+        try:
+            return await self.tiles.in_thread(read)
+        except Rejected as refusal:  # damaged: it is made again by whoever needs it
+            log.warning("a tile is not read", tile=tile, version=version, why=str(refusal))
+            return None
 
     async def _post_tiles(self, event: HeadsVerified | MergesDone | AggregationsDone | TilesApplied) -> None:
         """What the tile thread did. Verified heads have their updates stored and their roots computed."""
@@ -328,22 +378,27 @@ class Node:
         if heads:
             await self.reactor.post(HeadsSeen(heads, self.ground.peer))
         self.phase = "running"
+        if self.chain.fork == 0:  # blocks of before a recovery were certified under another name
+            self._start(self.backfill.run)
         await self.reactor.post_call(self.engine.start_rounds)
         await self.presence.provide()
+        self._start(self.keeping.run)
         await self._repeat_transactions()
 
     def _replace_lost_votes(self) -> None:
         """Begin a new vote journal where the old one is lost: it forbids every vote in this epoch and the next (chain.md S6).
 
-        Only now, because the ledger that we began with may be as old as the journal was. This process goes on without a vote.
+        Only now, because the ledger that we began with may be as old as the journal was. This node goes on without a vote, and
+        is made anew when it may have one.
         """
         ground = self.ground
         if ground.vote_state in (VoteJournalState.MISSING, VoteJournalState.DAMAGED):
             signer = VoteSigner(ground.keys.vote, self.chain, self.roster, (), ground.vote_state)
             ground.replace_votes(signer.compacted())
+            self._votes_from = Epoch(self.roster.epoch + EPOCHS_REFUSED)
             log.error(
-                "the vote journal was lost: a new one is begun, and this node votes again when it is restarted later",
-                from_epoch=self.roster.epoch + EPOCHS_REFUSED,
+                "the vote journal was lost: a new one is begun, and this node votes again later",
+                from_epoch=self._votes_from,
             )
 
     async def _prepare_learner(self) -> None:
@@ -367,6 +422,8 @@ class Node:
         """Round 0 starts when the roster is connected, or when a quorum of it has been for a while."""
         roster = self.roster
         others = {member.node for member in roster.members} - {self.ground.peer}
+        if self.ground.pending is not None:
+            return  # of that roster some are gone for ever
         deadline, said = trio.current_time() + ROSTER_PATIENCE_SECONDS, False
         while True:
             here = others & set(self.transport.connected_peers())
@@ -465,7 +522,7 @@ class Node:
         await done.wait()
         if refusals:
             raise refusals[0]
-        self._start(self.gossip.publish, TransactionBundle((data,)))
+        self._start(self.gossip.publish_transactions, (data,))
         return signed.id
 
     async def _repeat_transactions(self) -> None:
@@ -480,9 +537,7 @@ class Node:
         while True:
             await trio.sleep(REPEAT_SECONDS)
             waiting = [data for data in self.ground.own_transactions() if self.engine.execution.mempool.find(data)]
-            for first in range(0, len(waiting), TRANSACTIONS_PER_MESSAGE):
-                bundle = TransactionBundle(tuple(waiting[first : first + TRANSACTIONS_PER_MESSAGE]))
-                await self.gossip.publish(bundle)
+            await self.gossip.publish_transactions(waiting)
 
     # -- catching up ----------------------------------------------------------------------------------------------------
 
@@ -519,6 +574,9 @@ class Node:
                     await self._look_for_checkpoint(first)
                     return
                 blocks, peer = answer
+                if blocks.blocks[0].header.chain.fork > self.chain.fork:
+                    self._tell_of_fork(blocks.blocks[0].header)
+                    return
                 try:
                     checked = check_chain(blocks.blocks, self.roster, self.chain, self.ground.genesis.chain)
                 except Rejected as refusal:
@@ -531,6 +589,16 @@ class Node:
                         await trio.sleep(0.01)
                 if (self.ground.ledger.tip() or 0) < last or last >= blocks.tip_height:
                     return
+
+    def _tell_of_fork(self, header: Header) -> None:
+        """Others went on after a recovery: only its operator can tell whether this node should, and nobody is blamed."""
+        if not self._is_told_of_fork:
+            self._is_told_of_fork = True
+            log.error(
+                "peers go on from here after an emergency recovery, and this node does not: see docs/recovery.md",
+                fork=header.chain.fork,
+                height=header.height,
+            )
 
     async def _look_for_checkpoint(self, next_height: Height) -> None:
         """Where nobody keeps the next block, this node stops, and is made anew after a checkpoint."""
@@ -608,7 +676,15 @@ class Node:
         last = effect.blocks[-1].block
         for committed in effect.blocks:
             self.ground.store_finalized(committed)
+        if self.ground.pending is not None and last.header.height >= self.ground.pending.height:
+            self.needs_fork = True
+            self.stop_requested.set()
         self.verified_ms, self._asked_in_vain = self.clock.monotonic_ms(), 0
+        self.keeping.note_block()
+        if self._votes_from is not None and self.roster.epoch >= self._votes_from:
+            self._votes_from = None
+            self.needs_votes = True
+            self.stop_requested.set()
         self.crash_points.reach("head-decided", self._round)
         if last.certificate is not None and self._is_ours(last.header):
             self._start(self.gossip.publish, FinalizedTip(last.header, last.certificate))
@@ -737,20 +813,25 @@ def run_node(
     settings: Settings,
     ask_passphrase: AskPassphrase | None = None,
     worker_command: Sequence[str] = WORKER_COMMAND,
+    until: Callable[[Node], Awaitable[None]] | None = None,
 ) -> None:
     """Run a node until it is told to stop. Raises ``Rejected``, ``OSError`` and their kin before anything is served.
 
-    ``worker_command`` starts the learner's process: a benchmark of the network puts one there that need not learn.
+    ``worker_command`` starts the learner's process: a benchmark of the network puts one there that need not learn. With
+    ``until``, the node stops when that returns.
     """
     ground = open_ground(settings, ask_passphrase)
     node_log.configure_logging(settings.log.level, settings.places.log, Clock())
     try:
-        trio.run(_main, ground, Machine(partial(worker_process, command=worker_command)))
+        if settings.run.resync:
+            forget_chain(ground)
+            ground = ground.renewed()
+        trio.run(_main, ground, Machine(partial(worker_process, command=worker_command)), until)
     finally:
         ground.close()
 
 
-async def _main(ground: Ground, machine: Machine) -> None:
+async def _main(ground: Ground, machine: Machine, until: Callable[[Node], Awaitable[None]] | None) -> None:
     settings, clock = ground.settings, Clock()
 
     def check_hello(peer: PeerId, hello: bytes) -> None:
@@ -776,13 +857,16 @@ async def _main(ground: Ground, machine: Machine) -> None:
             "listening", peer=short(ground.peer), addresses=list(transport.addresses), network=ground.network.hex()[:16]
         )
 
-        async def run(node: Node) -> None:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_stop_with, stop, node)
+        shown: list[NodeView] = []  # the one that the API tells of
+
+        async def show(view: NodeView) -> None:
+            shown[:] = [view]
+            if not is_served.is_set():
+                is_served.set()
                 await nursery.start(
                     partial(
                         serve_api,
-                        View(node),
+                        lambda: shown[0],
                         settings.places,
                         settings.api.listen,
                         peer_text(ground.peer),
@@ -790,14 +874,32 @@ async def _main(ground: Ground, machine: Machine) -> None:
                         transport.listening,
                     )
                 )
-                await node.run()
-                nursery.cancel_scope.cancel()
 
-        stop = trio.Event()
+        async def show_joining(fetch: StateFetch) -> None:
+            await show(JoiningView(ground, transport, clock, fetch, stop))
+
+        async def run(node: Node) -> None:
+            await show(View(node))
+            gc.freeze()  # the state stays: nobody looks through it for garbage, seconds at a time for a large one
+            async with trio.open_nursery() as running:
+                running.start_soon(_stop_with, stop, node)
+                if until is not None:
+                    running.start_soon(_stop_after, until, node, stop)
+                await node.run()
+                running.cancel_scope.cancel()
+
+        stop, is_served = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, stop)
             await live(
-                ground, transport, clock, machine, lambda ground: Node(ground, transport, clock, machine), run, stop
+                ground,
+                transport,
+                clock,
+                machine,
+                lambda ground: Node(ground, transport, clock, machine),
+                run,
+                stop,
+                show_joining,
             )
             nursery.cancel_scope.cancel()
 
@@ -810,23 +912,41 @@ async def live(
     make_node: Callable[[Ground], Node],
     run: Callable[[Node], Awaitable[None]],
     stop: trio.Event,
+    on_fetch: Callable[[StateFetch], Awaitable[None]] | None = None,
 ) -> None:
-    """From joining to stopping. A node whose peers no longer keep its next block joins anew, from a checkpoint."""
+    """From joining to stopping. A node whose peers no longer keep its next block joins anew, from a checkpoint.
+
+    One that computes another state for a final block than everybody else keeps what it did, and ends; the next does not begin.
+    """
     is_behind = False
     try:
+        if finish_forgetting(ground):
+            ground = ground.renewed()
+        check_not_halted(ground)
         while True:
+            ground = adopt_when_due(ground)
             fetch = StateFetch(ground, transport, clock, machine.in_thread)
+            if on_fetch is not None:
+                fetch.on_fetch = on_fetch
             async with trio.open_nursery() as joining:
                 joining.start_soon(_cancel_with, stop, joining.cancel_scope)
                 joining.start_soon(_overhear, transport)
-                await fetch.run(is_behind=is_behind)
+                has_joined = await fetch.run(is_behind=is_behind)
                 joining.cancel_scope.cancel()
             if stop.is_set():
                 return
+            if has_joined and ground.pending is not None:
+                ground = ground.renewed()  # what it joined may be the new fork
             node = make_node(ground)
-            await run(node)
+            node.state_fetch = fetch  # which knows what it did
+            try:
+                await run(node)
+            except* StateDisagreement as group:
+                for disagreement in disagreements(group):
+                    record_disagreement(ground, disagreement)
+                raise
             is_behind = node.needs_checkpoint
-            if not is_behind or stop.is_set():
+            if not (is_behind or node.needs_fork or node.needs_votes) or stop.is_set():
                 return
             ground = ground.renewed()
     finally:
@@ -846,6 +966,11 @@ async def _overhear(transport: Transport) -> None:
 async def _cancel_with(stop: trio.Event, scope: trio.CancelScope) -> None:
     await stop.wait()
     scope.cancel()
+
+
+async def _stop_after(until: Callable[[Node], Awaitable[None]], node: Node, stop: trio.Event) -> None:
+    await until(node)
+    stop.set()
 
 
 async def _stop_with(stop: trio.Event, node: Node) -> None:

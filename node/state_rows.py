@@ -1,6 +1,6 @@
-"""The state on disk: a row for each entry, in the order of the tree's buckets, so that any part of it is one run of rows.
+"""The state on disk: a row for each entry, in the order of the tree, so that any part of it is one run of rows.
 
-    own_key("state", chain | bucket:u16 | key)   -> the entry's canonical bytes
+    own_key("state", chain | H(key) | key)       -> the entry's canonical bytes
     own_key("fetched", name)                     -> the digest of a part that was fetched and proved, until all are there
     own_key("fetching")                          -> FetchRow: what is being fetched; while it is here, the state is not one
 
@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -19,8 +18,17 @@ from protocol.codec import Message, decode, encode
 from protocol.ids import Digest, DigestField
 from protocol.light_client import LightBlock
 from protocol.limits import MIB
-from protocol.state_proof import SubChain, bucket_of, entry_leaf, key_digest, value_digest
-from protocol.state_sync import EMPTY, StateEntry, children_of, node_of_leaves
+from protocol.state_proof import SubChain, key_digest
+from protocol.state_sync import (
+    BUCKET_NAME_BYTES,
+    DIGEST_BYTES,
+    EMPTY,
+    StateEntry,
+    bucket_name,
+    children_of,
+    leaves_of,
+    node_of_leaves,
+)
 from storage.keys import own_key
 from storage.kv import Batch, KeyValue, scan_all
 
@@ -28,7 +36,7 @@ STATE: Final = own_key("state")
 _FETCHED: Final = own_key("fetched")
 _FETCHING: Final = own_key("fetching")
 _FETCH_ROW_BYTES_MAX: Final = 64 * MIB  # our own: years of boundaries
-_NAME_BYTES: Final = 3  # before an entry's key: sub-chain and bucket
+_PLACE_BYTES: Final = 1 + DIGEST_BYTES  # before an entry's key: sub-chain and H(key)
 
 
 class FetchRow(Message, frozen=True):
@@ -45,7 +53,7 @@ class FetchRow(Message, frozen=True):
 def state_key(row: bytes) -> bytes:
     """Where the entry of ``chain | key`` is kept."""
     key = row[1:]
-    return STATE + row[:1] + bucket_of(key_digest(key)).to_bytes(2, "big") + key
+    return STATE + row[:1] + key_digest(key) + key
 
 
 def store_changes(batch: Batch, changes: Iterable[tuple[bytes, Message | None]]) -> None:
@@ -61,26 +69,24 @@ def scan_state(index: KeyValue, name: bytes = b"") -> Iterator[tuple[bytes, byte
     """Every ``chain | key`` below a name (none: the whole state) with its value, bucket after bucket."""
     at = len(STATE)
     for key, value in scan_all(index, STATE + name):
-        yield key[at : at + 1] + key[at + _NAME_BYTES :], value
+        yield key[at : at + 1] + key[at + _PLACE_BYTES :], value
 
 
-def entries_below(index: KeyValue, name: bytes) -> Iterator[StateEntry]:
-    """The entries below a name, in ascending order of H(key)."""
-    for _, bucket in groupby(scan_all(index, STATE + name), key=lambda row: row[0][: len(STATE) + _NAME_BYTES]):
-        entries = [StateEntry(key[len(STATE) + _NAME_BYTES :], value) for key, value in bucket]
-        yield from sorted(entries, key=lambda entry: key_digest(entry.key))
+def row_of_entry(name: bytes, key: bytes) -> bytes:
+    """Where the entry of a key is kept that stands below a name."""
+    return state_key(name[:1] + key)
+
+
+def entries_below(index: KeyValue, name: bytes, *, start: bytes = b"") -> Iterator[StateEntry]:
+    """The entries below a name, of a bucket or above, in ascending order of H(key); ``start``: from this row on."""
+    at = len(STATE) + _PLACE_BYTES
+    for key, value in scan_all(index, STATE + name, start=start):
+        yield StateEntry(key[at:], value)
 
 
 def digests_below(index: KeyValue, name: bytes) -> list[Digest]:
     """The 256 digests below a name, from the entries that are here."""
-    found = []
-    for child in children_of(name):
-        entries = entries_below(index, child)
-        leaves = (
-            (key_digest(each.key), entry_leaf(key_digest(each.key), value_digest(each.value))) for each in entries
-        )
-        found.append(node_of_leaves(child[1:], leaves))
-    return found
+    return [node_of_leaves(child[1:], leaves_of(entries_below(index, child))) for child in children_of(name)]
 
 
 # -- while a state is fetched ---------------------------------------------------------------------------------------------
@@ -113,25 +119,35 @@ def fetched_parts(index: KeyValue) -> dict[bytes, Digest]:
     return {key[len(_FETCHED) :]: Digest(value) for key, value in scan_all(index, _FETCHED)}
 
 
-def keep_part(index: KeyValue, name: bytes, entries: Sequence[StateEntry], digest: Digest) -> None:
-    """Put entries in place of all that is below a name, with its digest, at once. Durable with the next durable write."""
-    batch = Batch()
-    for prefix in (STATE, _FETCHED):
-        for key, _ in scan_all(index, prefix + name):
-            batch.delete(key)
-    for entry in entries:
-        batch.put(state_key(name[:1] + entry.key), entry.value)
+def keep_part(
+    batch: Batch,
+    index: KeyValue,
+    name: bytes,
+    entries: Sequence[StateEntry],
+    places: Sequence[Digest],
+    digest: Digest,
+) -> None:
+    """Add to ``batch``: entries, with H(key) of each, in place of all that is below a name, with its digest.
+
+    What is below a bucket is added to what is there instead, and says so: before the first of them the bucket was emptied.
+    """
+    if len(name) <= BUCKET_NAME_BYTES:
+        for prefix in (STATE, _FETCHED):
+            for key, _ in scan_all(index, prefix + name):
+                batch.delete(key)
+    else:
+        batch.delete(_FETCHED + bucket_name(name))
+    before = STATE + name[:1]
+    for entry, place in zip(entries, places, strict=True):
+        batch.put(before + place + entry.key, entry.value)
     batch.put(_FETCHED + name, digest)
-    index.write(batch, durable=False)
 
 
-def keep_split(index: KeyValue, name: bytes, digests: Sequence[Digest]) -> None:
-    """Remember the digests below a name in place of its own."""
-    batch = Batch()
+def keep_split(batch: Batch, name: bytes, digests: Sequence[Digest]) -> None:
+    """Add to ``batch``: the digests below a name in place of its own."""
     batch.delete(_FETCHED + name)
     for child, digest in zip(children_of(name), digests, strict=True):
         batch.put(_FETCHED + child, digest)
-    index.write(batch, durable=False)
 
 
 def end_fetch(index: KeyValue, batch: Batch) -> None:

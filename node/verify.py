@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import trio
@@ -47,8 +48,8 @@ from protocol.finality import NO_BLOCK, Body, Certificate, ChainId, FinalizedBlo
 from protocol.ids import Digest, Height, TileId, Version, short
 from protocol.learning import SignedDelta
 from protocol.limits import BODY_BYTES_MAX, FRAME_BYTES_MAX, KIB
-from protocol.rejection import Rejected
-from protocol.roster import DeltaRef, Head
+from protocol.rejection import Rejected, check_invariant
+from protocol.roster import DeltaRef, Head, Roster
 from storage.kv import DatabaseCorrupt
 from storage.tile_format import tile_root
 
@@ -105,7 +106,7 @@ class _Verification:
         oldest, tip = self._ground.ledger.oldest() or Height(1), self._ground.ledger.tip() or Height(0)
         self._report.first_block = oldest
         try:
-            if oldest == 1:
+            if oldest == 1 and self._ground.fork is None:
                 self._derive_chain(tip)
             else:
                 self._derive_kept(oldest, tip)
@@ -147,6 +148,15 @@ class _Verification:
                 return
             run.clear()
 
+    def _voters_of(self, newest: Header) -> tuple[Roster, ChainId]:
+        """Of the newest block: those of the fork before, where the anchor is all that there is of ours."""
+        fork = self._ground.fork
+        if fork is not None and newest.height == fork.height:
+            anchor = fork.signed.recovery.anchor
+            check_invariant(anchor.roster is not None, "an anchor has its roster beside it")
+            return cast(Roster, anchor.roster), newest.chain
+        return roster_of(self._ground.load_state(), newest.epoch), self._ground.chain
+
     def _block(self, height: int) -> FinalizedBlock:
         stored = self._ground.ledger.get(Height(height))
         certificate = decode(Certificate, stored.certificate, limit_bytes=64 * KIB) if stored.certificate else None
@@ -156,9 +166,9 @@ class _Verification:
         """From the newest certificate downwards every header and body is the one that it stands for; then heads upwards."""
         ground = self._ground
         newest = self._block(tip)
-        roster = roster_of(ground.load_state(), newest.header.epoch)
+        roster, chain = self._voters_of(newest.header)
         try:
-            check_chain([newest], roster, ChainId.of(ground.network), ground.genesis.chain)
+            check_chain([newest], roster, chain, ground.genesis.chain)
         except Rejected as refusal:
             self._problem(f"block {tip}: {refusal}")
             return

@@ -13,9 +13,11 @@ from compute import tokenizer
 from compute.jobs import Token
 from node.api.view import Facts
 from node.chain_view import ChainView
+from node.chain_words import subject_words
 from node.metrics import chain_metrics, node_metrics
 from node.records import lagging_json
-from protocol.ids import TileId, peer_text, short
+from node.sync_facts import checkpoint_facts, join_facts
+from protocol.ids import Digest, TileId, peer_text, short
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Decided
 
@@ -92,6 +94,12 @@ class View:
             "storage_bytes": ground.tiles.bytes_used + ground.blobs.bytes_used,
             "version": version("nocknode"),
         }
+
+    def state_sync(self) -> Facts:
+        return join_facts(self._node.state_fetch, self._node.backfill)
+
+    def checkpoints(self) -> Sequence[Facts]:
+        return checkpoint_facts(self._node.ground.disk)
 
     def _reach(self) -> tuple[int, int, int]:
         """Members that are reachable, this node included; members that make a quorum; members."""
@@ -197,6 +205,47 @@ class View:
             )
         return rows
 
+    def custody(self) -> Facts:
+        node = self._node
+        keeping, cells, audit = node.keeping, node.ground.cells, node.keeping.audit
+        rows = []
+        for entry in keeping.upkeep.recorded():
+            tiles = entry.geometry.tile_count(entry.size_bytes)
+            rows.append(
+                {
+                    "what": subject_words(entry.subject),
+                    "blob": entry.blob.hex(),
+                    "size_bytes": entry.size_bytes,
+                    "tiles": tiles,
+                    "epoch": entry.epoch,
+                    "kept_until": entry.kept_until,
+                    "cells": sum(len(cells.cells_held(entry.blob, tile)) for tile in range(tiles)),
+                    "missing": keeping.upkeep.missing_of(entry.blob),
+                    "fetched_bytes": keeping.fetch.fetched_of[entry.blob],
+                }
+            )
+        held, done, looked = cells.statistics(), keeping.statistics(), audit.statistics()
+        return {
+            "blobs": sorted(rows, key=lambda row: (str(row["what"]), str(row["blob"]))),
+            "cells": held.cells,
+            "bytes": held.bytes_used,
+            "votes": done.votes,
+            "recorded": done.recorded,
+            "fetched_bytes": done.fetched_bytes,
+            "sampled_bytes": done.sampled_bytes,
+            "given_bytes": done.given_bytes,
+            "rebuilt_tiles": done.rebuilt_tiles,
+            "answered": done.answered,
+            "audits": looked.audits,
+            "audits_failed": looked.audits_failed,
+            "samples": looked.samples,
+            "samples_lost": looked.samples_lost,
+            "faults": {short(peer): count for peer, count in sorted(audit.faults.items())},
+        }
+
+    async def read_kept(self, blob: Digest, tile: int) -> bytes:
+        return await self._node.keeping.read_tile(blob, tile)
+
     def health(self) -> tuple[bool, Sequence[str]]:
         state, detail = self._state()
         reasons = []
@@ -223,6 +272,9 @@ class View:
             "tiles": node.ground.tiles.statistics(),
             "blobs": node.ground.blobs.statistics(),
             "storage": node.housekeeping.statistics(),
+            "cells": node.ground.cells.statistics(),
+            "keeping": node.keeping.statistics(),
+            "audit": node.keeping.audit.statistics(),
             "ledger": node.ground.ledger.statistics(),
             "worker": node.learning.worker.statistics(),
         }

@@ -45,9 +45,10 @@ class Greeting(Message, frozen=True):
 
 
 class Ping(Message, frozen=True):
-    """Are you there?"""
+    """Are you there? Whoever has all the connections that it wants asks for nobody else's address."""
 
     nonce: Natural
+    others: Annotated[int, Meta(ge=0, le=OTHERS_PER_PONG_MAX)]  # addresses that the answer may hold
 
 
 class Pong(Message, frozen=True):

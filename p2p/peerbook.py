@@ -254,6 +254,11 @@ class PeerBook:
         """Peers with at least one address, sorted."""
         return tuple(sorted(peer for peer, entry in self._entries.items() if entry.addresses))
 
+    @property
+    def is_sated(self) -> bool:
+        """Whether there are as many connections as are wanted, or soon will be."""
+        return len(self._connected) + self._dialling_count >= self.connections_wanted
+
     def is_banned(self, peer: PeerId, now: float) -> bool:
         entry = self._entries.get(peer)
         return entry is not None and now < entry.banned_until
@@ -334,13 +339,9 @@ class PeerBook:
                 decisions.append(Ping(peer))
             else:
                 entry.ping_at = ask_at
-        for peer, entry in (self._bootstraps if self._is_sated() else self._entries).items():
+        for peer, entry in (self._bootstraps if self.is_sated else self._entries).items():
             decisions += self._dial_if_due(peer, entry, now)
         return decisions
-
-    def _is_sated(self) -> bool:
-        """Whether there are as many connections as are wanted, or soon will be."""
-        return len(self._connected) + self._dialling_count >= self.connections_wanted
 
     def _end_dial(self, entry: _Entry) -> None:
         self._dialling_count -= entry.is_dialling
@@ -350,7 +351,7 @@ class PeerBook:
         is_idle = not (entry.is_connected or entry.is_dialling)
         if not (is_idle and entry.is_wanted and entry.addresses and now >= entry.dial_at and now >= entry.banned_until):
             return []
-        if self._is_sated() and not entry.is_bootstrap:
+        if self.is_sated and not entry.is_bootstrap:
             return []
         entry.is_dialling = True
         self._dialling_count += 1

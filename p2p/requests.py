@@ -18,6 +18,7 @@ from protocol.limits import (
     GENESIS_BYTES_MAX,
     KIB,
     STATE_NAMES_PER_REQUEST_MAX,
+    TABLES_PER_REQUEST_MAX,
 )
 from protocol.rejection import check_invariant
 
@@ -67,19 +68,30 @@ ADVERTS: Final = RequestRule(
 )
 STATE: Final = RequestRule(
     "/nock/state/1",
-    4 * STATE_NAMES_PER_REQUEST_MAX + KIB,
+    9 * STATE_NAMES_PER_REQUEST_MAX + KIB,
     FRAME_BYTES_MAX,
     30.0,
     64,
     False,
     "parts of the state at a checkpoint, and the proof that its block is final",
 )
+CELLS: Final = RequestRule(
+    "/nock/cells/1",
+    4 * TABLES_PER_REQUEST_MAX + KIB,
+    FRAME_BYTES_MAX,
+    30.0,
+    16,
+    False,
+    "coded blobs: their cells, each with its proof, and the word that somebody keeps its own",
+)
 VOTE: Final = RequestRule(
     "/nock/vote/1", FRAME_BYTES_MAX, 0, 10.0, 1, True, "validator to validator: votes, proposals, certificates"
 )
 PING: Final = RequestRule("/nock/ping/1", 64, 4 * KIB, 10.0, 1, False, "are you there, and what time is it; hosts only")
 
-REQUESTS: Final = {rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, STATE, VOTE, PING)}
+REQUESTS: Final = {
+    rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, STATE, CELLS, VOTE, PING)
+}
 
 BLOB_ANSWER_OVERHEAD_BYTES_MAX: Final = 4 * KIB
 check_invariant(

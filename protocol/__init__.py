@@ -10,11 +10,13 @@ Pure: no I/O, no clock, no randomness, no floats. Imports nothing of ours. Readi
     learning                   deltas, announcements, requests for bytes
     erasure                    blobs kept as cells: manifests, cells, what each class of blob gets
     coded_tables               tables by which holders of cells see that they are of one code
-    availability               what they sign when they have stored them
+    availability               what they sign when they have stored them, and what the bytes are
+    cells                      what nodes ask each other about such blobs
     genesis, epochs            the first state, the rules of its network, runs of heights in which they hold
     transactions               what accounts sign to change the state
     state_proof                how one entry of the state is proved by its root
     state_sync                 a state by parts, each proved by the root
     light_client               certified headers with their rosters, for whoever holds no chain
+    recovery                   what operators say when a chain cannot go on by itself
     messages                   which payload belongs to which kind of envelope
 """

@@ -5,6 +5,13 @@ with its tile's table under the tables' root, and is on my disk until the end of
 first: store before sign. More than two thirds of the weight leave more than a third that is honest, whose cells rebuild every
 tile.
 
+A claim also says what the blob's bytes are: its subject, a version of a tile or the state after an epoch.
+
+    subject = digest("nock/tile-snapshot/1", tile | version | root)     digest("nock/state-checkpoint/1", height | state root)
+
+A holder that has those bytes itself codes them and compares the blob's root before it signs; the others vouch for the cells
+only. Whoever reads the blob compares what came out with the root that the subject names.
+
 A blob is named by both roots. For one blob root there may be certificates with two tables' roots and two contents (an
 author committed to cells of two codes), and each of them can be read; a record that is to mean one content names both.
 
@@ -13,29 +20,93 @@ author committed to cells of two codes), and each of them can be read; a record 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 from protocol.codec import Message, encode
 from protocol.coded_tables import is_sound, soundness_bits
 from protocol.digest import Domain, digest, number
-from protocol.erasure import CheckedManifest, Geometry
+from protocol.erasure import CheckedManifest, Geometry, ReplicationClass
 from protocol.finality import ChainId
-from protocol.ids import Digest, DigestField, EpochField, MemberField, SignatureField
+from protocol.ids import (
+    Digest,
+    DigestField,
+    Epoch,
+    EpochField,
+    HeightField,
+    MemberField,
+    SignatureField,
+    TileField,
+    TileId,
+    VersionField,
+)
 from protocol.limits import ROSTER_MEMBERS_MAX
 from protocol.rejection import Reason, Rejected
+
+# -- what is kept -------------------------------------------------------------------------------------------------------
+
+
+def snapshot_subject(tile: TileId, version: int, root: Digest) -> Digest:
+    """The name of a tile's weights at a version; ``root`` is the tile's."""
+    return digest(Domain.TILE_SNAPSHOT, tile.encode(), number(version), root)
+
+
+def checkpoint_subject(height: int, state_root: Digest) -> Digest:
+    """The name of the state after a block, as the parts of a checkpoint."""
+    return digest(Domain.STATE_CHECKPOINT, number(height), state_root)
+
+
+class TileSnapshot(Message, frozen=True, tag=1):
+    """One version of one tile."""
+
+    tile: TileField
+    version: VersionField
+    root: DigestField
+
+    def digest(self) -> Digest:
+        return snapshot_subject(self.tile, self.version, self.root)
+
+
+class StateCheckpoint(Message, frozen=True, tag=2):
+    """The state after the last block of an epoch."""
+
+    height: HeightField
+    state_root: DigestField
+
+    def digest(self) -> Digest:
+        return checkpoint_subject(self.height, self.state_root)
+
+
+Subject = TileSnapshot | StateCheckpoint
+
+REPLICATION: Final[dict[type, ReplicationClass]] = {
+    TileSnapshot: ReplicationClass.HIGH,
+    StateCheckpoint: ReplicationClass.CRITICAL,
+}
+SUPERSEDED_EPOCHS: Final = 16
+"""How long a blob is kept after the epoch that certified it: whatever its class, each epoch brings a newer one (a guess)."""
+
+
+def kept_until(epoch: int) -> Epoch:
+    """The last epoch in which a blob that is certified in ``epoch`` is kept."""
+    return Epoch(epoch + SUPERSEDED_EPOCHS)
+
+
+# -- what holders sign --------------------------------------------------------------------------------------------------
 
 
 class AvailabilityClaim(Message, frozen=True):
     """``epoch`` is the one whose roster and beacon say who keeps what; ``kept_until`` an epoch too, None for ever.
 
     The geometry is the manifest's: said again, so that whoever has no manifest sees what the certificate can promise.
+    ``subject`` is a ``Subject``'s digest: what the bytes are, for those who have them to compare before they sign.
     """
 
     blob: DigestField
     tables: DigestField
     geometry: Geometry
+    subject: DigestField
     epoch: EpochField
     kept_until: EpochField | None
 

@@ -25,9 +25,12 @@ class Domain:
     )
     CHECK_MATRICES: Final = "nock/check-matrices/1"  # what a tile's table is computed with
     AVAILABILITY: Final = "nock/availability/1"  # what a holder signs when it has stored its cells
+    TILE_SNAPSHOT: Final = "nock/tile-snapshot/1"  # what a blob is: one version of one tile
+    STATE_CHECKPOINT: Final = "nock/state-checkpoint/1"  # what a blob is: the state after an epoch
     CUSTODY_RING: Final = "nock/custody-ring/1"  # in which order a tile's cells lie on the ring of the roster
     CUSTODY_PEER: Final = "nock/custody-peer/1"  # which cells of a tile a peer keeps that is in no roster
     CUSTODY_AUDIT: Final = "nock/custody-audit/1"  # which leaf of what it keeps a holder must show
+    CUSTODY_QUESTION: Final = "nock/custody-question/1"  # which leaf of its cells the chain asks a member for
     GENESIS: Final = "nock/genesis/1"  # the network id
     ENVELOPE: Final = "nock/envelope/1"  # what an envelope's signature covers
     BINDING: Final = "nock/binding/1"  # three keys of one member
@@ -36,6 +39,8 @@ class Domain:
     STATE: Final = "nock/state/1"  # stands for a state where there is none: villains of the simulated world, samples
     ROSTER: Final = "nock/roster/1"
     VOTE: Final = "nock/vote/1"
+    RECOVERY: Final = "nock/recovery/1"  # what those who remain sign about how a chain goes on
+    RECOVERY_PROPOSAL: Final = "nock/recovery-proposal/1"  # an operator's last final block
     BEACON: Final = "nock/beacon/1"
     LEADER: Final = "nock/leader/1"
     ELECTION: Final = "nock/election/1"
@@ -64,10 +69,16 @@ class Domain:
     STATE_ROOT: Final = "nock/state-root/1"  # the five sub-roots
 
 
+def domain_head(domain: str) -> bytes:
+    """What stands before the parts, for code that hashes by the million: ``digest`` of one part ``p`` is SHA-256 of
+    ``domain_head(domain) + number(len(p)) + p``."""
+    word = domain.encode()
+    return bytes([len(word)]) + word
+
+
 def digest(domain: str, *parts: bytes | bytearray | memoryview) -> Digest:
     """The digest of ``parts`` under ``domain``."""
-    word = domain.encode()
-    hasher = hashlib.sha256(bytes([len(word)]) + word)
+    hasher = hashlib.sha256(domain_head(domain))
     for part in parts:
         hasher.update((part.nbytes if isinstance(part, memoryview) else len(part)).to_bytes(8, "big"))
         hasher.update(part)

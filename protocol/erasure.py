@@ -38,14 +38,18 @@ from protocol.limits import (
     MANIFEST_BYTES_MAX,
     MERKLE_PATH_MAX,
     MIB,
+    TABLES_PATH_MAX,
     TILES_PER_BLOB_MAX,
 )
-from protocol.merkle import merkle_root
+from protocol.merkle import leaf_digest, merkle_root, proof_root
 from protocol.rejection import Reason, Rejected
 
 TileIndexField = Annotated[int, Meta(ge=0, le=TILES_PER_BLOB_MAX - 1)]
 CellIndexField = Annotated[int, Meta(ge=0, le=CELLS_PER_TILE_MAX - 1)]
+LeafIndexField = Annotated[int, Meta(ge=0, le=CELL_BYTES_MAX // CELL_LEAF_BYTES - 1)]
+BlobBytesField = Annotated[int, Meta(ge=1, le=TILES_PER_BLOB_MAX * CODED_TILE_BYTES_MAX)]
 PathField = Annotated[tuple[DigestField, ...], Meta(max_length=MERKLE_PATH_MAX)]
+TilePathField = Annotated[tuple[DigestField, ...], Meta(max_length=TABLES_PATH_MAX)]  # from a tile to its blob
 
 
 class Geometry(Message, frozen=True):
@@ -77,6 +81,17 @@ class Geometry(Message, frozen=True):
     def tile_count(self, size_bytes: int) -> int:
         return -(-size_bytes // self.tile_bytes)
 
+    def data_bytes(self, size_bytes: int, tile: int) -> int:
+        """Data of a tile of a blob, without padding; raises ``IndexError`` where the blob has no such tile."""
+        count = self.tile_count(size_bytes)
+        if not 0 <= tile < count:
+            raise IndexError(f"tile {tile} of {count}")
+        return min(self.tile_bytes, size_bytes - tile * self.tile_bytes)
+
+    def cell_leaves(self, size_bytes: int, tile: int) -> int:
+        """Leaves of each cell of a tile of a blob; raises ``IndexError`` as ``data_bytes``."""
+        return self.cell_bytes(self.data_bytes(size_bytes, tile)) // CELL_LEAF_BYTES
+
     def cell_bytes(self, data_bytes: int) -> int:
         """Length of each cell of a tile with so much data: the fewest whole leaves that hold it."""
         return CELL_LEAF_BYTES * -(-data_bytes // (self.data_cells * CELL_LEAF_BYTES))
@@ -101,11 +116,12 @@ class ReplicationClass(enum.Enum):
     """How important a blob is: ``(name, geometry, holders of each cell, epochs kept)``, None epochs for ever.
 
     Names and holders are the source documents'. The epochs are guesses but for the third of them: 1,772 epochs of 1,024
-    seconds are the 21 days in which what a blob shows can still be punished.
+    seconds are the 21 days in which what a blob shows can still be punished. What each epoch makes anew is kept for less
+    (``protocol/availability.py``).
     """
 
     CRITICAL = ("critical", LIVE, 5, None)  # genesis, checkpoints from which a newcomer must be able to start
-    HIGH = ("high", LIVE, 3, 30_000)  # snapshots of tiles: nearly a year
+    HIGH = ("high", LIVE, 3, 30_000)  # nearly a year
     NORMAL = ("normal", COLD, 2, 1_772)  # history
     LOW = ("low", COLD, 1, 84)  # what can be made again: a day
 
@@ -120,17 +136,26 @@ class ReplicationClass(enum.Enum):
         return None if self.retention_epochs is None else epoch + self.retention_epochs
 
 
+def blob_root(geometry: Geometry, size_bytes: int, tiles_root: Digest) -> Digest:
+    """The root of a blob: whoever shows the Merkle root over its tile roots shows of which size it is."""
+    shape = (geometry.data_cells, geometry.parity_cells, geometry.cell_bytes_max, size_bytes)
+    return digest(Domain.CODED_BLOB, *(number(value) for value in shape), tiles_root)
+
+
 class BlobManifest(Message, frozen=True):
     """What an author says of a blob: 32 bytes for each tile."""
 
     geometry: Geometry
-    size_bytes: Annotated[int, Meta(ge=1, le=TILES_PER_BLOB_MAX * CODED_TILE_BYTES_MAX)]
+    size_bytes: BlobBytesField
     tile_roots: Annotated[tuple[DigestField, ...], Meta(min_length=1, max_length=TILES_PER_BLOB_MAX)]
+
+    def tiles_root(self) -> Digest:
+        """The Merkle root over the tile roots."""
+        return merkle_root(self.tile_roots)
 
     def root(self) -> Digest:
         """The name of the blob in votes, certificates and requests."""
-        shape = (self.geometry.data_cells, self.geometry.parity_cells, self.geometry.cell_bytes_max, self.size_bytes)
-        return digest(Domain.CODED_BLOB, *(number(value) for value in shape), merkle_root(self.tile_roots))
+        return blob_root(self.geometry, self.size_bytes, self.tiles_root())
 
 
 class Shard(Message, frozen=True):
@@ -147,10 +172,22 @@ class LeafProof(Message, frozen=True):
 
     tile: TileIndexField
     cell: CellIndexField
-    leaf: Annotated[int, Meta(ge=0, le=CELL_BYTES_MAX // CELL_LEAF_BYTES - 1)]
+    leaf: LeafIndexField
     data: Annotated[bytes, Meta(min_length=CELL_LEAF_BYTES, max_length=CELL_LEAF_BYTES)]
     cell_path: PathField
     tile_path: PathField
+
+
+def proved_tile_root(geometry: Geometry, size_bytes: int, proof: LeafProof) -> Digest:
+    """The root of the tile to which a leaf leads, of a blob of so many bytes. Raises ``Rejected(BAD_PROOF)``.
+
+    Whether the blob has a tile of this root, the caller asks.
+    """
+    if proof.tile >= geometry.tile_count(size_bytes):
+        raise Rejected(Reason.BAD_PROOF, f"tile {proof.tile} of {geometry.tile_count(size_bytes)}")
+    leaves = geometry.cell_leaves(size_bytes, proof.tile)
+    cell = proof_root(leaf_digest(proof.data), proof.leaf, leaves, proof.cell_path)
+    return proof_root(cell, proof.cell, geometry.cells, proof.tile_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +215,7 @@ class CheckedManifest:
 
     def data_bytes(self, tile: int) -> int:
         """Data of a tile, without padding; raises ``IndexError`` where the blob has no such tile."""
-        if not 0 <= tile < self.tile_count:
-            raise IndexError(f"tile {tile} of {self.tile_count}")
-        return min(self.geometry.tile_bytes, self.size_bytes - tile * self.geometry.tile_bytes)
+        return self.geometry.data_bytes(self.size_bytes, tile)
 
     def cell_bytes(self, tile: int) -> int:
         """Length of each cell of a tile; raises ``IndexError`` where the blob has no such tile."""

@@ -54,6 +54,8 @@ TABLES_PATH_MAX = 14  # digests: a tree over the tables of as many tiles
 TABLE_BYTES_MAX = TABLE_COLUMNS * CELLS_PER_TILE_MAX + 34 * TABLES_PATH_MAX + 64
 MANIFEST_BYTES_MAX = 34 * TILES_PER_BLOB_MAX + 64
 SHARD_BYTES_MAX = CELL_BYTES_MAX + 34 * MERKLE_PATH_MAX + 64
+TABLES_PER_REQUEST_MAX = 256  # of a blob of a gigabyte in one answer
+CELLS_ANSWER_BYTES_MAX = 4 * MIB  # cells in one answer without their proofs: as many live cells as rebuild a tile
 
 # -- learning ---------------------------------------------------------------------------------------------------------
 DELTAS_PER_SLOT_MAX = 64  # learning.md 4
@@ -80,6 +82,9 @@ NULLIFICATIONS_INLINE_MAX = 1024  # chain.md 2.5
 PROPOSAL_BYTES_MAX = 512 * KIB  # header, parent certificate, 256 KiB of nullifications, the leader's vote
 CERTIFICATES_PER_STATUS_MAX = 64  # chain.md R8
 VIEW_TIMEOUT_MS_MAX = 8_000  # chain.md 2.5: Delta is capped, or recovery after a halt takes an hour
+RECOVERY_REASON_BYTES_MAX = 200  # a sentence
+RECOVERY_PROPOSAL_BYTES_MAX = 64 * KIB  # a header, a certificate and two rosters of a hundred members: 24 KiB
+RECOVERY_BYTES_MAX = 128 * KIB  # the same, a hundred signatures, and a hundred reports of 330 bytes
 LIGHT_CLIENT_PROOF_BYTES_MAX = 4 * MIB  # 330 steps of a hundred members: two seconds of signatures. More comes in parts
 LIGHT_CLIENT_BLOCKS_MAX = (
     1_280  # epochs of 1,024 blocks a second in the trusting period of 14 days: 1,181; and a target
@@ -88,10 +93,16 @@ LIGHT_CLIENT_BLOCKS_MAX = (
 # -- transactions and the ledger --------------------------------------------------------------------------------------
 NANO_PER_NOCK = 10**9  # nine decimals
 SUPPLY_NANO_MAX = 10**9 * NANO_PER_NOCK  # 10^9 NOCK for ever; below 2^63, so every sum of money fits a `Natural`
-TRANSACTION_BYTES_MAX = 2 * KIB  # the largest is a parameter record with all its parents: about 1 KiB
+TRANSACTION_BYTES_MAX = 8 * KIB  # of any kind: a certificate of a hundred members is 6.8 kB
+PLAIN_TRANSACTION_BYTES_MAX = (
+    2 * KIB
+)  # without one: the largest is a parameter record with all its parents, about 1 KiB
+ANSWER_TRANSACTION_BYTES_MAX = 3 * KIB  # a leaf and its path to a blob's root: 2.4 kB with the longest numbers
 TRANSACTIONS_PER_BODY_MAX = 4_096  # the smallest transfer takes 150 bytes: 3,495 of them fill a body
 TRANSACTIONS_PER_BUNDLE_MAX = 256  # by gossip: 16 ms of checking signatures, so that a bundle does not stall a node
 EVIDENCE_BYTES_PER_BODY_MAX = 16 * KIB  # chain.md 2.8: about 40 reports, so that a flood leaves room for the rest
+AVAILABILITY_BYTES_PER_BODY_MAX = 64 * KIB  # nine full certificates: 900 signatures, 60 ms, with whatever else is there
+KEPT_RELEASED_PER_BLOCK_MAX = 256  # more than a body can record, so whatever is over goes faster than it came
 PARENTS_PER_RECORD_MAX = 16  # meta version, base and merged versions (a guess); bounds the work of one record
 RECORD_NAME_CHARACTERS_MAX = 64  # as a tile's, of which it is the group
 WORK_BITS_MAX = 64  # 2^64 hashes are out of anybody's reach
@@ -99,6 +110,7 @@ STATE_BUCKETS = 65_536  # chain.md 4: the first 16 bits of a key's digest; about
 STATE_ENTRY_BYTES_MAX = 64 * KIB  # the largest is an index of a thousand validators
 STATE_ANSWER_BYTES_MAX = 4 * MIB  # chain.md 4: entries in one answer, as much as a slow peer costs at most
 STATE_PART_ENTRIES_MAX = 131_072  # none is smaller than 64 bytes, but for a few: a frame holds no more
+STATE_RUN_ENTRIES = 64  # of a bucket that is too large for an answer: however large they are, so many fit
 STATE_NAMES_PER_REQUEST_MAX = 256
 STATE_CHILDREN_PER_REQUEST_MAX = 32  # 256 KiB of digests, for which 128 MiB of a large state are hashed
 VALIDATORS_MAX = 1_024  # registered, not voting: a roster takes the hundred with the most stake; 34 KiB of index
@@ -136,6 +148,14 @@ check_invariant(
 )
 check_invariant(MANIFEST_BYTES_MAX <= FRAME_BYTES_MAX, "a manifest fits in a frame")
 check_invariant(SHARD_BYTES_MAX + 4 * KIB <= FRAME_BYTES_MAX, "a cell fits in a frame with its proof")
+check_invariant(CELL_BYTES_MAX <= CELLS_ANSWER_BYTES_MAX, "the largest cell is answered")
+check_invariant(
+    CELLS_ANSWER_BYTES_MAX + CELLS_PER_TILE_MAX * (SHARD_BYTES_MAX - CELL_BYTES_MAX) + KIB <= FRAME_BYTES_MAX,
+    "cells fit in a frame with their proofs",
+)
+check_invariant(
+    TABLES_PER_REQUEST_MAX * TABLE_BYTES_MAX + KIB <= FRAME_BYTES_MAX, "as many tables as are asked for fit in a frame"
+)
 check_invariant(
     CELL_LEAF_BYTES << MERKLE_PATH_MAX == CELL_BYTES_MAX, "a path leads from any leaf of a cell to its root"
 )
@@ -164,11 +184,33 @@ check_invariant(
     "a transaction fits in a gossip message",
 )
 check_invariant(
-    TRANSACTION_BYTES_MAX <= EVIDENCE_BYTES_PER_BODY_MAX < BODY_BYTES_MAX, "evidence leaves room for others"
+    PLAIN_TRANSACTION_BYTES_MAX <= EVIDENCE_BYTES_PER_BODY_MAX < BODY_BYTES_MAX, "evidence leaves room for others"
+)
+check_invariant(
+    CELL_LEAF_BYTES + 34 * (2 * MERKLE_PATH_MAX + TABLES_PATH_MAX) + 512 <= ANSWER_TRANSACTION_BYTES_MAX,
+    "a leaf with its path fits in a transaction",
+)
+check_invariant(ANSWER_TRANSACTION_BYTES_MAX <= TRANSACTION_BYTES_MAX, "no kind is longer than any may be")
+check_invariant(
+    ROSTER_MEMBERS_MAX * ANSWER_TRANSACTION_BYTES_MAX <= BODY_BYTES_MAX, "the answers of all members fit in one body"
+)
+check_invariant(
+    TRANSACTION_BYTES_MAX <= AVAILABILITY_BYTES_PER_BODY_MAX < BODY_BYTES_MAX - EVIDENCE_BYTES_PER_BODY_MAX,
+    "certificates of availability leave room for others",
+)
+check_invariant(
+    66 * ROSTER_MEMBERS_MAX + KIB <= TRANSACTION_BYTES_MAX, "everybody's signatures fit in a transaction with the rest"
+)
+check_invariant(
+    AVAILABILITY_BYTES_PER_BODY_MAX <= 256 * KEPT_RELEASED_PER_BLOCK_MAX,
+    "no body records more than the next one can let go: 256 bytes are less than a record without signatures",
 )
 check_invariant(STATE_BUCKETS == 2**16, "a bucket is named by two bytes")
 check_invariant(
     STATE_ANSWER_BYTES_MAX + 2 * STATE_ENTRY_BYTES_MAX <= FRAME_BYTES_MAX, "entries of a state fit in a frame"
+)
+check_invariant(
+    STATE_RUN_ENTRIES * (STATE_ENTRY_BYTES_MAX + KIB) <= FRAME_BYTES_MAX, "a run of entries fits in a frame"
 )
 check_invariant(BODY_BYTES_MAX <= MEMPOOL_BYTES_MAX, "the pool can fill a body")
 check_invariant(ROSTER_MEMBERS_MAX <= VALIDATORS_MAX, "every voter can be registered")

@@ -50,7 +50,16 @@ def _levels(leaves: Sequence[Digest]) -> list[list[Digest]]:
 
 def merkle_root(leaves: Sequence[Digest]) -> Digest:
     """The root over ``leaves`` (at least one)."""
-    return _levels(leaves)[-1][0]
+    if not leaves:
+        raise ValueError("a Merkle tree has at least one leaf")
+    sha256, level = hashlib.sha256, leaves
+    while len(level) > 1:
+        pairs = iter(level)
+        above = [Digest(sha256(b"\x01" + left + right).digest()) for left, right in zip(pairs, pairs, strict=False)]
+        if len(level) % 2:
+            above.append(level[-1])
+        level = above
+    return level[0]
 
 
 def merkle_proof(leaves: Sequence[Digest], index: int) -> tuple[Digest, ...]:

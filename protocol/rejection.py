@@ -106,6 +106,11 @@ class Reason(enum.Enum):
 
     # Finality
     WRONG_CHAIN = ("wrong_chain", Blame.SENDER, "The vote, certificate or header names another chain or fork.")
+    OTHER_FORK = (
+        "other_fork",
+        Blame.NOBODY,
+        "The message is of another fork of this chain, after an emergency recovery.",
+    )
     WRONG_EPOCH = ("wrong_epoch", Blame.NOBODY, "The message belongs to another epoch.")
     NO_QUORUM = ("no_quorum", Blame.SENDER, "The certificate's signers do not hold more than two thirds of the weight.")
     WRONG_LEADER = ("wrong_leader", Blame.AUTHOR, "The proposer does not lead this view.")
@@ -113,6 +118,9 @@ class Reason(enum.Enum):
     WRONG_BODY = ("wrong_body", Blame.AUTHOR, "The body does not match its header or breaks a rule.")
     WRONG_STATE = ("wrong_state", Blame.AUTHOR, "Executing the body gives another state root than the header claims.")
     EQUIVOCATION = ("equivocation", Blame.AUTHOR, "The author signed two contradicting votes: evidence.")
+
+    # Emergency recovery
+    REVERTS_FINAL = ("reverts_final", Blame.SENDER, "The recovery would take back a block that is final.")
 
     # Light clients
     BAD_STEP = ("bad_step", Blame.SENDER, "A step of a light-client proof does not continue the one before it.")
@@ -139,6 +147,17 @@ class Reason(enum.Enum):
     BAD_WORK = ("bad_work", Blame.AUTHOR, "The record's proof of work has too few leading zero bits.")
     UNKNOWN_PARENT = ("unknown_parent", Blame.AUTHOR, "The record depends on something that is not recorded.")
     WRONG_VERSION = ("wrong_version", Blame.AUTHOR, "The version does not follow the newest by one step.")
+    WRONG_SUBJECT = (
+        "wrong_subject",
+        Blame.AUTHOR,
+        "What is said to be kept is not what the certificate names, or not what the state knows of it.",
+    )
+    NOT_AVAILABLE = (
+        "not_available",
+        Blame.AUTHOR,
+        "No certificate on the chain says that these bytes, of this size, are kept.",
+    )
+    WRONG_LEAF = ("wrong_leaf", Blame.AUTHOR, "Another leaf is shown than the one that the chain asks for.")
     NO_EVIDENCE = ("no_evidence", Blame.AUTHOR, "The two votes do not contradict each other.")
     TOO_OLD = ("too_old", Blame.NOBODY, "What is reported is so old that it is no longer punished.")
     UNDERPRICED = (

@@ -13,13 +13,14 @@ neighbours, one at an end, none in an empty bucket. For one state there is exact
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from msgspec import Meta
 
 from protocol.codec import Message
-from protocol.digest import Domain, digest, number
+from protocol.digest import Domain, digest, domain_head, number
 from protocol.ids import Digest, DigestField, Natural
 from protocol.limits import STATE_BUCKETS
 from protocol.merkle import check_merkle_proof, leaf_digest
@@ -27,6 +28,8 @@ from protocol.rejection import Reason, Rejected
 
 BUCKET_LEVELS = STATE_BUCKETS.bit_length() - 1  # from a bucket up to its sub-root
 NO_ENTRIES = Digest(bytes(32))
+_KEY_HEAD = domain_head(Domain.STATE_KEY)
+_VALUE_HEAD = domain_head(Domain.STATE_VALUE)
 
 
 class SubChain(enum.IntEnum):
@@ -60,12 +63,12 @@ class StateProof(Message, frozen=True):
 
 def key_digest(key: bytes) -> Digest:
     """H(key)."""
-    return digest(Domain.STATE_KEY, key)
+    return Digest(hashlib.sha256(_KEY_HEAD + len(key).to_bytes(8, "big") + key).digest())
 
 
 def value_digest(value: bytes) -> Digest:
     """H(value), over the value's canonical bytes."""
-    return digest(Domain.STATE_VALUE, value)
+    return Digest(hashlib.sha256(_VALUE_HEAD + len(value).to_bytes(8, "big") + value).digest())
 
 
 def bucket_of(place: Digest) -> int:
@@ -76,6 +79,16 @@ def bucket_of(place: Digest) -> int:
 def entry_leaf(place: Digest, value: Digest) -> Digest:
     """The Merkle leaf of one entry."""
     return leaf_digest(place + value)
+
+
+def entry_leaves(entries: Iterable[tuple[bytes, bytes]]) -> list[tuple[Digest, Digest]]:
+    """(place, leaf) of each (key, value), in their order: what the functions above give, at half the cost of calling them."""
+    sha256, found = hashlib.sha256, []
+    for key, value in entries:
+        place = sha256(_KEY_HEAD + len(key).to_bytes(8, "big") + key).digest()
+        held = sha256(_VALUE_HEAD + len(value).to_bytes(8, "big") + value).digest()
+        found.append((Digest(place), Digest(sha256(b"\x00" + place + held).digest())))
+    return found
 
 
 def bucket_digest(count: int, entries: Digest) -> Digest:

@@ -7,6 +7,10 @@ A place in the tree of a sub-chain is named by its first bytes, as what stands b
     1 byte             a branch: 256 buckets in a row         the node 8 levels below the sub-root
     2 bytes            a bucket                               what ``protocol/state_proof.py`` says
 
+A bucket may be larger than any answer: who grinds keys can fill one. So names go on below it, in the Merkle tree of its
+entries, a byte for each 8 levels, counted from the leaves: the last byte names a run of 64 entries, which always fits, the byte
+before it 256 runs, and so on. How many bytes there are follows from the number of entries, which the bucket's digest fixes.
+
 Whoever knows the digest of a name checks what is below it: 256 digests must lead to it (``check_children``), and so must the
 entries themselves (``check_entries``). So a state is fetched from the root down, from anybody, each part proved by itself as
 soon as it is here; a part whose digest one has already need not be fetched, whichever state it was a part of.
@@ -15,7 +19,8 @@ soon as it is here; a part whose digest one has already need not be fetched, whi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated
 
 from msgspec import Meta
@@ -28,6 +33,7 @@ from protocol.limits import (
     STATE_ENTRY_BYTES_MAX,
     STATE_NAMES_PER_REQUEST_MAX,
     STATE_PART_ENTRIES_MAX,
+    STATE_RUN_ENTRIES,
 )
 from protocol.merkle import merkle_root
 from protocol.rejection import Reason, Rejected
@@ -36,30 +42,81 @@ from protocol.state_proof import (
     SubChain,
     bucket_digest,
     combine_roots,
-    entry_leaf,
-    key_digest,
-    value_digest,
+    entry_leaves,
 )
 
 CHILDREN = 256  # of a sub-chain: its branches; of a branch: its buckets
 DIGEST_BYTES = 32
+_COUNT_BYTES = 8
+_PATH_BYTES_MAX = 4  # 2^38 entries in one bucket
+BUCKET_NAME_BYTES = 3
 
 # -- names ----------------------------------------------------------------------------------------------------------------
 
-NameField = Annotated[bytes, Meta(min_length=1, max_length=3)]
-"""One byte for the sub-chain, then the prefix."""
+NameField = Annotated[bytes, Meta(min_length=1, max_length=BUCKET_NAME_BYTES + _PATH_BYTES_MAX)]
+"""One byte for the sub-chain, then the prefix; for what is below a bucket, then its way."""
 
 
 def split_name(name: bytes) -> tuple[SubChain, bytes]:
     """The sub-chain and the prefix of a name; raises ``Rejected(MALFORMED)``."""
-    if not 1 <= len(name) <= 3 or name[0] >= len(SubChain):
+    if not 1 <= len(name) <= BUCKET_NAME_BYTES + _PATH_BYTES_MAX or name[0] >= len(SubChain):
         raise Rejected(Reason.MALFORMED, f"no part of a state is called {name.hex()}")
-    return SubChain(name[0]), name[1:]
+    return SubChain(name[0]), name[1:BUCKET_NAME_BYTES]
 
 
-def children_of(name: bytes) -> list[bytes]:
-    """The 256 names below one."""
-    return [name + bytes([child]) for child in range(CHILDREN)]
+def bucket_name(name: bytes) -> bytes:
+    """The bucket in which what is named stands; the name itself where it is one, or stands above buckets."""
+    return name[:BUCKET_NAME_BYTES]
+
+
+def children_of(name: bytes, count: int = CHILDREN) -> list[bytes]:
+    """The names below one: 256 above buckets."""
+    return [name + bytes([child]) for child in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class BucketShape:
+    """How a bucket is cut: levels of its Merkle tree from an entry up to its run, and for each byte of a name."""
+
+    run_levels: int
+    child_levels: int
+
+
+BUCKET_SHAPE = BucketShape(STATE_RUN_ENTRIES.bit_length() - 1, CHILDREN.bit_length() - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a name at or below a bucket of ``count`` entries means: entries ``first`` up to, not including, ``stop``.
+
+    Its digest is a node of the tree. Below it are ``children`` names, of ``child_entries`` each but for the last;
+    a run has none.
+    """
+
+    first: int
+    stop: int
+    child_entries: int
+    is_run: bool
+
+    @property
+    def children(self) -> int:
+        return 0 if self.is_run else -(-(self.stop - self.first) // self.child_entries)
+
+    @classmethod
+    def of(cls, name: bytes, count: int, shape: BucketShape = BUCKET_SHAPE) -> Span:
+        """Raises ``Rejected(MALFORMED)`` where a bucket of so many entries has nothing of this name."""
+        levels = shape.run_levels + shape.child_levels
+        while 1 << levels < count:
+            levels += shape.child_levels
+        node = 0
+        for child in name[BUCKET_NAME_BYTES:]:
+            node, levels = (node << shape.child_levels) + child, levels - shape.child_levels
+        first = node << max(levels, 0)
+        if levels < shape.run_levels or first >= count:
+            raise Rejected(Reason.MALFORMED, f"a bucket of {count} entries has no {name.hex()}")
+        is_run = levels == shape.run_levels
+        child_entries = 1 if is_run else 1 << (levels - shape.child_levels)
+        return cls(first, min(first + (1 << levels), count), child_entries, is_run)
 
 
 def _empty_digests() -> tuple[Digest, ...]:
@@ -87,7 +144,7 @@ class GetTrusted(Message, frozen=True, tag=2):
 
 
 class GetChildren(Message, frozen=True, tag=3):
-    """Ask for the 256 digests below each name (of one byte or two), in the state of a checkpoint."""
+    """Ask for the digests below each name, in the state of a checkpoint."""
 
     height: HeightField
     names: Annotated[tuple[NameField, ...], Meta(min_length=1, max_length=STATE_CHILDREN_PER_REQUEST_MAX)]
@@ -126,10 +183,10 @@ class Trusted(Message, frozen=True):
 
 
 class Children(Message, frozen=True):
-    """256 digests for each name that was asked for."""
+    """For each name that was asked for, the digests below it, 256 above buckets; before those of a bucket, how many entries."""
 
     digests: Annotated[
-        tuple[Annotated[bytes, Meta(max_length=CHILDREN * DIGEST_BYTES)], ...],
+        tuple[Annotated[bytes, Meta(max_length=_COUNT_BYTES + CHILDREN * DIGEST_BYTES)], ...],
         Meta(min_length=1, max_length=STATE_CHILDREN_PER_REQUEST_MAX),
     ]
 
@@ -156,35 +213,64 @@ class Entries(Message, frozen=True):
 # -- checking -------------------------------------------------------------------------------------------------------------
 
 
-def check_children(digests: bytes, parent: Digest) -> tuple[Digest, ...]:
+def check_children(digests: bytes, parent: Digest, count: int = CHILDREN) -> tuple[Digest, ...]:
     """The digests below a name whose digest is ``parent``; raises ``Rejected(BAD_PROOF)``."""
     children = tuple(Digest(digests[at : at + DIGEST_BYTES]) for at in range(0, len(digests), DIGEST_BYTES))
-    if len(children) != CHILDREN or merkle_root(children) != parent:
+    if len(children) != count or merkle_root(children) != parent:
         raise Rejected(Reason.BAD_PROOF, "the digests do not lead to the one above them")
     return children
 
 
-def check_entries(name: bytes, entries: Sequence[StateEntry], expected: Digest) -> None:
-    """Check that these are the entries below a name, all of them; raises ``Rejected(BAD_PROOF)``."""
+def pack_bucket(count: int, digests: Iterable[Digest]) -> bytes:
+    """What ``Children`` says of a bucket."""
+    return count.to_bytes(_COUNT_BYTES, "big") + b"".join(digests)
+
+
+def check_bucket(
+    name: bytes, data: bytes, parent: Digest, shape: BucketShape = BUCKET_SHAPE
+) -> tuple[int, tuple[Digest, ...]]:
+    """How many entries a bucket has, and the digests below it, from ``pack_bucket``; raises ``Rejected(BAD_PROOF)``."""
+    count, digests = int.from_bytes(data[:_COUNT_BYTES], "big"), data[_COUNT_BYTES:]
+    children = [Digest(digests[at : at + DIGEST_BYTES]) for at in range(0, len(digests), DIGEST_BYTES)]
+    if not children or bucket_digest(count, merkle_root(children)) != parent:
+        raise Rejected(Reason.BAD_PROOF, "the digests do not lead to the bucket's")
+    if Span.of(name, count, shape).children != len(children):
+        raise Rejected(Reason.BAD_PROOF, f"{len(children)} digests below a bucket of {count} entries")
+    return count, tuple(children)
+
+
+def check_entries(name: bytes, entries: Sequence[StateEntry], expected: Digest) -> tuple[Digest, ...]:
+    """Check that these are the entries below a name, all of them; returns their places. Raises ``Rejected(BAD_PROOF)``."""
     prefix = split_name(name)[1]
-    places = [key_digest(entry.key) for entry in entries]
-    if any(place[: len(prefix)] != prefix for place in places):
+    leaves = leaves_of(entries)
+    if any(not place.startswith(prefix) for place, _ in (*leaves[:1], *leaves[-1:])):  # those between are in order
         raise Rejected(Reason.BAD_PROOF, f"an entry stands elsewhere than below {name.hex()}")
-    if any(before >= after for before, after in pairwise(places)):
+    if any(before[0] >= after[0] for before, after in pairwise(leaves)):
         raise Rejected(Reason.BAD_PROOF, f"the entries below {name.hex()} are not in order")
-    leaves = (
-        (place, entry_leaf(place, value_digest(entry.value))) for place, entry in zip(places, entries, strict=True)
-    )
-    if node_of_leaves(prefix, leaves) != expected:
+    if len(name) > BUCKET_NAME_BYTES:
+        found = merkle_root([leaf for _, leaf in leaves]) if leaves else NO_ENTRIES
+    else:
+        found = node_of_leaves(prefix, leaves)
+    if found != expected:
         raise Rejected(Reason.BAD_PROOF, f"the entries below {name.hex()} do not lead to its digest")
+    return tuple(place for place, _ in leaves)
 
 
-def node_of_leaves(prefix: bytes, leaves: Iterable[tuple[Digest, Digest]]) -> Digest:
+def leaves_of(entries: Iterable[StateEntry]) -> list[tuple[Digest, Digest]]:
+    """(place, leaf) of each entry, in their order."""
+    return entry_leaves([(entry.key, entry.value) for entry in entries])
+
+
+def node_of_leaves(prefix: bytes, leaves: Sequence[tuple[Digest, Digest]]) -> Digest:
     """The digest of a prefix from what stands below it: (place, leaf), in ascending order of place."""
-    if len(prefix) == 2:
+    if len(prefix) == BUCKET_NAME_BYTES - 1:
         return _bucket_of_leaves([leaf for _, leaf in leaves])
-    children = [EMPTY[len(prefix) + 1]] * CHILDREN
-    for child, group in groupby(leaves, key=lambda each: each[0][len(prefix)]):
+    at = len(prefix)
+    children = [EMPTY[at + 1]] * CHILDREN
+    groups: dict[int, list[tuple[Digest, Digest]]] = {}
+    for each in leaves:
+        groups.setdefault(each[0][at], []).append(each)
+    for child, group in groups.items():
         children[child] = node_of_leaves(prefix + bytes([child]), group)
     return merkle_root(children)
 

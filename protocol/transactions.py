@@ -1,4 +1,4 @@
-"""Transactions: what an account signs to change the state. One envelope, nine kinds of payload.
+"""Transactions: what an account signs to change the state. One envelope, eleven kinds of payload.
 
     transaction = [chain, sender, nonce, fee_nano, payload, signature]         canonical msgpack
     payload     = [kind, fields...]                                            kind: the tag of its class below
@@ -7,7 +7,11 @@
 
     chain  kinds
     A      MetaVersion                          B  ParameterRecord; a tile commit is a head (protocol/roster.py)
-    C      Transfer, Register, Stake, Unstake, Leave, EvidenceReport           D  DatasetRecord
+    C      Transfer, Register, Stake, Unstake, Leave, EvidenceReport
+    D      DatasetRecord, AvailabilityRecord, CustodyAnswer
+
+A transaction has a bound by its kind: a certificate has the signatures of up to a hundred members, an answer a leaf of a cell
+with its path, and nothing else is long.
 
 Money is in 10^-9 NOCK ("nano"), integers only. Nonces count up by one from 0 for each account, so a transaction takes effect
 at most once; the chain in it keeps it from taking effect elsewhere.
@@ -26,19 +30,23 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
+import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
+from protocol.availability import AvailabilityCertificate, Subject
 from protocol.codec import Message, decode, encode
 from protocol.digest import Domain, digest, number
+from protocol.erasure import BlobBytesField, LeafProof, TilePathField
 from protocol.finality import ChainId, Vote
 from protocol.ids import (
     AccountField,
     AccountId,
     Digest,
     DigestField,
+    EpochField,
     Natural,
     PeerField,
     Signature,
@@ -47,7 +55,9 @@ from protocol.ids import (
 from protocol.keys import KeyPair
 from protocol.keys import verify as verify_signature
 from protocol.limits import (
+    ANSWER_TRANSACTION_BYTES_MAX,
     PARENTS_PER_RECORD_MAX,
+    PLAIN_TRANSACTION_BYTES_MAX,
     RECORD_NAME_CHARACTERS_MAX,
     SUPPLY_NANO_MAX,
     TRANSACTION_BYTES_MAX,
@@ -198,7 +208,51 @@ class DatasetRecord(Message, frozen=True, tag=10):
         return digest(Domain.DATASET_RECORD, sender, encode(replace(self, work=0)))
 
 
-Payload = Transfer | Register | Stake | Unstake | Leave | EvidenceReport | ParameterRecord | MetaVersion | DatasetRecord
+class AvailabilityRecord(Message, frozen=True, tag=11):
+    """That a blob is kept: more than two thirds of a roster said so, about bytes that are ``subject``.
+
+    ``tiles_root`` is the Merkle root over the blob's tile roots: with it the claim's ``blob`` shows that the size is true. The
+    record has no name of its own: the chain keeps one for each subject, the first.
+    """
+
+    subject: Subject
+    size_bytes: BlobBytesField
+    tiles_root: DigestField
+    certificate: AvailabilityCertificate
+
+
+class CustodyAnswer(Message, frozen=True, tag=12):
+    """The leaf that the chain asks a member of an epoch's roster for, with its path to the blob's root.
+
+    ``blob_path`` leads from the tile's root to the Merkle root over the blob's tile roots. Who sends it does not matter.
+    """
+
+    validator: PeerField
+    epoch: EpochField
+    blob: DigestField
+    leaf: LeafProof
+    blob_path: TilePathField
+
+
+Payload = (
+    Transfer
+    | Register
+    | Stake
+    | Unstake
+    | Leave
+    | EvidenceReport
+    | ParameterRecord
+    | MetaVersion
+    | DatasetRecord
+    | AvailabilityRecord
+    | CustodyAnswer
+)
+
+# How long a transaction of a kind may be where that is more than ``PLAIN_TRANSACTION_BYTES_MAX``.
+LONG_KINDS: Final[dict[type[Message], int]] = {
+    AvailabilityRecord: TRANSACTION_BYTES_MAX,
+    CustodyAnswer: ANSWER_TRANSACTION_BYTES_MAX,
+}
 
 
 # -- the envelope -------------------------------------------------------------------------------------------------------
@@ -242,16 +296,47 @@ def transaction_id(data: bytes) -> Digest:
     return digest(Domain.TRANSACTION_ID, data)
 
 
+class _Outline(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A transaction whose payload was not read."""
+
+    chain: ChainId
+    sender: AccountField
+    nonce: Natural
+    fee_nano: Money
+    payload: msgspec.Raw
+    signature: SignatureField
+
+
+def _first_bytes(kind: type[Message]) -> bytes:
+    """With which a payload of a kind begins: a short array, then its tag."""
+    return bytes([0x90 + 1 + len(kind.__struct_fields__)]) + encode(kind.__struct_config__.tag)
+
+
+_LONG_FIRST_BYTES: Final = {_first_bytes(kind): bytes_max for kind, bytes_max in LONG_KINDS.items()}
+
+
+def read_transaction(data: bytes) -> Transaction:
+    """Decode, and verify nothing; raises ``Rejected`` as ``decode``: TOO_LARGE before a payload of its kind is read."""
+    if PLAIN_TRANSACTION_BYTES_MAX < len(data) <= TRANSACTION_BYTES_MAX:
+        payload = bytes(decode(_Outline, data, limit_bytes=TRANSACTION_BYTES_MAX).payload)
+        largest = _LONG_FIRST_BYTES.get(payload[:2], PLAIN_TRANSACTION_BYTES_MAX)
+        if len(data) > largest:
+            raise Rejected(Reason.TOO_LARGE, f"{len(data)} bytes, at most {largest} of its kind")
+    return decode(Transaction, data, limit_bytes=TRANSACTION_BYTES_MAX)
+
+
 def check_transaction(
     data: bytes, chain: ChainId, verify: Callable[[bytes, bytes, bytes], bool] = verify_signature
 ) -> SignedTransaction:
-    """Decode and verify; raises ``Rejected`` (as ``decode``, then WRONG_CHAIN, BAD_SIGNATURE). The signature costs most.
+    """Decode and verify; raises ``Rejected`` (as ``decode``, then WRONG_CHAIN, OTHER_FORK, BAD_SIGNATURE), the dearest last.
 
     ``verify`` (key, text, signature) is another one where the signatures were verified elsewhere: on another core, say.
     """
-    transaction = decode(Transaction, data, limit_bytes=TRANSACTION_BYTES_MAX)
-    if transaction.chain != chain:
+    transaction = read_transaction(data)
+    if transaction.chain.chain != chain.chain:
         raise Rejected(Reason.WRONG_CHAIN, f"a transaction for {transaction.chain.chain.hex()}")
+    if transaction.chain.fork != chain.fork:
+        raise Rejected(Reason.OTHER_FORK, f"a transaction for fork {transaction.chain.fork}")
     if not verify(transaction.sender, _text(data), transaction.signature):
         raise Rejected(Reason.BAD_SIGNATURE, f"transaction {transaction.nonce} of {transaction.sender[:4].hex()}")
     return SignedTransaction(transaction, transaction_id(data), len(data))

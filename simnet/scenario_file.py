@@ -95,6 +95,7 @@ VILLAIN_KINDS: Final = (
 INVARIANTS: Final = (
     *("chain_agrees", "roots_derivable", "counted_once", "tiles_owned", "all_applied", "queues_bounded"),
     *("nothing_left_behind", "no_failure", "loss_falls", "joiners_contribute", "loss_bounded", "joined_state"),
+    "kept_readable",
 )
 MERGE_RULES: Final = ("mean", "trimmed_mean", "median", "centred_clip", "agreement")
 NOT_IN_A_FILE: Final = ("name", "_routes")  # of Scenario: the file's own name, and a cache

@@ -30,6 +30,7 @@ STATE_STYLES: Final[Mapping[str, str]] = {
     "merging": "green",
     "done": "green",
     "waiting": "default",
+    "joining": "cyan",
     "booting": QUIET,
     "starting": QUIET,
     "syncing": "cyan",

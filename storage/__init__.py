@@ -18,9 +18,12 @@ Reading order:
     budget         what goes first when the disk is full
     compaction     when the updates on which a tile's version rests are folded into a file
     erasure/       bytes as cells, any so many of which give them back; and whether cells are of one code
+    custodians     words of all that asks custodians for cells
     sampling/      whether a tile is there, found out with a few of its cells
-    io/            the real disk: files, rocks, journal_file, blob_store, tile_store; room makes some when it is full;
-                   tile_reader reads a stream ahead; isal is the erasure code's native kernel
+    gathering      cells of a tile from their custodians: whom to ask for which, what to keep, whom to blame
+    cells          cells that are kept
+    io/            the real disk: files, rocks, journal_file, blob_store, tile_store, cell_store; room makes some when it is
+                   full; tile_reader reads a stream ahead; isal is the erasure code's native kernel
 
 Nothing outside ``io/`` opens anything. The stores of ``io/`` take a ``Files`` and a ``KeyValue``, so that ``simnet``
 runs them on ``MemoryFiles`` and ``MemoryKeyValue``. They are imported by their own names, because they bring RocksDB

@@ -12,6 +12,10 @@
     i       digest:32                    its bytes, if it is small; a large one is a file
     v       tile name | 00 | version:u64 root:32 | size:u64 of a tile version's file; and, where that need not be there,
                                          base:u64 | bytes:u64 | digest:32 of each update above the base
+    k       digest:32                    a coded blob of which cells are kept: manifest, tables' root, until when
+    a       digest:32 | tile:u64         the table of one of its tiles
+    e       digest:32 | tile:u64 | cell:u64
+                                         file:u64 | offset:u64 | size:u64 of where a cell of it is
     x       owner word | 00 | any        rows of a caller's own, e.g. written in one batch with a block
 
 A tile name and an owner word hold no zero byte, so one name's keys are never a prefix of another's.
@@ -36,6 +40,9 @@ BLOCK_ROW: Final = b"r"
 BLOB_SIZE: Final = b"s"
 INLINE_BLOB: Final = b"i"
 TILE_VERSION: Final = b"v"
+KEPT_BLOB: Final = b"k"
+TABLE: Final = b"a"
+CELL: Final = b"e"
 OWN: Final = b"x"
 
 
@@ -59,7 +66,7 @@ def block_row_key(rest: bytes) -> bytes:
 
 
 def blob_key(family: bytes, name: Digest) -> bytes:
-    """``family`` is BLOB_SIZE or INLINE_BLOB."""
+    """``family`` is BLOB_SIZE, INLINE_BLOB or KEPT_BLOB."""
     return family + name
 
 
@@ -75,6 +82,19 @@ def tile_key(tile_id: TileId, version: Version) -> bytes:
 def split_tile_key(key: bytes) -> tuple[TileId, Version]:
     """The inverse of :func:`tile_key`."""
     return TileId(key[1:-9].decode("ascii")), Version(unpack_u64(key[-8:]))
+
+
+def table_key(blob: Digest, tile: int) -> bytes:
+    return TABLE + blob + pack_u64(tile)
+
+
+def cell_key(blob: Digest, tile: int, cell: int) -> bytes:
+    return CELL + blob + pack_u64(tile) + pack_u64(cell)
+
+
+def split_cell_key(key: bytes) -> tuple[Digest, int, int]:
+    """The inverse of :func:`cell_key`."""
+    return Digest(key[1:33]), unpack_u64(key[33:41]), unpack_u64(key[41:])
 
 
 def own_key(owner: str, rest: bytes = b"") -> bytes:

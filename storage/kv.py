@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-_SCAN_ROWS: Final = 4096
+_SCAN_ROWS: Final = 512  # read at once: 32 MiB of the largest entries of a state
 
 
 class DatabaseLocked(OSError):
@@ -82,9 +82,8 @@ class KeyValue(Protocol):
         ...
 
 
-def scan_all(index: KeyValue, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Every row under a prefix, in order; what is written meanwhile may or may not be among them."""
-    start = b""
+def scan_all(index: KeyValue, prefix: bytes, *, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """Every row under a prefix, not below ``start``, in order; what is written meanwhile may or may not be among them."""
     while rows := index.scan(prefix, start=start, limit=_SCAN_ROWS):
         yield from rows
         start = rows[-1][0] + b"\x00"

@@ -10,14 +10,15 @@ is there with all its rows or not at all.
                   of boundaries
 
 The oldest blocks go when all take more than they may: body, header, certificate and the rows under ``BLOCK_ROW`` that were
-written with them. Headers and certificates at the epochs' boundaries stay for ever, because a light client's proof leads
-over them. The oldest height and the bytes are rows too, in the batch of whatever changes them: so they are exact after a
-crash at any moment, and a ledger that is half pruned is one that is pruned up to there.
+written with them. Whoever began at a checkpoint may have them written again, downwards. Headers and certificates at the
+epochs' boundaries stay for ever, because a light client's proof leads over them. The oldest height and the bytes are rows too,
+in the batch of whatever changes them: so they are exact after a crash at any moment, and a ledger that is half pruned is one
+that is pruned up to there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -143,6 +144,31 @@ class Ledger:
             raise InvariantBroken(f"the ledger cannot begin at {block.height}: its tip is {self._tip}")
         self._remove_blocks(lambda family, height: family in (HEADER, CERTIFICATE) and height % boundary_heights == 0)
         self.append(block, extra)
+
+    def extend_down(self, blocks: Sequence[FinalizedBlock], extra: Batch | None = None) -> None:
+        """Write blocks right below the oldest one, ascending, and the rows of ``extra``, all or nothing; not yet durable.
+
+        A certificate that is here already stays where a block comes without one. Raises ``OSError``; ``InvariantBroken``
+        where a height is not the one below.
+        """
+        heights = [block.height for block in blocks]
+        if self._oldest is None or not blocks or heights != list(range(self._oldest - len(blocks), self._oldest)):
+            raise InvariantBroken(f"heights {heights[:1]} to {heights[-1:]} do not lead to {self._oldest}")
+        if heights[0] < 1:
+            raise InvariantBroken("there is no block below the first")
+        batch = Batch()
+        for block in blocks:
+            batch.put(block_key(HEADER, block.height), block.header)
+            batch.put(block_key(BODY, block.height), block.body)
+            certificate = block.certificate or self.find_certificate(block.height) or b""
+            batch.put(block_key(CERTIFICATE, block.height), certificate)
+        if extra is not None:
+            batch.extend(extra)
+        bytes_used = self._bytes_used + self._growth(batch, set())
+        batch.put(OLDEST, pack_u64(heights[0]))
+        batch.put(LEDGER_BYTES, pack_u64(bytes_used))
+        self._index.write(batch, durable=False)
+        self._oldest, self._bytes_used = heights[0], bytes_used
 
     def forget(self) -> None:
         """Remove everything, as if there had never been a block; durable on return. Raises ``OSError``."""

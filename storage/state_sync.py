@@ -13,12 +13,16 @@ asked as well, and the first good answer counts.
 What is kept is kept by its digest, not by the state that it came from. When the target changes, because nobody has the old
 one any more, whatever is the same in both stays; where a branch differs, only its buckets that differ are fetched. A node that
 has an older state of its own goes on from that in the same way.
+
+A bucket that is too large for an answer is emptied and filled run by run. Runs are those of one bucket, whose digest stands for
+theirs: when the bucket changes while they come, they are fetched anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from protocol.ids import Digest, Height, PeerId
@@ -26,12 +30,18 @@ from protocol.limits import STATE_ANSWER_BYTES_MAX, STATE_CHILDREN_PER_REQUEST_M
 from protocol.rejection import Reason, Rejected
 from protocol.state_proof import SubChain
 from protocol.state_sync import (
+    BUCKET_NAME_BYTES,
+    BUCKET_SHAPE,
     EMPTY,
+    BucketShape,
     Children,
     Entries,
     GetChildren,
     GetEntries,
+    Span,
     StateEntry,
+    bucket_name,
+    check_bucket,
     check_children,
     check_entries,
     children_of,
@@ -111,10 +121,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Put these entries in place of all that is below a name, and remember the digest with them, in one batch."""
+    """Put these entries in place of all that is below a name, and remember the digest with them, in one batch.
+
+    Below a bucket they are added to what is there, with the bucket's digest, in place of the bucket's own mark.
+    """
 
     name: bytes
     entries: tuple[StateEntry, ...]
+    places: tuple[Digest, ...]  # H(key) of each
     digest: Digest
 
 
@@ -167,9 +181,16 @@ class Progress:
 
     parts: int
     parts_kept: int
-    sources: int
+    shares: tuple[tuple[PeerId, int], ...]  # the sources, and the bytes that each has given since it was found
     bytes_fetched: int
     is_finished: bool
+
+    @property
+    def sources(self) -> int:
+        return len(self.shares)
+
+
+NO_PROGRESS: Final = Progress(0, 0, (), 0, is_finished=False)
 
 
 @dataclass(slots=True)
@@ -182,14 +203,22 @@ class StateSync:
     target: Target
     find_children: Callable[[bytes], Sequence[Digest]]
     kept: dict[bytes, Digest]
+    shape: BucketShape = BUCKET_SHAPE
     _sources: dict[PeerId, _Source] = field(default_factory=dict)
     _liars: dict[PeerId, None] = field(default_factory=dict)
     _digests: dict[bytes, Digest] = field(default_factory=dict)  # of the target, as far as they are known
     _opened: dict[bytes, None] = field(default_factory=dict)  # names of which the children are known
+    _counts: dict[bytes, int] = field(default_factory=dict)  # of buckets that were opened: how many entries
+    _pieces: dict[bytes, dict[bytes, None]] = field(
+        default_factory=dict
+    )  # by bucket: names below it that are in `kept`
     _wanted: dict[bytes, bool] = field(default_factory=dict)  # not here: True for its children, False for its entries
-    _asked: dict[bytes, None] = field(default_factory=dict)  # of those, in a question that is not late
+    _free: dict[bool, dict[bytes, None]] = field(
+        default_factory=lambda: {True: {}, False: {}}
+    )  # of those, not asked for
     _questions: dict[int, _Question] = field(default_factory=dict)
     _number: int = 0
+    _parts: int = 0  # names of the target with something below them, of which the children are not known
     _part_bytes: int = STATE_ANSWER_BYTES_MAX // FIRST_PARTS
     _bytes_fetched: int = 0
     _is_finished: bool = False
@@ -224,16 +253,22 @@ class StateSync:
 
     @property
     def progress(self) -> Progress:
-        parts = [name for name, digest in self._digests.items() if name not in self._opened and digest not in EMPTY]
-        kept = sum(self.kept.get(name) == self._digests[name] for name in parts)
-        return Progress(len(parts), kept, len(self._sources), self._bytes_fetched, self._is_finished)
+        shares = tuple((peer, source.bytes_given) for peer, source in self._sources.items())
+        kept = self._parts - len(self._wanted)
+        return Progress(self._parts, kept, shares, self._bytes_fetched, self._is_finished)
 
     # -- the target -----------------------------------------------------------------------------------------------------
 
     def _begin(self, effects: list[Effect]) -> None:
         """From the sub-roots down, whatever was under way."""
-        for memory in (self._digests, self._opened, self._wanted, self._asked, self._questions):
+        for memory in (self._digests, self._opened, self._counts, self._pieces, self._wanted, self._questions):
             memory.clear()
+        for free in self._free.values():
+            free.clear()
+        for held in self.kept:
+            if len(held) > BUCKET_NAME_BYTES:
+                self._pieces.setdefault(bucket_name(held), {})[held] = None
+        self._parts = 0
         for source in self._sources.values():
             source.questions = 0
         self._is_finished = False
@@ -243,26 +278,67 @@ class StateSync:
     def _expect(self, name: bytes, digest: Digest, effects: list[Effect]) -> None:
         """A name of the target and its digest: is it here, is there nothing, or is it to be fetched?"""
         self._digests[name] = digest
-        if self.kept.get(name) == digest:
+        if len(name) <= BUCKET_NAME_BYTES and digest == EMPTY[len(name) - 1]:
+            if self.kept.get(name) != digest and self._held_below(name):
+                self._keep(name, (), (), digest, effects)
             return
-        if digest == EMPTY[len(name) - 1]:
-            if self._held_below(name):
-                self._keep(name, (), digest, effects)
-        else:
-            # Where something is here already, its parts are compared before entries are fetched.
-            self._wanted[name] = len(name) == 1 or (len(name) == 2 and bool(self._held_below(name)))
+        self._parts += 1
+        if self.kept.get(name) == self._mark(name):
+            return
+        self._want(name, len(name) == 1 or self._is_begun(name, effects))
+
+    def _is_begun(self, name: bytes, effects: list[Effect]) -> bool:
+        """Whether something is here below a name, so that its parts are compared before entries are fetched."""
+        if len(name) != BUCKET_NAME_BYTES:
+            return bool(self._held_below(name))
+        pieces = self._pieces.get(name, {})
+        if any(self.kept[piece] != self._digests[name] for piece in pieces):
+            self._keep(name, (), (), EMPTY[2], effects)  # they are of another bucket than the target's
+            return False
+        return bool(pieces)
+
+    def _mark(self, name: bytes) -> Digest:
+        """What stands for a name that is here: its digest; below a bucket that of the bucket, of which it is a piece."""
+        return self._digests[bucket_name(name)]
 
     def _held_below(self, name: bytes) -> list[bytes]:
         """Names at or below a name of which something was kept, if only that there is nothing."""
         if len(name) == 1:
             return [held for held in self.kept if held[:1] == name]
-        return [held for held in (name, *children_of(name)) if held in self.kept]
+        if len(name) < BUCKET_NAME_BYTES:
+            pieces = [piece for bucket, held in self._pieces.items() if bucket.startswith(name) for piece in held]
+            return [held for held in (name, *children_of(name)) if held in self.kept] + pieces
+        pieces = [piece for piece in self._pieces.get(bucket_name(name), {}) if piece.startswith(name)]
+        return [name, *pieces] if len(name) == BUCKET_NAME_BYTES and name in self.kept else pieces
 
-    def _keep(self, name: bytes, entries: tuple[StateEntry, ...], digest: Digest, effects: list[Effect]) -> None:
+    def _keep(
+        self,
+        name: bytes,
+        entries: tuple[StateEntry, ...],
+        places: tuple[Digest, ...],
+        digest: Digest,
+        effects: list[Effect],
+    ) -> None:
         for held in self._held_below(name):
             del self.kept[held]
+            self._pieces.get(bucket_name(held), {}).pop(held, None)
+        if len(name) > BUCKET_NAME_BYTES:
+            self.kept.pop(bucket_name(name), None)
+            self._pieces.setdefault(bucket_name(name), {})[name] = None
         self.kept[name] = digest
-        effects.append(Keep(name, entries, digest))
+        effects.append(Keep(name, entries, places, digest))
+
+    # -- what is missing ------------------------------------------------------------------------------------------------
+
+    def _want(self, name: bytes, for_children: bool) -> None:
+        """A name is to be fetched; nobody was asked for it yet."""
+        self._wanted[name] = for_children
+        self._free[for_children][name] = None
+        self._free[not for_children].pop(name, None)
+
+    def _have(self, name: bytes) -> None:
+        """A name is missing no more."""
+        self._free[self._wanted.pop(name)].pop(name, None)
 
     # -- sources --------------------------------------------------------------------------------------------------------
 
@@ -276,7 +352,8 @@ class StateSync:
         """A question is over, or is not waited for any longer: others may be asked for its names."""
         if not question.is_late:
             for name in question.names:
-                self._asked.pop(name, None)
+                if name in self._wanted:
+                    self._free[self._wanted[name]][name] = None
 
     def _end(self, number: int) -> _Question | None:
         question = self._questions.pop(number, None)
@@ -301,7 +378,7 @@ class StateSync:
 
         Its own answer is still welcome.
         """
-        is_end = all(name in self._asked for name in self._wanted)
+        is_end = not any(self._free.values())
         for question in self._questions.values():
             waited_ms = now_ms - question.since_ms
             if not question.is_late and waited_ms >= (HEDGE_AT_END_MS if is_end else HEDGE_MS):
@@ -346,9 +423,11 @@ class StateSync:
     def _take_children(self, name: bytes, digests: bytes, effects: list[Effect]) -> None:
         if not self._wanted.get(name, False):
             return  # somebody else was faster
+        if len(name) >= BUCKET_NAME_BYTES:
+            self._open_bucket(name, digests, effects)
+            return
         children = check_children(digests, self._digests[name])
-        del self._wanted[name]
-        self._opened[name] = None
+        self._open(name)
         if name in self.kept:  # as a whole, and not as it should be
             here = tuple(self.find_children(name))
             del self.kept[name]
@@ -357,35 +436,64 @@ class StateSync:
         for child, digest in zip(children_of(name), children, strict=True):
             self._expect(child, digest, effects)
 
+    def _open(self, name: bytes) -> None:
+        """From now on its children are missing instead, as far as they are."""
+        self._have(name)
+        self._opened[name] = None
+        self._parts -= 1
+
+    def _open_bucket(self, name: bytes, digests: bytes, effects: list[Effect]) -> None:
+        """A bucket that is too large for an answer, or a part of it."""
+        bucket = bucket_name(name)
+        if name == bucket:
+            self._counts[name], children = check_bucket(name, digests, self._digests[name], self.shape)
+            if name in self.kept:  # another state's
+                self._keep(name, (), (), EMPTY[2], effects)
+        else:
+            count = Span.of(name, self._counts[bucket], self.shape).children
+            children = check_children(digests, self._digests[name], count)
+        self._open(name)
+        for child, digest in zip(children_of(name, len(children)), children, strict=True):
+            self._expect(child, digest, effects)
+
     def _take_part(self, name: bytes, part: Sequence[StateEntry] | None, effects: list[Effect]) -> int:
         if self._wanted.get(name, True):
             return 0
         if part is None:
-            if len(name) == 3:
-                raise Rejected(Reason.MALFORMED, "a bucket is answered whole")
-            self._wanted[name] = True
+            self._refuse_whole(name)
             return 0
-        digest = self._digests[name]
-        check_entries(name, part, digest)
-        del self._wanted[name]
-        self._keep(name, tuple(part), digest, effects)
+        places = check_entries(name, part, self._digests[name])
+        self._have(name)
+        self._keep(name, tuple(part), places, self._mark(name), effects)
         return sum(len(entry.key) + len(entry.value) for entry in part)
+
+    def _refuse_whole(self, name: bytes) -> None:
+        """The entries of a name are too many for an answer; raises ``Rejected`` where that cannot be.
+
+        Branches of a sub-chain are alike, so those that nobody was asked for yet are not tried.
+        """
+        bucket = bucket_name(name)
+        if name != bucket and Span.of(name, self._counts[bucket], self.shape).is_run:
+            raise Rejected(Reason.MALFORMED, "a run is answered whole")
+        self._want(name, True)
+        if len(name) == 2:
+            for other in [other for other in self._free[False] if len(other) == 2 and other[0] == name[0]]:
+                self._want(other, True)
 
     # -- questions ------------------------------------------------------------------------------------------------------
 
     def _ask(self, now_ms: int, effects: list[Effect]) -> None:
         """Ask for what is missing and not asked for, digests first, as much as the sources may be asked at once."""
         for is_for_children in (True, False):
-            free = [
-                name for name, wants in self._wanted.items() if wants is is_for_children and name not in self._asked
-            ]
+            free = self._free[is_for_children]
             while free:
                 peer = self._pick()
                 if peer is None:
                     return
                 count = STATE_CHILDREN_PER_REQUEST_MAX if is_for_children else self._parts_per_request()
-                names, free = tuple(free[:count]), free[count:]
-                self._asked.update(dict.fromkeys(names))
+                names = tuple(islice(free, count))
+                for name in names:
+                    del free[name]
                 self._number += 1
                 self._questions[self._number] = _Question(peer, names, is_for_children, now_ms)
                 self._sources[peer].questions += 1

@@ -19,8 +19,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from consensus.availability import AvailabilityTally
-from consensus.custody import draw_audits, peer_cells, tile_ring
-from protocol.availability import AvailabilityClaim, AvailabilityVote
+from consensus.custody import draw_audits, peer_cells, repair_order, tile_ring
+from protocol.availability import AvailabilityClaim, AvailabilityVote, StateCheckpoint, TileSnapshot
+from protocol.cells import Cells, GetCells, GetLeaf, GetManifest, GetTables, KeepAnswer, Leaf, Manifest, Tables
 from protocol.codec import Message, encode
 from protocol.coded_tables import make_tables
 from protocol.digest import Domain, blob_digest, digest, number
@@ -44,7 +45,20 @@ from protocol.finality import (
     vote_text,
 )
 from protocol.genesis import genesis_roster
-from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, NetworkId, PeerId, Round, View, peer_text
+from protocol.ids import (
+    AccountId,
+    Digest,
+    Epoch,
+    Height,
+    MemberIndex,
+    NetworkId,
+    PeerId,
+    Round,
+    TileId,
+    Version,
+    View,
+    peer_text,
+)
 from protocol.keys import KeyPair
 from protocol.learning import (
     Advert,
@@ -60,6 +74,7 @@ from protocol.learning import (
 from protocol.light_client import LightBlock, LightClientProof
 from protocol.limits import KIB
 from protocol.merkle import leaf_digest, merkle_proof, merkle_root, page_leaves
+from protocol.recovery import Recovery, RecoveryProposal, SignedRecovery, proposal_text
 from protocol.roster import Roster
 from protocol.state_proof import (
     BUCKET_LEVELS,
@@ -304,49 +319,64 @@ def state() -> Vectors:
 
 def light_client() -> Vectors:
     """A proof from the sample network's genesis: a step that skips, one on, one within, and an entry."""
-    chain, founders, heights = (
-        ChainId.of(genesis().network_id()),
-        genesis_roster(genesis()),
-        genesis().chain.epoch_heights,
-    )
-    sub_roots, entry = _state_of_one_entry()
-
-    def members(epoch: int) -> Roster:
-        return replace(founders, epoch=Epoch(epoch), beacon=digest(Domain.BEACON, number(epoch)))
-
-    def block(height: int, late_views: int = 0) -> LightBlock:
-        epoch = (height - 1) // heights
-        header = Header(
-            version=HEADER_VERSION,
-            chain=chain,
-            epoch=Epoch(epoch),
-            view=View(height - epoch * heights),
-            height=Height(height),
-            parent=blob_digest(b"parent"),
-            parent_view=View(0),
-            time_ms=genesis().created_ms + 1_000 * height,
-            proposer=MemberIndex(2),
-            body_root=body_root(EMPTY_BODY),
-            body_bytes=len(EMPTY_BODY),
-            state_root=combine_roots(sub_roots),
-            roster=members(epoch).digest(),
-            next_roster=members(epoch + 1).digest(),
-            beacon=members(epoch).beacon,
-            evidence_root=blob_digest(b""),
-        )
-        view, signers = View(header.view + late_views), (0, 1, 3)
-        text = vote_text(chain, epoch, view, VoteKind.FINALIZE, header.digest())
-        signatures = tuple(VOTE_KEYS[signer].sign(text) for signer in signers)
-        certificate = Certificate(VoteKind.FINALIZE, Epoch(epoch), view, header.digest(), bytes([0b1011]), signatures)
-        return LightBlock(header, certificate, members(epoch))
-
-    last = block(4 * heights - 1)
-    blocks = (block(3 * heights, late_views=2), block(3 * heights + 7), replace(last, roster=None))
+    heights, (_, entry) = genesis().chain.epoch_heights, _state_of_one_entry()
+    last = _final_block(4 * heights - 1)
+    blocks = (_final_block(3 * heights, late_views=2), _final_block(3 * heights + 7), replace(last, roster=None))
     return {
         "proof": encode(LightClientProof(blocks, entry)).hex(),
         "tip": last.header.digest().hex(),
         "now_ms": last.header.time_ms,
     }
+
+
+def recovery() -> Vectors:
+    """After the last block of an epoch: the proposal of a member, and a recovery of two of four, signed by both."""
+    anchor, reason = _final_block(2 * genesis().chain.epoch_heights), "two of four are lost"
+    following = _members(2)
+    one, other = following.members[0], following.members[2]
+    signature = VOTE_KEYS[0].sign(proposal_text(anchor.header, reason))
+    made = Recovery(1, anchor, following, (one.node, other.node), (), reason)
+    signatures = tuple(VOTE_KEYS[member].sign(made.digest()) for member in (0, 2))
+    return {
+        "proposal text": proposal_text(anchor.header, reason).hex(),
+        "proposal": encode(RecoveryProposal(anchor, following, reason, one.node, signature)).hex(),
+        "digest": made.digest().hex(),
+        "signed": encode(SignedRecovery(made, bytes([0b11]), signatures)).hex(),
+    }
+
+
+def _members(epoch: int) -> Roster:
+    return replace(genesis_roster(genesis()), epoch=Epoch(epoch), beacon=digest(Domain.BEACON, number(epoch)))
+
+
+def _final_block(height: int, late_views: int = 0) -> LightBlock:
+    """The block of a height of the sample network's chain, with three of four votes."""
+    chain, heights = ChainId.of(genesis().network_id()), genesis().chain.epoch_heights
+    sub_roots, _ = _state_of_one_entry()
+    epoch = (height - 1) // heights
+    header = Header(
+        version=HEADER_VERSION,
+        chain=chain,
+        epoch=Epoch(epoch),
+        view=View(height - epoch * heights),
+        height=Height(height),
+        parent=blob_digest(b"parent"),
+        parent_view=View(0),
+        time_ms=genesis().created_ms + 1_000 * height,
+        proposer=MemberIndex(2),
+        body_root=body_root(EMPTY_BODY),
+        body_bytes=len(EMPTY_BODY),
+        state_root=combine_roots(sub_roots),
+        roster=_members(epoch).digest(),
+        next_roster=_members(epoch + 1).digest(),
+        beacon=_members(epoch).beacon,
+        evidence_root=blob_digest(b""),
+    )
+    view, signers = View(header.view + late_views), (0, 1, 3)
+    text = vote_text(chain, epoch, view, VoteKind.FINALIZE, header.digest())
+    signatures = tuple(VOTE_KEYS[signer].sign(text) for signer in signers)
+    certificate = Certificate(VoteKind.FINALIZE, Epoch(epoch), view, header.digest(), bytes([0b1011]), signatures)
+    return LightBlock(header, certificate, _members(epoch))
 
 
 def _state_of_one_entry() -> tuple[list[Digest], StateProof]:
@@ -401,13 +431,16 @@ def availability() -> Vectors:
     tables = [TileCheck.of(NumpyKernel(), manifest, tile.index).table(tile) for tile in tiles]
     root, made = make_tables(manifest, tables)
     weighted, chain = roster(1, 0, 5, 3), ChainId.of(genesis().network_id())
-    claim = AvailabilityClaim(manifest.root, root, geometry, Epoch(0), ReplicationClass.HIGH.kept_until(0))
+    snapshot = TileSnapshot(TileId("trunk/0"), Version(7), digest(Domain.BLOB, data))
+    checkpoint = StateCheckpoint(Height(64), digest(Domain.STATE))
+    until = ReplicationClass.HIGH.kept_until(0)
+    claim = AvailabilityClaim(manifest.root, root, geometry, snapshot.digest(), Epoch(0), until)
     tally = AvailabilityTally(claim, weighted, chain)
     votes = [
         AvailabilityVote(claim, MemberIndex(signer), VOTE_KEYS[signer].sign(claim.text(chain))) for signer in (3, 0, 2)
     ]
     certificates = [tally.add(vote) for vote in votes]
-    rings = [tile_ring(weighted, manifest, tile.index) for tile in tiles]
+    rings = [tile_ring(weighted, manifest, tile.index, weighted.beacon) for tile in tiles]
     holder = weighted.members[3].node
 
     def kept(of: CheckedManifest, tile: int) -> tuple[int, ...]:
@@ -423,10 +456,36 @@ def availability() -> Vectors:
         "ring": [ring.order for ring in rings],
         "cells of each member": [[ring.cells_of(MemberIndex(at)) for at in range(4)] for ring in rings],
         "cells of a peer": peer_cells(holder, tiles[0].root, LIVE.cells, 12),
+        "subjects": [[encode(each).hex(), each.digest().hex()] for each in (snapshot, checkpoint)],
         "audits": [[audit.tile, audit.cell, audit.leaf] for audit in audits],
         "vote": encode(votes[0]).hex(),
         "text": claim.text(chain).hex(),
         "certificate": [encode(each.plain).hex() for each in certificates if each is not None],
+    }
+
+
+def cells() -> Vectors:
+    """What is asked and answered about a small blob, and who repairs it. Claims and votes are in availability.json."""
+    geometry = Geometry(2, 3, KIB)
+    (tile,) = encode_blob(ErasureCode(NumpyKernel(), geometry), [bytes(range(256)) * 5])
+    manifest = make_manifest(geometry, len(tile.data), (tile.root,))
+    root, tables = make_tables(manifest, [TileCheck.of(NumpyKernel(), manifest, 0).table(tile)])
+    messages: dict[str, Message] = {
+        "get manifest": GetManifest(manifest.root),
+        "manifest": Manifest(encode(manifest.manifest)),
+        "get tables": GetTables(manifest.root, root, (0,)),
+        "tables": Tables(tuple(tables)),
+        "get cells": GetCells(manifest.root, 0, (1, 4), True),
+        "cells": Cells((tile.checked(4).shard,)),
+        "get leaf": GetLeaf(manifest.root, 0, 4, 0),
+        "leaf": Leaf(prove_leaf(tile.checked(4), 0)),
+        "not kept yet": KeepAnswer(None),
+    }
+    return {name: encode(message).hex() for name, message in messages.items()} | {
+        "repair order": [
+            repair_order(roster(*weights), manifest, 0, roster(*weights).beacon)
+            for weights in ((1, 0, 5, 3), (1, 1, 1, 1))
+        ],
     }
 
 
@@ -441,8 +500,10 @@ FILES: dict[str, Callable[[], Vectors]] = {
     "transactions.json": transactions,
     "state.json": state,
     "light_client.json": light_client,
+    "recovery.json": recovery,
     "erasure.json": erasure,
     "availability.json": availability,
+    "cells.json": cells,
 }
 
 

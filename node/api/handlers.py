@@ -52,7 +52,7 @@ class TransactionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 def node_of(request: Request) -> NodeView:
     """The node that this application serves."""
-    node: NodeView = request.app.state.node
+    node: NodeView = request.app.state.find_node()
     return node
 
 
@@ -78,6 +78,16 @@ async def get_tiles(request: Request) -> Response:
 
 async def get_peers(request: Request) -> Response:
     return json_response(node_of(request).peers())
+
+
+async def get_custody(request: Request) -> Response:
+    return json_response(node_of(request).custody())
+
+
+async def get_kept_tile(request: Request) -> Response:
+    """The bytes of one tile of a blob, put together from its cells."""
+    blob = Digest(parse_hex32(request.path_params["blob"], "the blob"))
+    return Response(await node_of(request).read_kept(blob, request.path_params["tile"]), media_type=RAW_TYPE)
 
 
 async def get_health(request: Request) -> Response:
@@ -142,6 +152,11 @@ async def get_epoch(request: Request) -> Response:
     return json_response(chain_of(request).epoch())
 
 
+async def get_kept(request: Request) -> Response:
+    """``?first=N``: the entries from there on."""
+    return json_response(chain_of(request).kept(read_natural(request.query_params.get("first", "0"), "first")))
+
+
 async def post_transaction(request: Request) -> Response:
     return json_response(await chain_of(request).submit(await read_transaction(request)), 202)
 
@@ -163,6 +178,17 @@ def read_natural(text: str, what: str) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
         raise Rejected(Reason.BAD_ARGUMENT, f"{what} must be a number")
     return int(text)
+
+
+# -- joining -----------------------------------------------------------------------------------------------------------
+
+
+async def get_state_sync(request: Request) -> Response:
+    return json_response(node_of(request).state_sync())
+
+
+async def get_checkpoints(request: Request) -> Response:
+    return json_response({"checkpoints": list(node_of(request).checkpoints())})
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ ROUTES: Final = (
     ApiRoute("GET", "/rounds/{round:int}", handlers.get_round_slots, Access.READ),
     ApiRoute("GET", "/tiles", handlers.get_tiles, Access.READ),
     ApiRoute("GET", "/peers", handlers.get_peers, Access.READ),
+    ApiRoute("GET", "/kept", handlers.get_custody, Access.READ),
+    ApiRoute("GET", "/kept/{blob}/{tile:int}", handlers.get_kept_tile, Access.CHANGE),  # others are asked for it
     ApiRoute("GET", "/health", handlers.get_health, Access.READ),
     ApiRoute("GET", "/metrics", handlers.get_metrics, Access.READ),
     ApiRoute("GET", "/consensus/status", handlers.get_chain_status, Access.READ),
@@ -46,6 +48,9 @@ ROUTES: Final = (
     ApiRoute("GET", "/consensus/validators", handlers.get_validators, Access.READ),
     ApiRoute("GET", "/consensus/validators/{id}", handlers.get_validator, Access.READ),
     ApiRoute("GET", "/consensus/epochs/current", handlers.get_epoch, Access.READ),
+    ApiRoute("GET", "/consensus/kept", handlers.get_kept, Access.READ),
+    ApiRoute("GET", "/consensus/state_sync/status", handlers.get_state_sync, Access.READ),
+    ApiRoute("GET", "/consensus/state_sync/checkpoints", handlers.get_checkpoints, Access.READ),
     ApiRoute("POST", "/consensus/transactions", handlers.post_transaction, Access.CHANGE),
     ApiRoute("POST", "/consensus/validators/register", handlers.post_register, Access.CHANGE),
     ApiRoute("POST", "/generate", handlers.post_generate, Access.CHANGE),

@@ -34,6 +34,7 @@ from protocol.rejection import Reason, Rejected
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # trio-stubs, which libp2p brings, hide trio's own types
 
+FindNode = Callable[[], NodeView]
 LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 KEEP_ALIVE_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 1.0  # what an answer under way gets when the node stops
@@ -47,18 +48,21 @@ class ApiAddress:
     socket: Path | None  # None: the data directory's path is too long for a unix socket
 
 
-def make_app(node: NodeView, token: str) -> Starlette:
-    """The application: the table of routes, each behind its guard. ``token`` is the bearer token for changes."""
+def make_app(find_node: FindNode, token: str) -> Starlette:
+    """The application: the table of routes, each behind its guard. ``token`` is the bearer token for changes.
+
+    ``find_node`` is asked for each request: a node that joins is another one than the one that has joined.
+    """
     app = Starlette(
         routes=[Route(row.path, _guarded(row, token), methods=[row.method]) for row in ROUTES],
         exception_handlers={Rejected: _answer_rejection, 404: _answer_unknown, 405: _answer_unknown},
     )
-    app.state.node = node
+    app.state.find_node = find_node
     return app
 
 
 async def serve_api(
-    node: NodeView,
+    find_node: FindNode,
     places: DataDirectory,
     listen: str,
     peer: str,
@@ -73,7 +77,7 @@ async def serve_api(
     with a sentence for a busy port.
     """
     token = ensure_token(places.api_token)
-    app = make_app(node, token)
+    app = make_app(find_node, token)
     listener = _listen(listen)
     port = listener.getsockname()[1]
     socket_path = places.api_socket.absolute()

@@ -27,6 +27,8 @@ class ChainFacts(Protocol):
 
     def epoch(self) -> Facts: ...
 
+    def kept(self, first: int = 0) -> Facts: ...
+
     def account(self, account: AccountId) -> Facts: ...
 
     def validators(self) -> Sequence[Facts]: ...
@@ -57,6 +59,14 @@ class NodeView(Protocol):
         uptime_seconds, verified_seconds_ago or None, storage_bytes, version."""
         ...
 
+    def state_sync(self) -> Facts:
+        """See ``node.sync_facts.join_facts``; while a state is fetched and after."""
+        ...
+
+    def checkpoints(self) -> Sequence[Facts]:
+        """See ``node.sync_facts.checkpoint_facts``: what this node gives to whoever joins."""
+        ...
+
     def rounds(self) -> Sequence[Facts]:
         """Oldest first: round, opened_ms, closed_ms or None, tiles_advanced, tiles, lagging, takeovers, val_loss or None,
         tokens, delta_float32_bytes, delta_payload_bytes, bytes_sent, owners {short: tiles}, merged_deltas."""
@@ -73,6 +83,17 @@ class NodeView(Protocol):
     def peers(self) -> Sequence[Facts]:
         """peer, short, addresses, connected, member, rtt_ms, clock_offset_ms, score, fetched_bytes, region, device, round,
         height."""
+        ...
+
+    def custody(self) -> Facts:
+        """What this node keeps for everybody: blobs [{what, blob, size_bytes, tiles, epoch, kept_until or None, cells (here),
+        missing, fetched_bytes}], cells, bytes, votes, recorded (by this node), fetched_bytes (to keep cells or to read),
+        sampled_bytes, given_bytes, rebuilt_tiles, answered (leaves that the chain asked for), audits, audits_failed,
+        samples, samples_lost, faults {peer (short): what it did not show}."""
+        ...
+
+    async def read_kept(self, blob: Digest, tile: int) -> bytes:
+        """One tile of a recorded blob, from any cells that are enough. Raises ``Rejected`` (NOT_FOUND, TOO_FEW_CELLS)."""
         ...
 
     def health(self) -> tuple[bool, Sequence[str]]:

@@ -175,6 +175,35 @@ def tx(name: str, data_dir: Path, as_json: bool) -> None:
 
 
 @chain.command()
+@click.option("--first", type=click.IntRange(0), default=0, help="Show entries from this one on.")
+@data_dir_option
+@json_option
+def kept(first: int, data_dir: Path, as_json: bool) -> None:
+    """What validators certified that they keep: snapshots of tiles, checkpoints of the state. The newest come first."""
+    from node.chain_words import until_words
+    from node.commands.client import NodeClient
+
+    facts = NodeClient(data_dir).get(f"/consensus/kept?first={first}")
+    if as_json:
+        print_json(facts)
+        return
+    if not facts["kept_total"]:
+        click.echo("nothing is certified as kept yet")
+        return
+    made = table("", ("what", ">size", "kept", ">block", "blob", "subject"))
+    for each in facts["kept"]:
+        size, subject = bytes_text(each["size_bytes"]), each["subject"]
+        height = number_text(each["height"])
+        made.add_row(
+            subject["is"], size, until_words(each["kept_until"]), height, each["blob"][:16], subject["id"][:16]
+        )
+    console().print(made)
+    left = facts["kept_total"] - first - len(facts["kept"])
+    if left > 0:
+        click.echo(f"{left:,} more: --first {first + len(facts['kept'])}")
+
+
+@chain.command()
 @click.argument("key", required=False)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the proof to this file.")
 @click.option(

@@ -82,16 +82,20 @@ def import_command(data_dir: Path, as_json: bool, file: Path) -> None:
 @json_option
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def verify(data_dir: Path, as_json: bool, file: Path) -> None:
-    """Check all of FILE against this data directory's genesis, and change nothing."""
+    """Check all of FILE against this data directory's genesis, or recovery, and change nothing."""
     from node.checkpoint_file import read_checkpoint
     from node.clock import Clock
+    from node.config import load_settings
     from node.data_directory import DataDirectory
+    from node.fork_rows import find_pending, trust_of
     from node.genesis_file import read_genesis
+    from storage.io.files import DirectoryFiles
 
-    entries = 0
+    entries, genesis = 0, read_genesis(DataDirectory(data_dir).genesis, None)
+    fork = find_pending(DirectoryFiles(data_dir), load_settings(data_dir).recovery.adopt, genesis, None)
     with file.open("rb") as source:
-        head, parts = read_checkpoint(source, read_genesis(DataDirectory(data_dir).genesis, None), Clock().now_ms())
-        for _, part, _ in parts:
+        head, parts = read_checkpoint(source, genesis, Clock().now_ms(), trust_of(fork, genesis))
+        for _, part, _, _ in parts:
             entries += len(part)
     _print({**_facts(head.manifest), "entries": entries}, as_json)
 

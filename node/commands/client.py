@@ -11,9 +11,10 @@ import httpx
 import msgspec
 
 from node.data_directory import DataDirectory
-from node.errors import CommandFailed
+from node.errors import CommandFailed, NodeRefused
 
 ANSWER_SECONDS_MAX = 10.0  # the API only reads memory; silence for so long means that the node hangs
+OTHERS_SECONDS_MAX = 60.0  # where the node asks other nodes
 TOKEN_SECONDS_MAX = 120.0  # between two pieces of a generation: it may wait for a step of learning
 
 
@@ -41,6 +42,14 @@ class NodeClient:
         """The JSON of a GET; raises ``CommandFailed`` when it is refused."""
         with self._reached() as http:
             return _checked(http.get(path))
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a GET, for which others may have to be asked; raises ``CommandFailed`` when it is refused."""
+        with self._reached() as http:
+            response = http.get(path, timeout=httpx.Timeout(ANSWER_SECONDS_MAX, read=OTHERS_SECONDS_MAX))
+            if response.status_code != 200:
+                _checked(response)
+            return response.content
 
     def find(self, path: str, **query: str) -> Any | None:
         """The same, and None where there is no such thing."""
@@ -97,5 +106,5 @@ def _checked(response: httpx.Response) -> Any:
     """The facts of an answer. That of /health has status 503 for a sick node, and no error."""
     facts = msgspec.json.decode(response.content)
     if isinstance(facts, dict) and "error" in facts:
-        raise CommandFailed(facts["error"]["message"])
+        raise NodeRefused(facts["error"]["code"], facts["error"]["message"])
     return facts

@@ -54,7 +54,7 @@ def init(
     if is_new == (join_address is not None):
         raise click.UsageError("say either --new, or --join MULTIADDR --network-id HEX")
     if join_address is not None:
-        facts = _join(data_dir, join_address, network_id)
+        facts = join_network(data_dir, join_address, network_id)
     else:
         overrides: dict[str, object] = {} if round_seconds is None else {"learning.round_seconds": round_seconds}
         facts = _found(data_dir, network, model, corpus, overrides, members, seed)
@@ -107,7 +107,8 @@ def _found(
     return facts | {"shards": len(shards), "corpus_bytes": sum(map(len, shards))}
 
 
-def _join(data_dir: Path, address: str, network_id: str | None) -> dict[str, Any]:
+def join_network(data_dir: Path, address: str, network_id: str | None) -> dict[str, Any]:
+    """Make a data directory of the network of a peer, with the keys that are there, or new ones; what init tells of it."""
     from node.addresses import check_peer_address
     from protocol.genesis import check_genesis
     from protocol.ids import NetworkId, parse_hex32

@@ -23,6 +23,10 @@ from node.commands.options import data_dir_option
     default=True,
     help="A node without blocks fetches the newest checkpoint, which is the default, or every block there ever was.",
 )
+@click.option(
+    "--resync", is_flag=True, help="Throw blocks and state away first, and fetch them anew; keys and votes stay."
+)
+@click.option("--no-history", is_flag=True, help="Leave the blocks below the checkpoint that the node began with.")
 @click.option("--no-learn", is_flag=True, help="Keep and serve the model, but train nothing.")
 @click.option("--api", metavar="IP:PORT", help="Where the HTTP API listens; loopback only.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
@@ -37,6 +41,8 @@ def start(
     rounds: int | None,
     round_seconds: float | None,
     fast_sync: bool,
+    resync: bool,
+    no_history: bool,
     no_learn: bool,
     api: str | None,
     log_level: str | None,
@@ -53,6 +59,7 @@ def start(
     given: dict[str, object | None] = {
         "network.listen": list(listen) or None,
         "network.announce": list(announce) or None,
+        "storage.history": False if no_history else None,
         "compute.device": device,
         "compute.threads": threads,
         "compute.learn": False if no_learn else None,
@@ -63,7 +70,9 @@ def start(
     if bootstrap:
         overrides["network.bootstrap"] = [*load_settings(data_dir).network.bootstrap, *bootstrap]
     settings = load_settings(
-        data_dir, overrides, read_run_settings(rounds, round_seconds, crash_at, from_genesis=not fast_sync)
+        data_dir,
+        overrides,
+        read_run_settings(rounds, round_seconds, crash_at, from_genesis=not fast_sync, resync=resync),
     )
     # Before the libraries are loaded: a mistake in the data directory is told at once.
     read_genesis(

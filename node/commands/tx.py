@@ -15,7 +15,7 @@ import click
 
 from node.commands.options import Command, data_dir_option, json_option, print_json
 from node.data_directory import DataDirectory
-from node.errors import CommandFailed
+from node.errors import CommandFailed, NodeRefused
 
 if TYPE_CHECKING:
     from node.keys import NodeKeys
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS_MAX = 120.0  # sixty blocks of two seconds: what is not final by then waits for something else
 POLL_SECONDS = 0.25
 MISSES_MAX = 8  # between leaving the pool and being written with its block, a transaction is nowhere for a moment
+NONCE_TRIES = 5  # an account's nonce is taken by what its node records by itself, some times in an epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,7 @@ def _carry_out(options: Sending, make: Make) -> None:
     from protocol.codec import encode
     from protocol.finality import ChainId
     from protocol.ids import AccountId
+    from protocol.rejection import Reason
     from protocol.transactions import check_transaction, sign_transaction
 
     client = NodeClient(options.data_dir)
@@ -252,9 +254,17 @@ def _carry_out(options: Sending, make: Make) -> None:
             click.echo(f"{name:<10} {text}", err=True)
         if not click.confirm("Sign and send it?", err=True):
             raise CommandFailed("nothing was sent")
-    data = encode(sign_transaction(keys.account, chain, nonce, fee_nano, order.payload))
-    name = check_transaction(data, chain).id.hex()
-    client.post("/consensus/transactions", {"transaction": data.hex()})
+    for tries_left in reversed(range(NONCE_TRIES)):
+        data = encode(sign_transaction(keys.account, chain, nonce, fee_nano, order.payload))
+        name = check_transaction(data, chain).id.hex()
+        try:
+            client.post("/consensus/transactions", {"transaction": data.hex()})
+            break
+        except NodeRefused as refused:  # the node had something to say in this account's name meanwhile
+            if refused.code != Reason.WRONG_NONCE.code or options.nonce is not None or not tries_left:
+                raise
+            nonce = client.get(f"/consensus/accounts/{account_text(AccountId(keys.account.public))}")["next_nonce"]
+            facts["nonce"] = nonce
     if not options.wait:
         _tell(options, {"id": name, "state": "waiting", **facts})
         return

@@ -42,7 +42,8 @@ def validators(data_dir: Path, as_json: bool) -> None:
 
 
 def _votes_text(validator: Mapping[str, Any]) -> str:
-    """Whether it votes now; of who has just registered, from which block on it may."""
+    """Whether it votes now; of who has just registered, from which block on it may; of who is in jail, until when."""
     if validator["in_roster"] or validator["status"] != "active" or validator["votes_from_height"] is None:
-        return number_text(validator["in_roster"])
+        is_out = validator["jailed_until"] is not None and not validator["in_roster"]
+        return f"jailed until epoch {validator['jailed_until']:,}" if is_out else number_text(validator["in_roster"])
     return f"from block {validator['votes_from_height']:,}"

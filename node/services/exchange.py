@@ -94,7 +94,7 @@ class Exchange:
         self._opening = trio.CapacityLimiter(1)
         self._unkept: Height | None = None  # the block that no connected peer keeps, once that was said
         transport.set_request_handler(GENESIS.protocol, self._serve_genesis)
-        transport.set_request_handler(BLOB.protocol, self._serve_blob)
+        transport.set_request_handler(BLOB.protocol, self.serve_blob)
         transport.set_request_handler(SYNC.protocol, self._serve_sync)
 
     # -- serving --------------------------------------------------------------------------------------------------------
@@ -102,7 +102,8 @@ class Exchange:
     async def _serve_genesis(self, peer: PeerId, data: bytes) -> bytes:
         return self._ground.genesis_bytes
 
-    async def _serve_blob(self, peer: PeerId, data: bytes) -> bytes:
+    async def serve_blob(self, peer: PeerId, data: bytes) -> bytes:
+        """The answer to one question; raises ``Rejected``."""
         request: BlobRequest = decode(BlobRequest, data, limit_bytes=BLOB.request_bytes_max)  # type: ignore[arg-type]  # a union
         match request:
             case GetBlobs():
@@ -180,8 +181,11 @@ class Exchange:
             size += len(stored.header) + len(stored.body) + len(stored.certificate) + 64
             if size > SYNC_BYTES_MAX:
                 break
+            header = decode(Header, stored.header, limit_bytes=4 * KIB)
+            if blocks and header.chain != blocks[-1].header.chain:
+                break  # of the next fork, to whose certificates those before say nothing
             certificate = decode(Certificate, stored.certificate, limit_bytes=64 * KIB) if stored.certificate else None
-            blocks.append(FinalizedBlock(decode(Header, stored.header, limit_bytes=4 * KIB), stored.body, certificate))
+            blocks.append(FinalizedBlock(header, stored.body, certificate))
             if certificate is not None:
                 certified = len(blocks)
                 if is_boundary(height, self._ground.genesis.chain.epoch_heights):

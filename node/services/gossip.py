@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
 from consensus.election import tile_shard
 from node.clock import Clock
 from node.ground import Ground
@@ -11,6 +14,7 @@ from protocol.codec import Message, encode
 from protocol.envelope import PAYLOAD_BYTES_MAX, SequenceAllocator, seal
 from protocol.ids import ShardId
 from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
+from protocol.limits import HEADS_PER_BODY_MAX, TRANSACTIONS_PER_BUNDLE_MAX
 from protocol.messages import KIND_OF
 from protocol.roster import Head
 from protocol.transactions import TransactionBundle
@@ -22,8 +26,25 @@ TOPIC_OF: dict[type[Message], str] = {
     Advert: "adverts",
     RoundAnnouncement: "tiles",
     FinalizedTip: "final",
-    TransactionBundle: "tx",
 }
+LIST_FRAME_BYTES = 16  # of a message that is one list, at most
+ENTRY_FRAME_BYTES = 3  # of bytes shorter than 64 KiB, in a list
+
+T = TypeVar("T")
+
+
+def bundles(items: Iterable[tuple[T, int]], count_max: int) -> Iterator[tuple[T, ...]]:
+    """Things with the bytes that each takes, in their order, as many in each message as fit; one too large goes alone."""
+    bundle: list[T] = []
+    size = LIST_FRAME_BYTES
+    for item, item_bytes in items:
+        if bundle and (size + item_bytes > PAYLOAD_BYTES_MAX or len(bundle) == count_max):
+            yield tuple(bundle)
+            bundle, size = [], LIST_FRAME_BYTES
+        bundle.append(item)
+        size += item_bytes
+    if bundle:
+        yield tuple(bundle)
 
 
 class Gossip:
@@ -42,7 +63,7 @@ class Gossip:
         shards = [topic_text(network, "tiles", ShardId(index)) for index in range(self._shards)]
         return [*(topic_text(network, name) for name in ("adverts", "final", "tx")), *shards]
 
-    async def publish(self, message: Advert | RoundAnnouncement | FinalizedTip | TransactionBundle) -> None:
+    async def publish(self, message: Advert | RoundAnnouncement | FinalizedTip) -> None:
         """Say one thing on its topic."""
         name = TOPIC_OF[type(message)]
         shard = ShardId(0) if name == "tiles" else None
@@ -55,16 +76,14 @@ class Gossip:
             by_shard.setdefault(tile_shard(head.tile, self._shards), []).append(head)
         for shard, group in sorted(by_shard.items()):
             topic = topic_text(self._ground.network, "tiles", shard)
-            bundle: list[Head] = []
-            size = 16
-            for head in group:
-                head_bytes = len(encode(head))
-                if bundle and size + head_bytes > PAYLOAD_BYTES_MAX:
-                    await self._publish(topic, HeadProposals(tuple(bundle)))
-                    bundle, size = [], 16
-                bundle.append(head)
-                size += head_bytes
-            await self._publish(topic, HeadProposals(tuple(bundle)))
+            for bundle in bundles(((head, len(encode(head))) for head in group), HEADS_PER_BODY_MAX):
+                await self._publish(topic, HeadProposals(bundle))
+
+    async def publish_transactions(self, transactions: Sequence[bytes]) -> None:
+        """Say signed transactions, as many in a message as fit."""
+        sized = ((data, len(data) + ENTRY_FRAME_BYTES) for data in transactions)
+        for bundle in bundles(sized, TRANSACTIONS_PER_BUNDLE_MAX):
+            await self._publish(topic_text(self._ground.network, "tx"), TransactionBundle(bundle))
 
     async def _publish(self, topic: str, message: Message) -> None:
         while (number := self._numbers.take()) is None:

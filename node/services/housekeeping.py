@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from node.chain_index import forget_rows
+from node.coded_offer import OFFERED_CHECKPOINT
 from node.ground import Ground
 from node.recall import first_needed, heads_downwards
 from node.threads import InThread, in_thread
@@ -93,7 +94,10 @@ class Housekeeping:
     def prepare(self, round_number: int) -> Sequence[Held]:
         """Make room for one round, or say why there is none. Returns what is still to go, by ``remove_tiles``."""
         ground = self._ground
-        other_bytes, free_bytes = ground.disk.other_bytes(), ground.disk.free_bytes()
+        other_bytes = (
+            ground.disk.other_bytes() + ground.cells.bytes_used + (ground.disk.files.size(OFFERED_CHECKPOINT) or 0)
+        )
+        free_bytes = ground.disk.free_bytes()
         bytes_max = ground.settings.storage.storage_bytes_max
         self._used_bytes = ground.tiles.bytes_used + ground.blobs.bytes_used + other_bytes
         self._room_bytes = room_bytes(self._used_bytes, bytes_max, free_bytes)
@@ -129,6 +133,10 @@ class Housekeeping:
             self._room_bytes += removed_bytes
             log.info("making room", things=len(removed), bytes=removed_bytes)
         return removed
+
+    def has_room(self, needed_bytes: int) -> bool:
+        """Whether so much more may be kept, as of the last look."""
+        return self.refusal is None and needed_bytes <= self._room_bytes
 
     async def remove_tiles(self, removed: Sequence[Held]) -> None:
         """The rest of a plan, where merges and applications go first: nobody may wait for it."""

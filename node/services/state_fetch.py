@@ -13,7 +13,8 @@ fetched instead, as ``--from-genesis`` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -48,8 +49,8 @@ from protocol.epochs import is_boundary
 from protocol.finality import body_root
 from protocol.ids import Digest, Height, PeerId, short
 from protocol.learning import Blocks, GetBlocks
-from protocol.light_client import LightBlock
-from protocol.limits import FRAME_BYTES_MAX
+from protocol.light_client import LightBlock, LightClientProof
+from protocol.limits import FRAME_BYTES_MAX, MIB
 from protocol.rejection import Reason, Rejected
 from protocol.state_sync import (
     Checkpoint,
@@ -63,6 +64,7 @@ from protocol.state_sync import (
     Trusted,
 )
 from storage import state_sync as sync
+from storage.kv import Batch
 from storage.ledger import FinalizedBlock
 
 log = structlog.get_logger()
@@ -76,20 +78,60 @@ PROGRESS_SECONDS: Final = 5.0
 STUCK_SECONDS: Final = 60.0  # chain.md 4: without anything new, another checkpoint is looked for, and then none
 
 
+class JoinPhase(enum.Enum):
+    """How far joining is; the sentence of each is said to users."""
+
+    IDLE = "idle"  # nothing is to be fetched
+    CONNECTING = "connecting"
+    PROVING = "proving"
+    FETCHING = "fetching"
+    COMPLETE = "complete"
+    REPLAYING = "replaying"
+
+
+SENTENCES: Final = {
+    JoinPhase.IDLE: "nothing was to be fetched",
+    JoinPhase.CONNECTING: "waiting for somebody to ask",
+    JoinPhase.PROVING: "asking for the newest checkpoint and its proof",
+    JoinPhase.COMPLETE: "the state of a checkpoint was fetched",
+    JoinPhase.REPLAYING: "no checkpoint was to be had: blocks are fetched from the first on",
+}
+
+
+async def _nobody(fetch: StateFetch) -> None:
+    """Whoever does not want to know."""
+
+
 @dataclass(slots=True)
 class StateFetch:
-    """Fetches one node's state."""
+    """Fetches one node's state. ``on_fetch`` is called when parts are about to be fetched."""
 
     ground: Ground
     transport: Transport
     clock: Clock
     in_thread: InThread
+    on_fetch: Callable[[StateFetch], Awaitable[None]] = _nobody
+    phase: JoinPhase = JoinPhase.IDLE
+    row: FetchRow | None = None  # what is being fetched, or was
     progress: sync.Progress | None = None
     _trust: Trust | None = None
+    _is_denied: bool = False  # somebody said that there is no checkpoint, when it was asked last
     _rule: LightClientRule = field(init=False)
+    _proving: trio.Lock = field(default_factory=trio.Lock)
+    _proved: dict[tuple[Height, Digest], tuple[CheckedTip, tuple[LightBlock, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._rule = LightClientRule.of(self.ground.genesis)
+        self._rule = self.ground.trust()[1]
+
+    def sentence(self) -> str:
+        """What users are told."""
+        if self.phase is not JoinPhase.FETCHING or self.row is None:
+            return SENTENCES[self.phase]
+        at = self.progress or sync.NO_PROGRESS
+        return (
+            f"fetching the state of height {self.row.block.header.height}: {at.parts_kept} of {at.parts} parts "
+            f"verified, {at.bytes_fetched / MIB:.1f} MiB from {at.sources} sources"
+        )
 
     async def run(self, *, is_behind: bool = False) -> bool:
         """Fetch and adopt a checkpoint where that is the way to join; returns whether it did.
@@ -104,23 +146,31 @@ class StateFetch:
             return False
         if row is None and self.ground.ledger.tip() is not None and not is_behind:
             return False
+        self.phase = JoinPhase.CONNECTING
         if not await self._wait_for_peers() and row is None:
+            self.phase = JoinPhase.IDLE
             return False
+        self.phase = JoinPhase.PROVING
         newest = await self.find_newest()
         if newest is not None and (row is None or newest.block.header.height > row.block.header.height):
             row = newest
             begin_fetch(self.ground.index, row)
         if row is None:
+            self.phase = JoinPhase.REPLAYING
             log.info("nobody has a checkpoint: blocks are fetched from the first on")
             return False
+        self.phase, self.row = JoinPhase.FETCHING, row
+        await self.on_fetch(self)
         log.info("fetching the state", height=row.block.header.height, root=row.block.header.state_root.hex()[:16])
         complete = await self._fetch(row)
         if complete is None:
+            self.phase = JoinPhase.REPLAYING
             log.warning("no checkpoint could be fetched: blocks are fetched from the first on")
             self._give_up()
             return False
         row, block = complete
         self.ground.adopt_checkpoint(row, block)
+        self.phase, self.row = JoinPhase.COMPLETE, row
         log.info("state complete", height=block.height, bytes=self.progress.bytes_fetched if self.progress else 0)
         return True
 
@@ -142,7 +192,13 @@ class StateFetch:
     # -- what is newest -------------------------------------------------------------------------------------------------
 
     async def find_newest(self) -> FetchRow | None:
-        """The newest checkpoint that a connected peer proves, if it is above our own tip."""
+        """The newest checkpoint that a connected peer proves, if it is above our own tip.
+
+        Where all who are asked say nothing, or something wrong, those who are connected later are asked as well: whom a
+        newcomer meets first may be anybody.
+        """
+        self._proved.clear()
+        self._is_denied = False
         trust = await self._find_trust()
         if trust is None:
             return None
@@ -156,9 +212,18 @@ class StateFetch:
                 scope.deadline = min(scope.deadline, trio.current_time() + OTHERS_SECONDS)
 
         async with trio.open_nursery() as nursery:
-            nursery.cancel_scope.deadline = trio.current_time() + STATE.timeout_seconds
-            for peer in self.transport.connected_peers()[:ASKED_MAX]:
-                nursery.start_soon(ask, peer)
+            begun = trio.current_time()
+            nursery.cancel_scope.deadline = begun + STATE.timeout_seconds
+            asked: dict[PeerId, None] = {}
+            while not (found or self._is_denied) and trio.current_time() <= begun + FIRST_PEER_SECONDS:
+                connected = self.transport.connected_peers()
+                if not connected:
+                    break
+                for peer in connected:
+                    if peer not in asked and len(asked) < ASKED_MAX:
+                        asked[peer] = None
+                        nursery.start_soon(ask, peer)
+                await trio.sleep(0.05)
         tip = self.ground.ledger.tip() or 0
         above = (row for row in found if row.block.header.height > tip)
         return max(above, key=lambda row: row.block.header.height, default=None)
@@ -167,7 +232,7 @@ class StateFetch:
         """Where proofs begin; None where that cannot be had, or is too old."""
         named = self.ground.settings.network.trusted_block
         if self._trust is None and not named:
-            self._trust = Trust.genesis(self.ground.genesis)
+            self._trust = self.ground.trust()[0]
         if self._trust is None:
             height, block = _parse_trusted(named)
             for peer in self.transport.connected_peers():
@@ -202,23 +267,39 @@ class StateFetch:
         way: list[LightBlock] = []
         try:
             for _ in range(STEPS_MAX):
-                data = await self._ask(peer, STATE, GetCheckpoint(trust.height))
-                if data is None:
+                try:
+                    data = await self.get(peer, STATE, GetCheckpoint(trust.height))
+                except Rejected:  # it has none, or is as new as we are
+                    self._is_denied = True
                     return None
                 answer = decode(Checkpoint, data, limit_bytes=FRAME_BYTES_MAX)
-                check = partial(check_light_client_proof, answer.proof, trust, self._rule, self.clock.now_ms())
-                tip = await self.in_thread(check)
-                way += answer.proof.blocks
+                tip, steps = await self._prove(trust, answer.proof)
+                way += steps
                 if answer.sub_roots:
                     if not is_boundary(tip.header.height, self.ground.genesis.chain.epoch_heights):
                         raise Rejected(Reason.BAD_PROOF, f"height {tip.header.height} is no checkpoint")
                     sub_roots = answer.check_roots(tip.header.state_root)
                     return FetchRow(LightBlock(tip.header, way[-1].certificate, tip.roster), tuple(way), sub_roots)
                 trust = tip.trust
+        except RequestFailed:
+            return None
         except Rejected as refusal:
-            self.transport.report(peer, refusal)
+            if (
+                refusal.reason is not Reason.WRONG_CHAIN
+            ):  # it went on after a recovery that we do not know of, or the other way
+                self.transport.report(peer, refusal)
             log.info("a checkpoint was refused", peer=short(peer), why=str(refusal))
         return None
+
+    async def _prove(self, trust: Trust, proof: LightClientProof) -> tuple[CheckedTip, tuple[LightBlock, ...]]:
+        """The last block of a proof and the way to it. What one peer has proved is not verified for the next: a second a
+        thousand epochs. Raises ``Rejected``."""
+        async with self._proving:
+            name = (trust.height, proof.blocks[-1].header.digest())
+            if name not in self._proved:
+                check = partial(check_light_client_proof, proof, trust, self._rule, self.clock.now_ms())
+                self._proved[name] = await self.in_thread(check), proof.blocks
+            return self._proved[name]
 
     async def _ask(self, peer: PeerId, rule: RequestRule, request: StateRequest | GetBlocks) -> bytes | None:
         """One question; None where there is no answer."""
@@ -300,12 +381,14 @@ class _Run:
         now_ms = self._fetch.clock.monotonic_ms()
 
         def work() -> list[sync.Effect]:
-            effects = self._machine.handle(event, now_ms)
+            effects, batch = self._machine.handle(event, now_ms), Batch()
             for effect in effects:
                 if isinstance(effect, sync.Keep):
-                    keep_part(self._index, effect.name, effect.entries, effect.digest)
+                    keep_part(batch, self._index, effect.name, effect.entries, effect.places, effect.digest)
                 elif isinstance(effect, sync.Split):
-                    keep_split(self._index, effect.name, effect.digests)
+                    keep_split(batch, effect.name, effect.digests)
+            if batch:
+                self._index.write(batch, durable=False)  # the next durable write makes it so
             return effects
 
         return await self._fetch.in_thread(work)
@@ -368,6 +451,7 @@ class _Run:
         if newest is None or newest.block.header.height <= self._row.block.header.height:
             return False
         log.info("going on with a newer checkpoint", height=newest.block.header.height)
+        self._fetch.row = newest
         self._row, self._is_complete, self._kept_at = newest, False, trio.current_time()
         begin_fetch(self._index, newest)
         self._told.clear()

@@ -549,8 +549,14 @@ class StreamHost(abc.ABC):
             )
         )
 
+    def _others_wanted(self) -> int:
+        """How many addresses we would like to hear with the answer to a ping."""
+        return 0 if self._book.is_sated else OTHERS_PER_PONG_MAX
+
     def _some_others(self, count_max: int, asker: PeerId | None = None) -> tuple[str, ...]:
         """An address each of admitted peers: of all where they fit, else of some drawn evenly."""
+        if not count_max:
+            return ()
         drawn: Sequence[PeerId] = self.connected_peers()
         if len(drawn) > count_max:
             drawn = self._generator.choices(drawn, k=count_max + 1)  # the asker may be among them, or one twice
@@ -691,7 +697,7 @@ class StreamHost(abc.ABC):
     # -- pings, dials, decisions of the book --------------------------------------------------------------------------
     async def _answer_ping(self, peer: PeerId, data: bytes) -> bytes:
         ping = decode(Ping, data, limit_bytes=PING.request_bytes_max)
-        others = self._some_others(OTHERS_PER_PONG_MAX, peer)
+        others = self._some_others(ping.others, peer)
         await trio.lowlevel.checkpoint()
         return encode(
             Pong(
@@ -705,7 +711,7 @@ class StreamHost(abc.ABC):
         self._start(self._ping, peer)
 
     async def _ping(self, peer: PeerId) -> None:
-        ping = Ping(nonce=self._generator.getrandbits(63))
+        ping = Ping(nonce=self._generator.getrandbits(63), others=self._others_wanted())
         clock = self._clock_milliseconds
         now = clock or _monotonic_milliseconds
         sent = now()
@@ -719,7 +725,7 @@ class StreamHost(abc.ABC):
                 pong = decode(Pong, answer, limit_bytes=PING.response_bytes_max)
             except Rejected:
                 pong = None
-            if pong is None or pong.nonce != ping.nonce:
+            if pong is None or pong.nonce != ping.nonce or len(pong.others) > ping.others:
                 self._misbehaved(peer, "a wrong answer to a ping")
                 return
             self._decide(peerbook.Pong(peer, sent, (pong.milliseconds or None) if clock else None, received))

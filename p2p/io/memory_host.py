@@ -30,7 +30,6 @@ import trio
 from p2p import peerbook
 from p2p.addresses import Address, parse_address
 from p2p.framing import HEADER_BYTES
-from p2p.greeting import OTHERS_PER_PONG_MAX
 from p2p.io.counters import count_received
 from p2p.io.host import CONNECT_SECONDS_MAX, BrokenStream, Stream, StreamHost, key_text
 from p2p.io.memory_links import Links, UniformLinks
@@ -449,14 +448,15 @@ class MemoryHost(StreamHost):
         connection, sent = connections[-1], self._clock_milliseconds()
         other = connection.other(self)
         arrival = self._network.arrival(self, other, PING.protocol, PING_BYTES)
-        self._network.call_at(arrival, lambda: other._take_ping(self, connection, sent))
+        wanted = self._others_wanted()
+        self._network.call_at(arrival, lambda: other._take_ping(self, connection, sent, wanted))
 
-    def _take_ping(self, asker: MemoryHost, connection: _Connection, sent: int) -> None:
+    def _take_ping(self, asker: MemoryHost, connection: _Connection, sent: int, wanted: int) -> None:
         link = self._links.get(asker.peer_id)
         if not self._network.is_open(connection) or link is None or self._clock_milliseconds is None:
             return
         self._heard(asker.peer_id)
-        clock, others = self._clock_milliseconds(), self._some_others(OTHERS_PER_PONG_MAX, asker.peer_id)
+        clock, others = self._clock_milliseconds(), self._some_others(wanted, asker.peer_id)
         size_bytes = PING_BYTES + sum(map(len, others))
         arrival = self._network.arrival(self, asker, PING.protocol, size_bytes)
         self._network.call_at(arrival, lambda: asker._take_pong(self.peer_id, connection, sent, clock, others))

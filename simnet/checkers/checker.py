@@ -50,6 +50,9 @@ class Checker:
     def sampled(self, peer: Peer, name: str, length: int, length_max: int, now: float) -> None:
         """How long a queue is."""
 
+    def kept(self, what: str, tile: int, cells: int, needed: int, now: float) -> None:
+        """How many cells of a tile are on the disks of those that run."""
+
     def left_behind(self, peer: Peer, what: str, now: float) -> None:
         """A stopped node left something open."""
 

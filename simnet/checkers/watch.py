@@ -28,6 +28,7 @@ from simnet.checkers.derivation import Derivation
 from simnet.checkers.facts import DecidedHead, Facts, FindBlob, KnownBlock, LossModel
 from simnet.checkers.joined_state import JoinedState
 from simnet.checkers.joiners_contribute import JoinersContribute
+from simnet.checkers.kept_readable import KeptReadable
 from simnet.checkers.loss_bounded import LossBounded
 from simnet.checkers.loss_falls import LossFalls
 from simnet.checkers.no_failure import NoFailure
@@ -52,6 +53,7 @@ NAMES: Final = (
     "loss_falls",
     "loss_bounded",
     "joined_state",
+    "kept_readable",
 )
 
 
@@ -99,6 +101,7 @@ class Watch:
             "loss_falls": LossFalls(facts, self._story),
             "loss_bounded": LossBounded(facts, self._story),
             "joined_state": JoinedState(facts),
+            "kept_readable": KeptReadable(facts),
         }
         judged = scenario.must_hold.invariants or NAMES
         self.invariants: dict[str, Invariant] = {name: checkers[name].tally for name in NAMES if name in judged}
@@ -214,6 +217,11 @@ class Watch:
         for hear in self._hears["sampled"]:
             hear(known, name, length, length_max, now)
 
+    def kept(self, what: str, tile: int, cells: int, needed: int, now: float) -> None:
+        """How many different cells of a recorded tile those that run have on their disks, and how many rebuild it."""
+        for hear in self._hears["kept"]:
+            hear(what, tile, cells, needed, now)
+
     def traffic(self, now: float, wan_bytes_total: int, local_bytes_total: int) -> None:
         """What crossed regions, and what did not, since the run began. Told before a round closes, the round gets the rest."""
         self._story.traffic(wan_bytes_total, local_bytes_total)
@@ -250,6 +258,7 @@ _EVENTS: Final = (
     "applied",
     "closed",
     "sampled",
+    "kept",
     "left_behind",
     "failed",
     "quorum",

@@ -19,7 +19,7 @@ from protocol.digest import blob_digest, number
 from protocol.finality import Vote, VoteKind, vote_text
 from protocol.ids import Epoch, MemberIndex, View
 from protocol.keys import KeyPair
-from protocol.limits import PARENTS_PER_RECORD_MAX, RECORD_NAME_CHARACTERS_MAX, TRANSACTION_BYTES_MAX
+from protocol.limits import PARENTS_PER_RECORD_MAX, PLAIN_TRANSACTION_BYTES_MAX, RECORD_NAME_CHARACTERS_MAX
 from protocol.transactions import (
     DatasetRecord,
     EvidenceReport,
@@ -52,7 +52,7 @@ from simnet.finality.genesis import (
 
 PAYMENTS_MAX: Final = 3  # in a usual body
 FEE_NANO: Final = (2_000, 9_000)  # enough for the bytes of any transaction
-BODY_BYTES_USUAL: Final = PAYMENTS_MAX * TRANSACTION_BYTES_MAX  # no usual body is larger
+BODY_BYTES_USUAL: Final = PAYMENTS_MAX * PLAIN_TRANSACTION_BYTES_MAX  # no usual body is larger
 LARGE: Final = 0.15  # of the bodies, where there may be large ones; executing them is a third of such a run
 KNOWN_MAX: Final = 4_096  # transactions that this process has checked: some six full bodies
 

@@ -150,6 +150,7 @@ class VirtualMachine:
                 aggregate=self.world.aggregation,
                 connections=CONNECTIONS,
             ),
+            storage=replace(settings.storage, history=False),  # a script that wants it says so
         )
 
     def _open_ground(self) -> Ground:
@@ -205,7 +206,11 @@ class VirtualMachine:
                 clock_milliseconds=self.clock.now_ms,
                 connections_wanted=CONNECTIONS,
             ) as self._host:
-                machine = Machine(lambda ground: self.world.make_learner(self, ground), run_inline)
+                machine = Machine(
+                    lambda ground: self.world.make_learner(self, ground),
+                    run_inline,
+                    random.Random(self.peer),
+                )
 
                 def make_node(ground: Ground) -> Node:
                     return self.world.program.node(self, ground, self._host, self.clock, machine)

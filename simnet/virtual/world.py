@@ -25,7 +25,9 @@ import trio
 
 from compute.jobs import Hello
 from compute.model.tiling import TileMap
+from node.chain_words import subject_words
 from node.ground import Ground
+from node.kept_cells import TILE_CHECKS
 from p2p.io.memory_host import MemoryNetwork
 from protocol.finality import Header
 from protocol.ids import PeerId, short
@@ -46,6 +48,7 @@ from simnet.virtual.time import end_of_time, run_virtually
 from simnet.virtual.worker import NamedFiles, VirtualWorker
 
 LEVEL: Final = 2
+TILE_CHECKS_MAX: Final = 32  # of all tiles of such a network, and of its state: five megabytes each
 SIGNATURES_MAX: Final = 65_536  # remembered at once: some minutes of two hundred nodes
 GARBAGE_THRESHOLDS: Final = (50_000, 20, 50)  # of the collector: ten times fewer full passes (a guess)
 SAMPLES: Final = 120  # of a run, for its pictures
@@ -256,6 +259,7 @@ class VirtualWorld:
             for name, (length, length_max) in machine.queues().items():
                 longest = max(longest, length)
                 self.watch.queue(machine.peer, name, length, length_max, now)
+        self._count_cells(now)
         wan_bytes, local_bytes, kinds = self._told
         wan_total, local_total, count = self.links.totals()
         self.watch.traffic(now, wan_total, local_total)
@@ -275,6 +279,20 @@ class VirtualWorld:
         self._told = (wan_total, local_total, Counter(self.links.by_kind))
         self._lag_seconds = 0.0
         self._log.update(f"{now:.3f} {count} {wan_total} {local_total}\n".encode())
+
+    def _count_cells(self, now: float) -> None:
+        """Of one recorded blob after the other, one at each sample."""
+        nodes = [machine.node for machine in self.machines if machine.node is not None]
+        if not nodes:
+            return
+        newest = max(nodes, key=lambda node: node.engine.execution.height)
+        recorded = newest.keeping.upkeep.recorded()
+        if not recorded:
+            return
+        entry = recorded[len(self.samples) % len(recorded)]
+        for tile in range(entry.geometry.tile_count(entry.size_bytes)):
+            cells = {cell for node in nodes for cell in node.ground.cells.cells_held(entry.blob, tile)}
+            self.watch.kept(subject_words(entry.subject), tile, len(cells), entry.geometry.data_cells, now)
 
     def outcome(self) -> Outcome:
         """What the run showed; ask once it has ended."""
@@ -351,16 +369,18 @@ def _quiet(watch: Watch, anybody: PeerId) -> Iterator[None]:
 
 @contextmanager
 def _sparing() -> Iterator[None]:
-    """What one process that plays hundreds of nodes need not do each time: check a signature that it has checked before, and
-    look for garbage among millions of objects that live to the end of the run."""
-    before = gc.get_threshold()
+    """What one process that plays hundreds of nodes need not do each time: check a signature that it has checked before, make
+    the matrices of a tile again, and look for garbage among millions of objects that live to the end of the run."""
+    thresholds, checks_max = gc.get_threshold(), TILE_CHECKS.count_max
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+    TILE_CHECKS.count_max = TILE_CHECKS_MAX
     begin_remembering(SIGNATURES_MAX)
     try:
         yield
     finally:
         end_remembering()
-        gc.set_threshold(*before)
+        TILE_CHECKS.count_max = checks_max
+        gc.set_threshold(*thresholds)
 
 
 def run_scenario(

@@ -17,17 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protocol.erasure import CheckedManifest, LeafProof, Shard
+from protocol.erasure import CheckedManifest, LeafProof, Shard, proved_tile_root
 from protocol.ids import Digest
 from protocol.limits import CELL_LEAF_BYTES
 from protocol.merkle import (
     check_merkle_proof,
-    leaf_digest,
     merkle_proof,
     merkle_proofs,
     merkle_root,
     page_leaves,
-    proof_root,
 )
 from protocol.rejection import Reason, Rejected, check_invariant
 from storage.erasure.code import ErasureCode
@@ -108,10 +106,9 @@ def prove_leaf(checked: CheckedShard, leaf: int) -> LeafProof:
 def check_leaf(manifest: CheckedManifest, proof: LeafProof) -> bytes:
     """The leaf's bytes, against the blob of ``manifest``; raises ``Rejected(BAD_PROOF)``."""
     _check_place(manifest, proof.tile, proof.cell)
-    leaves = manifest.cell_bytes(proof.tile) // CELL_LEAF_BYTES
-    at = proof_root(leaf_digest(proof.data), proof.leaf, leaves, proof.cell_path)
-    root = manifest.tile_root(proof.tile)
-    check_merkle_proof(at, proof.cell, manifest.geometry.cells, proof.tile_path, root)
+    root = proved_tile_root(manifest.geometry, manifest.size_bytes, proof)
+    if root != manifest.tile_root(proof.tile):
+        raise Rejected(Reason.BAD_PROOF, "does not lead to the root")
     return proof.data
 
 

@@ -79,8 +79,8 @@ class RocksKeyValue:
         try:
             iterator = db.iter()
             iterator.seek(max(prefix, start))
-            while len(rows) < limit and iterator.valid() and iterator.key().startswith(prefix):
-                rows.append((iterator.key(), iterator.value()))
+            while len(rows) < limit and iterator.valid() and (key := iterator.key()).startswith(prefix):
+                rows.append((key, iterator.value()))
                 iterator.next()
             iterator.status()  # damage ends an iterator early and quietly; this raises it
         except Exception as error:
@@ -149,7 +149,7 @@ def _translated(path: Path, error: Exception) -> OSError:
     if text.startswith("Corruption") or "Corruption:" in text:
         return DatabaseCorrupt(
             f"The database {path} is damaged ({text}): "
-            "move the folder away and start again, and the node fetches it from peers."
+            "run `nocknode recovery repair`, which fetches it again from peers."
         )
     if any(words in text for words in _NO_ROOM):
         return OSError(f"The database {path} cannot grow ({text}): make room on its disk, then start again.")

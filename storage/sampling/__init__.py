@@ -8,23 +8,19 @@ Reading order:
     sampler     one tile: which cells to ask whom for, what the answers prove, whom to blame
 """
 
+from storage.custodians import Accuse, Fault, Started, Wake, Woken
 from storage.sampling.sampler import (
     Absent,
-    Accuse,
     Arrived,
     AskCell,
     Concluded,
-    Fault,
     Fetched,
     SamplingEffect,
     SamplingEvent,
     SamplingRule,
     SamplingStatistics,
-    Started,
     TileSampler,
     Verdict,
-    Wake,
-    Woken,
 )
 
 __all__ = [

@@ -26,6 +26,7 @@ from random import Random
 from protocol.erasure import CheckedManifest, Shard
 from protocol.ids import PeerId
 from protocol.rejection import Reason, Rejected
+from storage.custodians import Accuse, Fault, Started, Wake, Woken
 from storage.erasure.tile import CheckedShard, check_shard
 from storage.sampling.odds import fooled, sampling_plan
 
@@ -47,11 +48,6 @@ class SamplingRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """Begin."""
-
-
-@dataclass(frozen=True, slots=True)
 class Arrived:
     """A peer's answer to the question for ``cell``."""
 
@@ -68,11 +64,6 @@ class Absent:
     cell: int
 
 
-@dataclass(frozen=True, slots=True)
-class Woken:
-    """It is as late as the last ``Wake`` said, or later."""
-
-
 SamplingEvent = Started | Arrived | Absent | Woken
 
 # -- what comes out ----------------------------------------------------------------------------------------------------
@@ -83,14 +74,6 @@ class Verdict(enum.Enum):
 
     AVAILABLE = "available"
     UNAVAILABLE = "unavailable"
-
-
-class Fault(enum.Enum):
-    """What a custodian did."""
-
-    SILENT = "silent"  # no answer in time
-    ABSENT = "absent"  # does not hold, or does not give, what it is to keep
-    WRONG = "wrong"  # another cell, or one that does not lead to the root
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +90,6 @@ class Fetched:
     """A cell that leads to the root: to be given to whoever asks for it, so that what was shown to one is shown to all."""
 
     checked: CheckedShard
-
-
-@dataclass(frozen=True, slots=True)
-class Accuse:
-    """A custodian did not give what it is to keep."""
-
-    peer: PeerId
-    cell: int
-    fault: Fault
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """Send ``Woken`` at this time. The last one counts."""
-
-    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ NOT_A_DECODER = {
     "consensus.mempool.find": "looks a digest up",
     "consensus.state.find": "a key of ours",
     "consensus.state_tree.find": "a key of ours",
+    "node.fork_rows.check_signed": "decodes a SignedRecovery, which has a row",
     "node.join.check_hello": "compares with the network id",
     "node.node.check_hello": "compares with the network id",
     "simnet.virtual.machine.check_hello": "compares with the network id",
@@ -34,6 +35,8 @@ NOT_A_DECODER = {
     "simnet.finality.ledger.check": "decodes a Body, which has a row",
     "storage.blobs.check_blob": "compares a digest",
     "storage.io.blob_store.find": "a name of ours",
+    "storage.cells.unpack_place": "a row of our own database",
+    "storage.keys.split_cell_key": "a key of our own database",
     "storage.keys.split_tile_key": "a key of our own database",
     "storage.keys.unpack_u64": "a number of our own database",
 }
@@ -79,6 +82,7 @@ MESSAGES_READ = {each.__name__ for each in READ if isinstance(each, type)} | {
     "ValidatorMessage",
     "BlobRequest",
     "StateRequest",
+    "CellRequest",
 }
 
 

@@ -17,6 +17,8 @@ PROGRAMS = [
     "storage",
     "encoding_check",
     "erasure",
+    pytest.param("custody", marks=pytest.mark.slow),
+    pytest.param("kill_storage", marks=pytest.mark.slow),
     pytest.param("load", marks=pytest.mark.slow),
     pytest.param("parity", marks=pytest.mark.slow),
     pytest.param("poison", marks=pytest.mark.slow),

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from msgspec.structs import replace
 
 from consensus.beacon import due_history
 from consensus.history import walk_segments
-from consensus.state import TREASURY, VALIDATORS, State, Validator, genesis_state
+from consensus.signers import signer_bitmap
+from consensus.state import ROSTERS, TILES, TREASURY, VALIDATORS, State, Validator, genesis_state
 from consensus.transition import BlockContext, apply_block
+from protocol.availability import (
+    REPLICATION,
+    AvailabilityCertificate,
+    AvailabilityClaim,
+    Subject,
+    TileSnapshot,
+    kept_until,
+)
 from protocol.codec import encode
-from protocol.digest import blob_digest
+from protocol.digest import blob_digest, number
 from protocol.epochs import epoch_of, is_boundary
+from protocol.erasure import blob_root
 from protocol.finality import NO_BLOCK, Vote, VoteKind, vote_text
 from protocol.genesis import LedgerRule
-from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId, View
+from protocol.ids import AccountId, Digest, Epoch, Height, MemberIndex, PeerId, TileId, View, VoteKey
 from protocol.keys import KeyPair
 from protocol.limits import HISTORY_SEGMENTS
-from protocol.roster import MemberCard
+from protocol.roster import Member, MemberCard, Roster
 from protocol.transactions import (
+    AvailabilityRecord,
     DatasetRecord,
     MetaVersion,
     ParameterRecord,
@@ -58,13 +69,18 @@ RULE = LedgerRule(
     meta_author=ACCOUNT_IDS[0],
 )
 FIRST_VERSION = MetaVersion(NO_BLOCK, SemVer(1, 0, 0), 0, blob_digest(b"configuration"), 1_024)
+# Those who vote in the first two epochs: the members whom the samples of heads have, with keys whose signatures are real.
+VOTERS = replace(
+    ROSTER,
+    members=tuple(Member(member.node, VoteKey(key.public)) for member, key in zip(ROSTER.members, VOTES, strict=False)),
+)
 GENESIS = genesis_state(
     balances=[(account, BALANCE) for account in ACCOUNT_IDS],
     validators=[(CARDS[0], STAKE), (CARDS[1], 3 * STAKE)],
     tiles=genesis_roots().items(),
     first_version=FIRST_VERSION,
     created_ms=0,
-    rosters=(ROSTER, replace(ROSTER, epoch=Epoch(1))),
+    rosters=(VOTERS, replace(VOTERS, epoch=Epoch(1))),
 )
 
 
@@ -135,6 +151,47 @@ def parameters(sender: int, name: str, *parents: bytes, salt: bytes = b"", **cha
     work = find_work(record.record_id(ACCOUNT_IDS[sender]), RULE.parameter_work_bits, 0, 10_000)
     assert work is not None
     return replace(record, work=work)
+
+
+def snapshot_of(state: State, tile: TileId) -> TileSnapshot:
+    """A tile as it is."""
+    entry = state.get(TILES, tile.encode())
+    return TileSnapshot(tile, entry.version, entry.root)
+
+
+def available(
+    state: State,
+    subject: Subject,
+    *,
+    epoch: int = 0,
+    size_bytes: int = 4_096,
+    tiles_root: Digest | None = None,
+    signers: Collection[int] | None = None,
+    **changes: Any,
+) -> AvailabilityRecord:
+    """That every member of an epoch's roster, or these ones, keep a subject, with ``changes`` to the claim that they sign."""
+    replication = REPLICATION[type(subject)]
+    tiles_root = tiles_root or blob_digest(subject.digest())
+    claim = AvailabilityClaim(
+        blob=blob_root(replication.geometry, size_bytes, tiles_root),
+        tables=blob_digest(tiles_root),
+        geometry=replication.geometry,
+        subject=subject.digest(),
+        epoch=Epoch(epoch),
+        kept_until=kept_until(epoch),
+    )
+    roster = state.get(ROSTERS, number(epoch))
+    return AvailabilityRecord(subject, size_bytes, tiles_root, certify(roster, replace(claim, **changes), signers))
+
+
+def certify(
+    roster: Roster, claim: AvailabilityClaim, signers: Collection[int] | None = None
+) -> AvailabilityCertificate:
+    """The certificate that these members sign; all of them where none are named."""
+    keys = {key.public: key for key in VOTES}
+    chosen = [MemberIndex(at) for at in sorted(signers if signers is not None else range(len(roster.members)))]
+    signatures = tuple(keys[roster.members[at].vote].sign(claim.text(CHAIN)) for at in chosen)
+    return AvailabilityCertificate(claim, signer_bitmap(chosen, len(roster.members)), signatures)
 
 
 def dataset(sender: int, name: str = "text") -> DatasetRecord:

@@ -14,12 +14,21 @@ from consensus.availability import (
     check_availability_certificate,
     check_availability_vote,
 )
-from protocol.availability import AvailabilityCertificate, AvailabilityClaim, AvailabilityVote, check_claim
+from protocol.availability import (
+    AvailabilityCertificate,
+    AvailabilityClaim,
+    AvailabilityVote,
+    StateCheckpoint,
+    TileSnapshot,
+    check_claim,
+    checkpoint_subject,
+    snapshot_subject,
+)
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest
 from protocol.erasure import COLD, LIVE, Geometry, ReplicationClass, make_manifest
 from protocol.finality import ChainId
-from protocol.ids import Epoch, MemberIndex, Signature
+from protocol.ids import Epoch, Height, MemberIndex, Signature, TileId, Version
 from protocol.keys import verify
 from protocol.limits import KIB
 from protocol.rejection import Reason, Rejected
@@ -29,7 +38,10 @@ from tests.protocol.samples import VOTE_KEYS, roster
 MANIFEST = make_manifest(LIVE, 5, (blob_digest(b"tile"),))
 CHAIN = ChainId(b"nock", 0)
 ROSTER = roster()
-CLAIM = AvailabilityClaim(MANIFEST.root, blob_digest(b"tables"), LIVE, Epoch(0), ReplicationClass.HIGH.kept_until(0))
+SUBJECT = snapshot_subject(TileId("trunk/0"), 7, blob_digest(b"weights"))
+CLAIM = AvailabilityClaim(
+    MANIFEST.root, blob_digest(b"tables"), LIVE, SUBJECT, Epoch(0), ReplicationClass.HIGH.kept_until(0)
+)
 
 
 def vote(signer: int, claim: AvailabilityClaim = CLAIM, chain: ChainId = CHAIN) -> AvailabilityVote:
@@ -101,17 +113,18 @@ def test_a_wounded_certificate_is_refused_before_its_signatures_are_checked() ->
 
 
 def test_every_signature_is_of_its_own_member_over_all_of_the_claim() -> None:
-    """Another blob, other tables, another time, epoch, geometry, chain or fork: the signatures do not hold for it."""
+    """Another blob, subject, other tables, another time, epoch, geometry, chain, fork: the signatures do not hold for it."""
     good = certificate(0, 1, 2)
     swapped = replace(good, signatures=good.signatures[::-1])
     others = (
         replace(CLAIM, blob=CLAIM.tables),
         replace(CLAIM, tables=CLAIM.blob),
+        replace(CLAIM, subject=CLAIM.blob),
         replace(CLAIM, kept_until=None),
         replace(CLAIM, kept_until=Epoch(1)),
         replace(CLAIM, geometry=Geometry(63, 193, 64 * KIB)),
     )
-    assert len({claim.text(CHAIN) for claim in (CLAIM, replace(CLAIM, epoch=Epoch(1)), *others)}) == 7
+    assert len({claim.text(CHAIN) for claim in (CLAIM, replace(CLAIM, epoch=Epoch(1)), *others)}) == 8
     for wounded in (swapped, *(replace(good, claim=claim) for claim in others)):
         refused(Reason.BAD_SIGNATURE, lambda wounded=wounded: check_availability_certificate(wounded, ROSTER, CHAIN))
     for chain in (ChainId(b"kcon", 0), ChainId(b"nock", 1)):
@@ -130,6 +143,23 @@ def test_a_third_cannot_make_a_certificate_of_a_geometry_that_it_could_make_unre
         )
         refused(Reason.NOT_RECOVERABLE, lambda claim=claim: AvailabilityTally(claim, ROSTER, CHAIN))
     assert check_claim(replace(CLAIM, geometry=Geometry(64, 128, KIB)))
+
+
+def test_a_subject_has_one_name() -> None:
+    """By its fields or as a value; another tile, version, root, height or kind has another."""
+    root = blob_digest(b"weights")
+    snapshot = TileSnapshot(TileId("trunk/0"), Version(7), root)
+    checkpoint = StateCheckpoint(Height(7), root)
+    assert snapshot.digest() == SUBJECT
+    assert checkpoint.digest() == checkpoint_subject(7, root)
+    others = (
+        replace(snapshot, tile=TileId("trunk/1")),
+        replace(snapshot, version=Version(8)),
+        replace(snapshot, root=CLAIM.blob),
+        replace(checkpoint, height=Height(8)),
+        replace(checkpoint, state_root=CLAIM.blob),
+    )
+    assert len({each.digest() for each in (snapshot, checkpoint, *others)}) == 7
 
 
 def test_a_claim_is_about_the_blob_that_is_stored() -> None:
@@ -180,7 +210,7 @@ def test_votes_for_two_tables_are_no_quorum_together() -> None:
 
 
 def test_a_certificate_of_a_hundred_members_fits_a_body_many_times() -> None:
-    """6.8 kB, of 512 that a body holds; a transaction has room for the signatures of twenty-odd members."""
+    """6.8 kB, of 512 that a body holds."""
     members = Roster(Epoch(0), ROSTER.members * 25, (1,) * 100, ROSTER.beacon)
     full = AvailabilityCertificate(CLAIM, b"\xff" * 12 + b"\x0f", (Signature(bytes(64)),) * 100)
     data = encode(full)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from consensus.availability import AvailabilityTally
 from consensus.custody import tile_ring
-from protocol.availability import AvailabilityClaim, AvailabilityVote, check_claim
+from protocol.availability import AvailabilityClaim, AvailabilityVote, check_claim, checkpoint_subject
 from protocol.coded_tables import check_table, make_tables
 from protocol.erasure import Geometry
 from protocol.finality import ChainId
@@ -62,7 +62,7 @@ def test_what_is_certified_is_read_from_the_honest_alone(weights: list[int], att
         for cell in forged:
             shown[cell] = bytes(other.cells[cell]) if attack == "two codes" else random.randbytes(KIB)
         manifest, shards = committed(shown, 5 * KIB, GEOMETRY)
-        ring = tile_ring(roster, manifest, 0)
+        ring = tile_ring(roster, manifest, 0, roster.beacon)
         held = [ring.cells_of(MemberIndex(member)) for member in range(len(weights))]
         if attack != "cells of liars" or all(set(ring.holders_of(cell)) <= {*liars} for cell in forged):
             break
@@ -70,7 +70,7 @@ def test_what_is_certified_is_read_from_the_honest_alone(weights: list[int], att
     root, (plain,) = make_tables(manifest, [check.sums(cells[:5]).tobytes()])
     table = check_table(manifest, root, plain)
     agreeing = {each.checked.shard.cell for each in check.agree(table, shards)}
-    claim = AvailabilityClaim(manifest.root, root, GEOMETRY, roster.epoch, None)
+    claim = AvailabilityClaim(manifest.root, root, GEOMETRY, checkpoint_subject(0, root), roster.epoch, None)
     check_claim(claim, manifest)
     tally = AvailabilityTally(claim, roster, CHAIN, accept)
     honest = [member for member in range(len(weights)) if member not in liars and {*held[member]} <= agreeing]

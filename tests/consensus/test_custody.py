@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus.custody import Audit, draw_audits, peer_cells, ring_order, ring_parts, tile_ring
-from protocol.digest import blob_digest
+from consensus.custody import (
+    Audit,
+    draw_audits,
+    peer_cells,
+    repair_order,
+    ring_order,
+    ring_parts,
+    tile_ring,
+)
+from protocol.digest import blob_digest, number
 from protocol.erasure import COLD, LIVE, CheckedManifest, Geometry, make_manifest
 from protocol.ids import Digest, MemberIndex, PeerId
 from protocol.limits import CELL_LEAF_BYTES, KIB
@@ -24,6 +32,7 @@ weights = st.lists(
     min_size=1,
     max_size=100,
 ).filter(any)
+BEACON = roster(1).beacon
 cell_counts = st.one_of(st.just(256), st.just(20), st.integers(2, 256))
 
 
@@ -101,16 +110,17 @@ def test_holders_and_cells_say_the_same(given: list[int], size_bytes: int) -> No
     """Who keeps a cell, and what somebody keeps, are one relation."""
     blob = manifest(size_bytes)
     for tile in range(blob.tile_count):
-        ring = tile_ring(roster(*given), blob, tile)
+        ring = tile_ring(roster(*given), blob, tile, BEACON)
         kept = [ring.cells_of(MemberIndex(member)) for member in range(4)]
         for cell in range(LIVE.cells):
             holders = ring.holders_of(cell)
             assert holders
             assert holders == tuple(member for member in range(4) if cell in kept[member])
+            assert holders == ring.holders()[cell]
         with pytest.raises(ValueError, match="not in"):
             ring.holders_of(LIVE.cells)
     with pytest.raises(IndexError):
-        tile_ring(roster(*given), blob, blob.tile_count)
+        tile_ring(roster(*given), blob, blob.tile_count, BEACON)
 
 
 def test_the_order_follows_tile_and_beacon() -> None:
@@ -120,6 +130,35 @@ def test_the_order_follows_tile_and_beacon() -> None:
     assert sorted(order) == list(range(256))
     assert order == ring_order(other, root, 256)
     assert len({order, ring_order(root, root, 256), ring_order(other, other, 256), tuple(range(256))}) == 4
+
+
+# -- repair and hand-over ----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any), st.integers(0, 2**16))
+@settings(max_examples=50)
+def test_whoever_keeps_something_repairs_in_some_order(given: list[int], salt: int) -> None:
+    """Each once; first who keeps cell 0; and who weighs nothing never."""
+    blob = manifest(LIVE.tile_bytes, salt=number(salt))
+    order = repair_order(roster(*given), blob, 0, BEACON)
+    assert sorted(order) == [member for member in range(4) if given[member]]
+    ring = tile_ring(roster(*given), blob, 0, BEACON)
+    assert order[0] == ring.holders_of(0)[0]
+    first_cells = [ring.cells_of(member)[0] for member in order]
+    assert first_cells == sorted(first_cells)
+    with pytest.raises(IndexError):
+        repair_order(roster(*given), blob, 1, BEACON)
+
+
+def test_everybody_is_the_first_to_repair_some_tiles() -> None:
+    """Of two hundred about as many as its weight is of the whole."""
+    blob = manifest(200 * LIVE.tile_bytes)
+    weighted = roster(1, 1, 2, 4)
+    first = Counter(repair_order(weighted, blob, tile, weighted.beacon)[0] for tile in range(200))
+    assert 10 <= first[0] <= 40
+    assert 10 <= first[1] <= 40
+    assert 30 <= first[2] <= 70
+    assert 75 <= first[3] <= 125
 
 
 # -- peers -------------------------------------------------------------------------------------------------------------

@@ -24,13 +24,14 @@ from tests.consensus.ledger_samples import (
     GENESIS,
     RULE,
     STAKE,
+    VOTERS,
     context,
     history_for,
     node_of,
     sign,
     validator,
 )
-from tests.consensus.samples import CHAIN, ROSTER
+from tests.consensus.samples import CHAIN
 
 BEACON = blob_digest(b"next")
 
@@ -63,9 +64,9 @@ def test_what_is_staked_in_an_epoch_counts_in_the_epoch_after_next():
     before = run_to(GENESIS, EPOCH_HEIGHTS - 1, (3, [adds]))
     assert before.find(ROSTERS, number(2)) is None
     state = run_to(GENESIS, EPOCH_HEIGHTS, (3, [adds]))
-    assert roster_of(state, 1).members == ROSTER.members
+    assert roster_of(state, 1).members == VOTERS.members
     assert nodes_of(roster_of(state, 2)) == {node_of(0): 2 * STAKE, node_of(1): 3 * STAKE}
-    assert roster_of(state, 2).beacon not in (roster_of(state, 1).beacon, ROSTER.beacon)
+    assert roster_of(state, 2).beacon not in (roster_of(state, 1).beacon, VOTERS.beacon)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_registration_tells_its_first_block(registered, epoch):
     held = GENESIS.get(VALIDATORS, node_of(1))
     state = GENESIS.put_validator(held, replace(held, registered_height=registered))
     cut = cut_of(epoch - 1, EPOCH_HEIGHTS)  # by which whom the roster of the epoch after next draws is registered
-    chosen = choose_roster(state, Epoch(epoch + 2), BEACON, ROSTER, cut)
+    chosen = choose_roster(state, Epoch(epoch + 2), BEACON, VOTERS, cut)
     first = first_height_of(registered, EPOCH_HEIGHTS)
     assert (node_of(1) in nodes_of(chosen)) is (boundary_of(epoch + 2, EPOCH_HEIGHTS) >= first)
     assert first_height_of(0, EPOCH_HEIGHTS) == 1
@@ -126,13 +127,13 @@ def test_where_nobody_is_left_the_roster_goes_on():
     for each in list(state.validators()):
         gone = type(each)(each.card, ValidatorStatus.LEFT, each.stake_nano)
         state = state.put_validator(each, gone)
-    chosen = choose_roster(state, Epoch(7), BEACON, ROSTER, Height(0))
-    assert (chosen.members, chosen.weights, chosen.epoch, chosen.beacon) == (ROSTER.members, ROSTER.weights, 7, BEACON)
+    chosen = choose_roster(state, Epoch(7), BEACON, VOTERS, Height(0))
+    assert (chosen.members, chosen.weights, chosen.epoch, chosen.beacon) == (VOTERS.members, VOTERS.weights, 7, BEACON)
 
 
 def test_members_are_in_order_of_their_keys_and_weigh_what_they_staked():
     """So that every node writes the same bytes of a roster."""
-    chosen = choose_roster(GENESIS, Epoch(2), BEACON, ROSTER, Height(0))
+    chosen = choose_roster(GENESIS, Epoch(2), BEACON, VOTERS, Height(0))
     keys = [member.node for member in chosen.members]
     assert keys == sorted(keys)
     assert nodes_of(chosen) == {node_of(0): STAKE, node_of(1): 3 * STAKE}

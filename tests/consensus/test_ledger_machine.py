@@ -22,20 +22,25 @@ from protocol.ids import AccountId
 from protocol.rejection import Rejected
 from protocol.state_proof import SubChain
 from protocol.transactions import (
+    AvailabilityRecord,
     EvidenceReport,
     Leave,
+    ParameterRecord,
     Payload,
+    RecordKind,
     Register,
     SignedTransaction,
     Stake,
     Transfer,
     Unstake,
 )
+from tests.consensus.genesis import TILES
 from tests.consensus.ledger_samples import (
     ACCOUNT_IDS,
     CARDS,
     EPOCH_HEIGHTS,
     GENESIS,
+    available,
     check_money,
     context,
     dataset,
@@ -44,6 +49,7 @@ from tests.consensus.ledger_samples import (
     parameters,
     raw_entries,
     sign,
+    snapshot_of,
     vote,
 )
 from tests.consensus.samples import GENESIS as HEADS
@@ -61,6 +67,15 @@ votes = st.builds(
     view=st.integers(0, 3),
     epoch=st.integers(0, 2),
 )
+RECORDS = [available(GENESIS, snapshot_of(GENESIS, tile), epoch=epoch) for tile in TILES for epoch in (0, 1)]
+
+
+def snapshot_record(sender: int, kept: AvailabilityRecord) -> ParameterRecord:
+    """The parameter record of a tile's snapshot."""
+    blob = kept.certificate.claim.blob
+    return parameters(sender, "trunk", kind=RecordKind.TILE_SNAPSHOT, payload_root=blob, payload_bytes=kept.size_bytes)
+
+
 honest_payloads = st.one_of(
     st.builds(Transfer, people.map(ACCOUNT_IDS.__getitem__), amounts),
     st.builds(Register, people.map(CARDS.__getitem__), amounts),
@@ -70,6 +85,8 @@ honest_payloads = st.one_of(
     st.builds(EvidenceReport, people.map(node_of), votes, votes),
     st.builds(parameters, people, st.sampled_from(["layer4.expert1", "layer4.expert2"])),
     st.builds(dataset, people, st.sampled_from(["a", "b"])),
+    st.sampled_from(RECORDS),
+    st.builds(snapshot_record, people, st.sampled_from(RECORDS)),
 )
 pairs_of_votes = st.tuples(people, st.integers(0, 3), st.integers(0, 2))
 
@@ -208,6 +225,8 @@ def make_blocks() -> State:
         (2, equivocation((2, 1, 0))),
         (4, parameters(4, "layer4.expert1")),
         (1, dataset(1)),
+        (4, RECORDS[0]),
+        (4, snapshot_record(4, RECORDS[0])),
     ]
     for height, (sender, payload) in enumerate(steps, 1):
         nonce = state.account(ACCOUNT_IDS[sender]).nonce

@@ -335,13 +335,14 @@ def test_evidence_grows_old_before_stake_is_free():
 
 
 def test_marks_of_epochs_are_kept_as_long_as_evidence_is_taken():
-    """Of an epoch that is forgotten nothing is punished any more."""
-    state = GENESIS
+    """Of an epoch that is forgotten nothing is punished any more; each has the root of the state in which it began."""
+    state, roots = GENESIS, {}
     for epoch in (1, 2, 3):
+        roots[epoch] = state.root()
         state, _ = apply_block(state, (), [], context(10 * epoch + 1, epoch=epoch, epoch_heights=10))
     assert (state.get(PROGRESS).epoch, state.get(PROGRESS).oldest_epoch) == (3, 1)
     assert state.find(EPOCH_MARKS, number(0)) is None
-    assert state.get(EPOCH_MARKS, number(2)) == EpochMark(21, 2_100)
+    assert state.get(EPOCH_MARKS, number(2)) == EpochMark(21, 2_100, roots[2])
     for epoch, reason in ((0, Reason.TOO_OLD), (1, None)):
         _, (receipt,) = apply_block(
             state, (), [sign(2, 0, report(0, epoch=epoch))], context(31, epoch=3, epoch_heights=10)
@@ -470,7 +471,7 @@ def test_a_parameter_record_that_is_refused():
     parents = (FIRST_VERSION.version_id(),) * 2
     assert refusal(GENESIS, 2, parameters(2, "layer4.expert7", *parents)) is Reason.NOT_CANONICAL
     assert refusal(GENESIS, 2, parameters(2, "layer4.expert7", layer=5)) is Reason.MALFORMED
-    done(GENESIS, (2, parameters(2, "trunk", kind=RecordKind.TILE_SNAPSHOT)))
+    done(GENESIS, (2, parameters(2, "trunk", kind=RecordKind.TILE_DELTA)))
     lazy = next(lazy for work in range(99) if bits(lazy := replace(record, work=work), 2) < RULE.parameter_work_bits)
     assert refusal(GENESIS, 2, lazy) is Reason.BAD_WORK
 

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,13 +26,15 @@ from compute.delta import codec
 from compute.delta.pipeline import PIPELINES
 from consensus import transition
 from consensus.availability import check_availability_certificate, check_availability_vote
+from consensus.custody_answers import take_answer
 from consensus.finality.chain import check_chain
 from consensus.finality.events import StoredBlock
 from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
 from consensus.finality.tally import check_certificate, check_vote
 from consensus.light_client import check_light_client_proof
+from consensus.recovery import check_proposal, check_recovery
 from consensus.signers import check_signers
-from consensus.state import ACCOUNTS, TileEntry, decode_entry
+from consensus.state import ACCOUNTS, State, TileEntry, decode_entry
 from node import chain_proof, config
 from node.account_address import account_text, parse_account
 from node.addresses import (
@@ -47,10 +50,12 @@ from node.chain_proof import make_proof, parse_key
 from node.checkpoint_file import CheckpointHead, CheckpointPart
 from node.checkpoints import CheckpointManifest, check_checkpoint_manifest, make_checkpoint_manifest
 from node.config import read_run_settings
+from node.fork_rows import ForkRow
 from node.ground import DELTA_ROW_BYTES_MAX, DeltaRow, KnownPeers, LearnerRecord
 from node.inbound import Inbound
 from node.keys import CARD_BYTES_MAX, card_text, parse_card
 from node.money import parse_nock
+from node.recovery_disagreement import HaltRow
 from node.services.housekeeping import UseRow
 from node.state_rows import FetchRow
 from node.toml_table import Key, parse_document, read_table, write_table
@@ -67,10 +72,11 @@ from p2p.records import (
     choose_best,
     peer_key,
 )
-from p2p.requests import ADVERTS, BLOB, DELTA, HELLO, PING, STATE, SYNC
+from p2p.requests import ADVERTS, BLOB, CELLS, DELTA, HELLO, PING, STATE, SYNC
 from p2p.topics import find_topic_rule, topic_text
 from p2p.transport import GossipReceived
-from protocol.availability import AvailabilityCertificate, AvailabilityClaim, AvailabilityVote
+from protocol.availability import AvailabilityCertificate, AvailabilityClaim, AvailabilityVote, checkpoint_subject
+from protocol.cells import CellRequest, Cells, KeepAnswer, Leaf, Manifest, Tables
 from protocol.codec import decode, encode
 from protocol.coded_tables import CheckedTable, TileTable, check_table, make_tables
 from protocol.digest import blob_digest
@@ -117,22 +123,27 @@ from protocol.learning import (
 )
 from protocol.light_client import LightClientProof, decode_light_client_proof
 from protocol.limits import (
+    ANSWER_TRANSACTION_BYTES_MAX,
     BODY_BYTES_MAX,
     FRAME_BYTES_MAX,
     HISTORY_SEGMENTS,
     KIB,
     MANIFEST_BYTES_MAX,
+    RECOVERY_BYTES_MAX,
     SHARD_BYTES_MAX,
     STATE_ENTRY_BYTES_MAX,
+    STATE_RUN_ENTRIES,
     STREAMED_TILE_VALUES_MAX,
     TABLE_BYTES_MAX,
     TABLE_COLUMNS,
     TRANSACTION_BYTES_MAX,
 )
+from protocol.merkle import merkle_root
 from protocol.messages import KIND_OF, PAYLOADS, Kind, decode_payload
+from protocol.recovery import RecoveryProposal, SignedRecovery, decode_proposal, decode_recovery
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Head, MemberCard, Roster, check_member_card
-from protocol.state_proof import StateProof, SubChain, check_state_proof, key_digest
+from protocol.state_proof import StateProof, SubChain, bucket_digest, check_state_proof, key_digest
 from protocol.state_sync import (
     Checkpoint,
     Children,
@@ -140,11 +151,15 @@ from protocol.state_sync import (
     StateEntry,
     StateRequest,
     Trusted,
+    check_bucket,
     check_children,
     check_entries,
+    pack_bucket,
     split_name,
 )
 from protocol.transactions import (
+    AvailabilityRecord,
+    CustodyAnswer,
     EvidenceReport,
     Leave,
     Payload,
@@ -154,6 +169,7 @@ from protocol.transactions import (
     Transfer,
     Unstake,
     check_transaction,
+    read_transaction,
     sign_transaction,
 )
 from simnet.finality.genesis import quick_verify
@@ -161,11 +177,14 @@ from simnet.options import FaultKind, RepairKind, parse_fault, parse_repair
 from simnet.scenario_file import parse_scenario
 from simnet.seeds import parse_seeds
 from storage import journal
+from storage.cells import KEPT_ROW_BYTES_MAX, KeptRow
+from storage.custodians import Started
 from storage.erasure.blob import encode_blob
 from storage.erasure.check import TileCheck
 from storage.erasure.code import ErasureCode
 from storage.erasure.numpy_kernel import NumpyKernel
 from storage.erasure.tile import CodedTile, check_leaf, check_shard, prove_leaf
+from storage.gathering import Answered, TileGatherer
 from storage.journal import MAGIC, frame, read_journal
 from storage.streamed_tile import DecodedRows, TileRows, decode_tile, encode_tile
 from storage.tensor_block import BlockShape, Dtype, PageVerifier, Quantisation, build_block, check_block
@@ -173,10 +192,12 @@ from storage.tile_format import check_tile, tile_block, tile_folder
 from storage.tile_stream import FRONT_BYTES_MAX, check_front, stream_root
 from storage.tile_stream import check_table as check_stream_table
 from tests.compute.golden_deltas import drawn_delta, drawn_matrices
-from tests.consensus import ledger_samples
+from tests.consensus import custody_samples, ledger_samples
+from tests.consensus.genesis import TILES
 from tests.consensus.ledger_samples import ACCOUNT_IDS, FIRST_VERSION, GENESIS
 from tests.consensus.light_chain import CHAIN, RULE, LightChain, without_roster
 from tests.consensus.light_chain import KEYS as KEYS_OF_VOTES
+from tests.consensus.recovery_samples import CHAIN_OF_FOUR, combine, propose, signed_by
 from tests.fuzz.mutations import Form
 from tests.protocol.samples import (
     ACCOUNT_KEYS,
@@ -184,6 +205,7 @@ from tests.protocol.samples import (
     VOTE_KEYS,
     aggregate,
     aggregated_head,
+    availability_record,
     delta,
     genesis,
     head,
@@ -342,6 +364,23 @@ def check_light_client(data: bytes) -> object:
     return check_light_client_proof(decode_light_client_proof(data), LIGHT.trust, RULE, NOW_MS // 10**4, quick_verify)
 
 
+def recovery_proposal_samples() -> list[bytes]:
+    return [encode(propose(1, CHAIN_OF_FOUR.block(height))) for height in (5, 8)]
+
+
+def check_own_proposal(data: bytes) -> object:
+    return check_proposal(decode_proposal(data), RULE, quick_verify)
+
+
+def recovery_samples() -> list[bytes]:
+    made = [combine(propose(0, CHAIN_OF_FOUR.block(height)), remaining=[0, 1]) for height in (5, 8)]
+    return [encode(signed_by(each, 0, 1)) for each in made]
+
+
+def check_own_recovery(data: bytes) -> object:
+    return check_recovery(decode_recovery(data), RULE, quick_verify)
+
+
 def sync_samples() -> list[bytes]:
     blocks: list[FinalizedBlock] = []
     for height in (1, 2, 3):
@@ -364,8 +403,15 @@ def check_sync_answer(data: bytes) -> object:
 def transaction_samples() -> list[bytes]:
     return [
         encode(sign_transaction(ACCOUNT_KEYS[0], NETWORK_CHAIN, nonce, 1_000, payload))
-        for nonce, payload in enumerate(payloads().values())
+        for nonce, payload in enumerate((*payloads().values(), long_record()))
     ]
+
+
+def long_record() -> AvailabilityRecord:
+    """A certificate of so many members that its transaction is longer than plain ones may be."""
+    record = availability_record()
+    signatures = record.certificate.signatures * 12
+    return replace(record, certificate=replace(record.certificate, signers=b"\xff" * 5, signatures=signatures))
 
 
 def payload_samples() -> list[bytes]:
@@ -380,6 +426,7 @@ def payload_samples() -> list[bytes]:
         EvidenceReport(ledger_samples.node_of(1), *votes),
         ledger_samples.parameters(0, "layer4.expert7"),
         ledger_samples.dataset(0),
+        ledger_samples.available(GENESIS, ledger_samples.snapshot_of(GENESIS, TILES[0])),
         configuration,
     )
     return [encode(payload) for payload in made]
@@ -393,6 +440,20 @@ def apply_payload(data: bytes) -> object:
     if refusal is not None:
         raise Rejected(refusal)
     return after
+
+
+@functools.cache
+def asked_state() -> State:
+    """Seven members, each of whom the chain asks for a leaf of a blob of two tiles."""
+    return custody_samples.ask(custody_samples.seven(), custody_samples.TWO_TILES.entry())
+
+
+def custody_answers() -> list[bytes]:
+    return [encode(custody_samples.TWO_TILES.answer(asked_state(), card)) for card in custody_samples.CARDS]
+
+
+def check_custody_answer(data: bytes) -> object:
+    return take_answer(asked_state(), decode(CustodyAnswer, data, limit_bytes=ANSWER_TRANSACTION_BYTES_MAX), 1, 60)
 
 
 def state_proof_samples() -> list[bytes]:
@@ -535,6 +596,21 @@ def check_own_children(data: bytes) -> object:
     return [check_children(each, ACCOUNTS_TREE.root()) for each in answer.digests]
 
 
+BUCKET = bytes([SubChain.C, 1, 2])
+BUCKET_LEAVES = [key_digest(bytes([index])) for index in range(200)]  # four runs
+
+
+def bucket_samples() -> list[bytes]:
+    runs = [merkle_root(BUCKET_LEAVES[first : first + STATE_RUN_ENTRIES]) for first in range(0, 200, STATE_RUN_ENTRIES)]
+    return [encode(Children((pack_bucket(len(BUCKET_LEAVES), runs),)))]
+
+
+def check_own_bucket(data: bytes) -> object:
+    expected = bucket_digest(len(BUCKET_LEAVES), merkle_root(BUCKET_LEAVES))
+    answer = decode(Children, data, limit_bytes=FRAME_BYTES_MAX)
+    return [check_bucket(BUCKET, each, expected) for each in answer.digests]
+
+
 def account_branch() -> tuple[bytes, tuple[StateEntry, ...]]:
     """A branch with an account in it, and its entries."""
     entries = sorted((key_digest(key), StateEntry(key, encode(value))) for key, value in ACCOUNTS_TREE.items())
@@ -601,7 +677,10 @@ def table_samples() -> list[bytes]:
 
 
 def availability_claim() -> AvailabilityClaim:
-    return AvailabilityClaim(coded_blob().root, coded_tables()[0], Geometry(3, 6, 2 * KIB), Epoch(0), Epoch(84))
+    subject = checkpoint_subject(64, blob_digest(b"state"))
+    return AvailabilityClaim(
+        coded_blob().root, coded_tables()[0], Geometry(3, 6, 2 * KIB), subject, Epoch(0), Epoch(84)
+    )
 
 
 def availability_votes() -> list[AvailabilityVote]:
@@ -629,6 +708,24 @@ def check_vote_of_availability(data: bytes) -> object:
 def check_certificate_of_availability(data: bytes) -> object:
     certificate = decode(AvailabilityCertificate, data, limit_bytes=8 * KIB)
     return check_availability_certificate(certificate, genesis_roster(genesis()), NETWORK_CHAIN)
+
+
+def cells_samples() -> list[bytes]:
+    tile = coded_tiles()[0]
+    return [encode(Cells(tuple(tile.checked(cell).shard for cell in cells))) for cells in ((), (5,), (0, 2, 6))]
+
+
+def gather_cells(data: bytes) -> object:
+    """As the answer to a question for all cells of a tile: whatever it is, the gatherer goes on."""
+    peer = PeerId(NODE_KEYS[0].public)
+    wanted = range(CODED_GEOMETRY.cells)
+    gatherer = TileGatherer(coded_blob(), 0, {cell: [peer] for cell in wanted}, Random(0), cells=wanted)
+    gatherer.handle(Started(), 0)
+    return gatherer.handle(Answered(1, decode(Cells, data, limit_bytes=FRAME_BYTES_MAX).shards), 1)
+
+
+def kept_rows() -> list[bytes]:
+    return [encode(KeptRow(coded_blob().manifest, coded_tables()[0], until)) for until in (None, Epoch(84))]
 
 
 def journal_samples() -> list[bytes]:
@@ -724,7 +821,7 @@ def ask_to_generate(data: bytes) -> object:
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": data, "more_body": False}
 
-    application = SimpleNamespace(state=SimpleNamespace(node=None))
+    application = SimpleNamespace(state=SimpleNamespace(find_node=lambda: None))
     scope = {
         "type": "http",
         "method": "POST",
@@ -845,6 +942,14 @@ DECODERS: tuple[Decoder, ...] = (
         allowed=256 * KIB,  # 256 digests in a list and a tree, for each eight kilobytes that are shown
     ),
     Decoder(
+        "digests of a large bucket",
+        Form.MSGPACK,
+        bucket_samples,
+        check_own_bucket,
+        (Children, check_bucket),
+        allowed=256 * KIB,  # as those of a state
+    ),
+    Decoder(
         "entries of a state", Form.MSGPACK, entries_samples, check_own_entries, (Entries, check_entries, split_name)
     ),
     Decoder(
@@ -880,6 +985,22 @@ DECODERS: tuple[Decoder, ...] = (
         (LightClientProof, decode_light_client_proof, check_light_client_proof),
     ),
     Decoder(
+        "proposal of a recovery",
+        Form.MSGPACK,
+        functools.cache(recovery_proposal_samples),
+        check_own_proposal,
+        (RecoveryProposal, decode_proposal, check_proposal),
+    ),
+    Decoder(
+        "recovery",
+        Form.MSGPACK,
+        functools.cache(recovery_samples),
+        check_own_recovery,
+        (SignedRecovery, decode_recovery, check_recovery),
+    ),
+    message("recovery that was adopted", ForkRow, RECOVERY_BYTES_MAX + KIB),
+    message("disagreement on disk", HaltRow, KIB),
+    Decoder(
         "state proof", Form.MSGPACK, functools.cache(state_proof_samples), check_proof, (StateProof, check_state_proof)
     ),
     Decoder(
@@ -887,7 +1008,7 @@ DECODERS: tuple[Decoder, ...] = (
         Form.MSGPACK,
         functools.cache(transaction_samples),
         lambda data: check_transaction(data, NETWORK_CHAIN),
-        (Transaction, check_transaction),
+        (Transaction, check_transaction, read_transaction),
     ),
     message("transaction unsigned", Transaction, TRANSACTION_BYTES_MAX),
     Decoder(
@@ -1005,6 +1126,33 @@ DECODERS: tuple[Decoder, ...] = (
         functools.cache(leaf_samples),
         lambda data: check_leaf(coded_blob(), decode(LeafProof, data, limit_bytes=4 * KIB)),
         (LeafProof, check_leaf),
+    ),
+    Decoder(
+        "answer about custody",
+        Form.MSGPACK,
+        functools.cache(custody_answers),
+        check_custody_answer,
+        (CustodyAnswer, take_answer),
+        allowed=512 * KIB,  # a copy of the path in the tree, and its digests
+    ),
+    message("question about cells", CellRequest, CELLS.request_bytes_max),
+    message("manifest that is given", Manifest, FRAME_BYTES_MAX, Manifest(manifest_samples()[0])),
+    message("tables that are given", Tables, FRAME_BYTES_MAX),
+    message("leaf that is given", Leaf, FRAME_BYTES_MAX),
+    message("answer to the wish to keep", KeepAnswer, FRAME_BYTES_MAX, KeepAnswer(None)),
+    Decoder(
+        "cells that are given",
+        Form.MSGPACK,
+        functools.cache(cells_samples),
+        gather_cells,
+        (Cells, TileGatherer.handle),
+    ),
+    Decoder(
+        "kept blob on disk",
+        Form.MSGPACK,
+        functools.cache(kept_rows),
+        lambda data: decode(KeptRow, data, limit_bytes=KEPT_ROW_BYTES_MAX),
+        (KeptRow,),
     ),
     Decoder("journal", Form.BINARY, functools.cache(journal_samples), read_vote_journal, (read_journal,)),
     Decoder(

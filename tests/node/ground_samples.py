@@ -21,6 +21,7 @@ from protocol.transactions import SignedTransaction, Transfer
 from simnet.virtual.disk import Pool, VirtualDisk
 from storage.files import MemoryFiles
 from storage.io.blob_store import BlobStore
+from storage.io.cell_store import CellStore
 from storage.io.tile_store import TileStore
 from storage.kv import KeyValue, MemoryKeyValue
 from storage.ledger import Ledger
@@ -56,6 +57,7 @@ def make_ground(
         index=index,
         blobs=BlobStore(files, index),
         tiles=TileStore(files, index),
+        cells=CellStore(files, index),
         ledger=Ledger(index),
         vote_records=(),
         proposed=(),

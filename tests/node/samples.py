@@ -11,6 +11,8 @@ import trio
 from prometheus_client.core import Metric
 
 from node.metrics import chain_metrics, node_metrics
+from protocol.digest import blob_digest
+from protocol.ids import Digest
 from protocol.rejection import Reason, Rejected
 from tests.node.chain_samples import SmallChain
 
@@ -84,6 +86,57 @@ class PartStatistics:
     name: str = "not a number"
 
 
+KEPT_BLOB = blob_digest(b"kept")
+KEPT_TILES = (b"the first tile, ", b"and the second")
+CUSTODY: dict[str, Any] = {
+    "blobs": [
+        {
+            "what": "version 7 of trunk/0",
+            "blob": KEPT_BLOB.hex(),
+            "size_bytes": sum(map(len, KEPT_TILES)),
+            "tiles": len(KEPT_TILES),
+            "epoch": 3,
+            "kept_until": 19,
+            "cells": 64,
+            "missing": 2,
+            "fetched_bytes": 65_536,
+        }
+    ],
+    "cells": 64,
+    "bytes": 65_536,
+    "votes": 4,
+    "recorded": 1,
+    "fetched_bytes": 131_072,
+    "sampled_bytes": 4_096,
+    "given_bytes": 1_024,
+    "rebuilt_tiles": 1,
+    "answered": 3,
+    "audits": 12,
+    "audits_failed": 3,
+    "samples": 8,
+    "samples_lost": 0,
+    "faults": {"12D3...abcd": 3},
+}
+SYNC = {
+    "phase": "complete",
+    "detail": "the state of a checkpoint was fetched",
+    "height": 64,
+    "state_root": "ab" * 32,
+    "parts": 7,
+    "parts_verified": 7,
+    "bytes": 4_096,
+    "sources": [{"peer": PEER["peer"], "bytes": 4_096}],
+}
+CHECKPOINT = {
+    "height": 64,
+    "epoch": 0,
+    "block": "cd" * 32,
+    "time_ms": 1_000,
+    "state_root": "ab" * 32,
+    "manifest_bytes": 9_000,
+}
+
+
 class FakeNode:
     """Implements `node.api.view.NodeView`. It generates the prompt's words back, then counts who left early."""
 
@@ -99,6 +152,12 @@ class FakeNode:
     def status(self) -> dict[str, Any]:
         return STATUS
 
+    def state_sync(self) -> dict[str, Any]:
+        return SYNC
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        return [CHECKPOINT]
+
     def rounds(self) -> list[dict[str, Any]]:
         return [ROUND]
 
@@ -110,6 +169,14 @@ class FakeNode:
 
     def peers(self) -> list[dict[str, Any]]:
         return [PEER]
+
+    def custody(self) -> dict[str, Any]:
+        return CUSTODY
+
+    async def read_kept(self, blob: Digest, tile: int) -> bytes:
+        if blob != KEPT_BLOB or tile >= len(KEPT_TILES):
+            raise Rejected(Reason.NOT_FOUND, "no such tile is recorded as kept")
+        return KEPT_TILES[tile]
 
     def health(self) -> tuple[bool, list[str]]:
         return self.is_healthy, [] if self.is_healthy else ["Fewer than a quorum of the roster answer."]

@@ -15,7 +15,18 @@ import trio
 from node.api.handlers import BODY_BYTES_MAX
 from node.api.server import ApiAddress, serve_api
 from node.data_directory import DataDirectory
-from tests.node.samples import PEER, ROUND, STATUS, TILE, FakeNode
+from tests.node.samples import (
+    CHECKPOINT,
+    CUSTODY,
+    KEPT_BLOB,
+    KEPT_TILES,
+    PEER,
+    ROUND,
+    STATUS,
+    SYNC,
+    TILE,
+    FakeNode,
+)
 
 PROMPT = {"prompt": "to be or not", "tokens_max": 3, "temperature": 0.5, "seed": 1}
 
@@ -43,7 +54,7 @@ def serve(root: Path, conversation: Callable[[Served], Awaitable[None]]) -> None
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 address: ApiAddress = await nursery.start(
-                    serve_api, node, places, "127.0.0.1:0", STATUS["peer"], PEER["addresses"]
+                    serve_api, lambda: node, places, "127.0.0.1:0", STATUS["peer"], PEER["addresses"]
                 )
                 over_unix = httpx.AsyncHTTPTransport(uds=str(address.socket))
                 async with (
@@ -67,6 +78,25 @@ def test_reads_answer_with_facts(tmp_path):
             assert (await client.get("/tiles")).json() == [TILE]
             assert (await client.get("/peers")).json() == [PEER]
             assert (await client.get("/health")).json() == {"healthy": True, "reasons": []}
+            assert (await client.get("/consensus/state_sync/status")).json() == SYNC
+            kept = await client.get("/consensus/state_sync/checkpoints")
+            assert kept.json() == {"checkpoints": [CHECKPOINT]}
+
+    serve(tmp_path, conversation)
+
+
+def test_a_tile_that_is_kept_is_put_together_for_whoever_has_the_token(tmp_path):
+    """Others are asked for it, so not for everybody who reaches loopback; a blob that is not recorded is 404, no root 400."""
+
+    async def conversation(served: Served) -> None:
+        assert (await served.tcp.get("/kept")).json() == CUSTODY
+        path = f"/kept/{KEPT_BLOB.hex()}"
+        assert (await served.tcp.get(f"{path}/0")).status_code == 403
+        for tile, data in enumerate(KEPT_TILES):
+            assert (await served.unix.get(f"{path}/{tile}")).content == data
+            assert (await served.tcp.get(f"{path}/{tile}", headers=served.bearer)).content == data
+        assert (await served.unix.get(f"{path}/2")).status_code == 404
+        assert (await served.unix.get("/kept/nothing/0")).status_code == 400
 
     serve(tmp_path, conversation)
 
@@ -259,7 +289,7 @@ def test_a_busy_port_is_a_sentence(tmp_path):
     async def conversation(served: Served) -> None:
         listen = served.address.url.removeprefix("http://")
         with pytest.raises(OSError, match="choose another port with --api"):
-            await serve_api(FakeNode(), DataDirectory(tmp_path / "second"), listen, "", [])
+            await serve_api(FakeNode, DataDirectory(tmp_path / "second"), listen, "", [])
 
     serve(tmp_path, conversation)
 
@@ -270,7 +300,7 @@ def test_a_long_path_has_no_unix_socket(tmp_path):
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            address = await nursery.start(serve_api, FakeNode(), DataDirectory(root), "127.0.0.1:0", "", [])
+            address = await nursery.start(serve_api, FakeNode, DataDirectory(root), "127.0.0.1:0", "", [])
             assert address.socket is None
             nursery.cancel_scope.cancel()
 

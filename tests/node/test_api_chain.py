@@ -12,7 +12,8 @@ from node.chain_proof import check_proof
 from protocol.codec import encode
 from protocol.ids import peer_text
 from protocol.transactions import Register, SignedTransaction, Transfer
-from tests.consensus.ledger_samples import ACCOUNT_IDS, CARDS, node_of, sign
+from tests.consensus.genesis import TILES
+from tests.consensus.ledger_samples import ACCOUNT_IDS, CARDS, GENESIS, available, node_of, sign, snapshot_of
 from tests.node.test_api import Served, serve
 
 ADDRESS = account_text(ACCOUNT_IDS[0])
@@ -31,9 +32,10 @@ def test_the_reads_answer_with_the_facts_of_the_chain(tmp_path):
 
     async def conversation(served: Served) -> None:
         chain = served.node.small_chain
-        chain.add(pay())
+        chain.add(pay(), sign(3, 0, available(GENESIS, snapshot_of(GENESIS, TILES[0]))))
         chain.seal()
         view = chain.view
+        assert view.kept()["kept_total"] == 1
         expected = {
             "/consensus/status": view.status(),
             "/consensus/blocks/1": view.block(1),
@@ -44,6 +46,8 @@ def test_the_reads_answer_with_the_facts_of_the_chain(tmp_path):
             "/consensus/validators": view.validators(),
             f"/consensus/validators/{peer_text(node_of(1))}": view.validator(node_of(1)),
             "/consensus/epochs/current": view.epoch(),
+            "/consensus/kept": view.kept(),
+            "/consensus/kept?first=1": view.kept(1),
         }
         for client in (served.tcp, served.unix):
             for path, facts in expected.items():

@@ -15,15 +15,16 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from consensus.mempool import Dropped
-from consensus.state import TREASURY
+from consensus.state import CUSTODY_QUESTIONS, TREASURY, VALIDATORS, CustodyQuestion
 from node.account_address import account_text
 from node.chain_index import DroppedTransactions, find_transaction
 from node.chain_proof import KEYS, check_proof, make_proof
 from node.chain_view import TRANSACTIONS_SHOWN_MAX, ChainView
-from node.chain_words import WORDS, payload_facts
+from node.chain_words import WORDS, payload_facts, subject_words, until_words
+from protocol.availability import StateCheckpoint, kept_until
 from protocol.codec import encode
 from protocol.digest import blob_digest
-from protocol.ids import AccountId, Digest, Epoch, peer_text
+from protocol.ids import AccountId, Digest, Epoch, Height, peer_text
 from protocol.limits import HISTORY_SEGMENTS
 from protocol.rejection import Reason, Rejected
 from protocol.state_proof import SubChain, combine_roots
@@ -38,7 +39,20 @@ from protocol.transactions import (
 )
 from storage.kv import MemoryKeyValue
 from storage.ledger import count_bytes
-from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, GENESIS, RULE, STAKE, dataset, node_of, sign
+from tests.consensus.genesis import TILES
+from tests.consensus.ledger_samples import (
+    ACCOUNT_IDS,
+    BALANCE,
+    CARDS,
+    GENESIS,
+    RULE,
+    STAKE,
+    available,
+    dataset,
+    node_of,
+    sign,
+    snapshot_of,
+)
 from tests.node.chain_samples import DOCUMENT, ROSTER, SmallChain
 from tests.protocol import samples as protocol_samples
 
@@ -306,6 +320,28 @@ def test_validators_are_told_with_their_part_in_the_roster():
     assert chain.view.status()["validators_connected"] == 2
 
 
+def test_a_validator_is_told_with_what_it_must_show_and_how_long_it_is_jailed():
+    """Nothing of both as long as nothing is kept; a question as the state has it; until the last epoch that it misses."""
+    chain = SmallChain()
+    chain.seal()
+    first = as_json(chain.view.validator(node_of(0)))
+    assert (first["custody"], first["jailed_until"]) == (None, None)
+    state = chain.view.state()
+    held = state.get(VALIDATORS, node_of(0))
+    question = CustodyQuestion(Epoch(0), blob_digest(b"subject"), 0, 7, 3, 1)
+    state = state.put_validator(held, replace(held, jailed_until=5)).put(CUSTODY_QUESTIONS, question, node_of(0))
+    told = as_json(dataclasses.replace(chain.view, state=lambda: state).validator(node_of(0)))
+    assert told["jailed_until"] == 5
+    assert told["custody"] == {
+        "epoch": 0,
+        "subject": question.subject.hex(),
+        "tile": 0,
+        "position": 7,
+        "leaf": 3,
+        "answered_height": 1,
+    }
+
+
 def test_a_block_that_tells_a_history_shows_its_ends():
     """The others have none."""
     chain = SmallChain()
@@ -332,15 +368,53 @@ def test_the_epoch_is_told_with_its_rosters():
 
 # -- proofs -------------------------------------------------------------------------------------------------------------
 
+
+def test_what_is_kept_is_told_the_newest_first():
+    """What it is in words and by its fields, how large, how long; so many at once, and how many there are; each is provable."""
+    chain = SmallChain()
+    assert as_json(chain.view.kept()) == {"kept": [], "kept_total": 0, "bytes_total": 0}
+    subjects = [snapshot_of(GENESIS, tile) for tile in TILES]
+    for nonce, subject in enumerate(subjects):
+        chain.add(sign(1, nonce, available(GENESIS, subject)))
+        chain.seal()
+    facts = as_json(chain.view.kept())
+    assert (facts["kept_total"], facts["bytes_total"]) == (3, 3 * 4_096)
+    assert [each["height"] for each in facts["kept"]] == [3, 2, 1]
+    newest, until = facts["kept"][0], kept_until(0)
+    name = subjects[2].digest().hex()
+    assert newest["subject"] == {
+        "id": name, "is": "version 0 of trunk/1", "tile": "trunk/1", "version": 0, "root": subjects[2].root.hex(),
+    }  # fmt: skip
+    assert newest["geometry"] == {"data_cells": 64, "parity_cells": 192, "cell_bytes_max": 65_536}
+    assert (newest["size_bytes"], newest["epoch"], newest["kept_until"]) == (4_096, 0, until)
+    assert newest["author"] == account_text(ACCOUNT_IDS[1])
+    assert as_json(chain.view.kept(2))["kept"] == facts["kept"][2:]
+    proved = prove(chain, f"kept:{name}")
+    assert {**proved["facts"], "subject": None} == {**newest, "subject": None}
+    transaction = as_json(chain.view.block(3))["transactions"][0]
+    assert transaction["kind"] == "kept"
+    assert transaction["does"] == (
+        "records that 4 validators keep version 0 of trunk/1, 4,096 bytes, until the end of epoch 16"
+    )
+
+
+def test_a_subject_and_a_time_in_words():
+    """A checkpoint is the state after a block; without an end a blob is kept for ever."""
+    assert subject_words(StateCheckpoint(Height(64), blob_digest(b"state"))) == "the state after block 64"
+    assert [until_words(until) for until in (None, 7)] == ["for ever", "until the end of epoch 7"]
+
+
 PROVED = {
     "account": account_text(ACCOUNT_IDS[1]),
     "validator": peer_text(node_of(0)),
     "evidence": f"0/3/{peer_text(node_of(0))}",
+    "custody": peer_text(node_of(0)),
     "tile": "trunk/0",
     "expert": "layer4.expert7",
     "parameters": "ab" * 32,
     "version": "cd" * 32,
     "dataset": "ef" * 32,
+    "kept": "01" * 32,
     "epoch": "0",
     "roster": "0",
 }
@@ -514,7 +588,7 @@ def test_what_is_no_transaction_of_this_chain_is_refused():
         good + b"\0": Reason.MALFORMED,
         bytes(100_000): Reason.TOO_LARGE,
         good[:-1] + bytes([good[-1] ^ 1]): Reason.BAD_SIGNATURE,
-        foreign: Reason.WRONG_CHAIN,
+        foreign: Reason.OTHER_FORK,
         poor: Reason.UNFUNDED,
     }
     for data, reason in cases.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ from protocol.codec import encode
 from protocol.ids import Digest, Height
 from protocol.light_client import LightBlock
 from protocol.rejection import Rejected
-from protocol.state_proof import SubChain
-from protocol.state_sync import EMPTY, check_entries, children_of
+from protocol.state_proof import SubChain, key_digest
+from protocol.state_sync import EMPTY, StateEntry, check_entries, children_of
 from storage.files import MemoryFiles
 from storage.kv import Batch, DatabaseCorrupt, KeyValue, MemoryKeyValue
 from storage.ledger import FinalizedBlock
@@ -124,6 +125,13 @@ def test_digests_from_rows_are_those_of_the_tree() -> None:
     assert digests_below(index, bytes([SubChain.C, full])) == tree.digests_below(bytes([full]))
 
 
+def keep(index: KeyValue, name: bytes, entries: Sequence[StateEntry], digest: Digest) -> None:
+    """One part, in a batch of its own."""
+    batch = Batch()
+    keep_part(batch, index, name, entries, [key_digest(entry.key) for entry in entries], digest)
+    index.write(batch, durable=False)
+
+
 def fetch_and_adopt(index: KeyValue, files: MemoryFiles) -> None:
     """As a process does that may have begun before: fetch every branch, then begin after the block."""
     ground, state = make_ground(index, files), paid(GENESIS, 7)
@@ -140,7 +148,7 @@ def fetch_and_adopt(index: KeyValue, files: MemoryFiles) -> None:
     for chain in SubChain:
         for name, digest in zip(children_of(bytes([chain])), state.trees[chain].digests_below(b""), strict=True):
             if digest != EMPTY[1] and done.get(name) != digest:
-                keep_part(index, name, tuple(entries_below(source, name)), digest)
+                keep(index, name, tuple(entries_below(source, name)), digest)
     row = find_fetch(index)
     assert row is not None
     ground.adopt_checkpoint(row, FinalizedBlock(Height(8), encode(block.header), b"", encode(block.certificate)))
@@ -186,6 +194,8 @@ def test_a_part_that_is_split_is_known_by_its_parts() -> None:
     """In place of one digest there are 256, and the entries stay."""
     index = MemoryKeyValue()
     name = bytes([SubChain.C, 3])
-    keep_part(index, name, (), EMPTY[1])
-    keep_split(index, name, [Digest(EMPTY[2])] * 256)
+    keep(index, name, (), EMPTY[1])
+    batch = Batch()
+    keep_split(batch, name, [Digest(EMPTY[2])] * 256)
+    index.write(batch)
     assert fetched_parts(index) == dict.fromkeys(children_of(name), EMPTY[2])

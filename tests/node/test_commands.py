@@ -14,7 +14,7 @@ from node.api.server import serve_api
 from node.cli import nocknode
 from node.data_directory import DataDirectory
 from node.errors import CommandFailed
-from tests.node.samples import PEER, STATUS, TILE, FakeNode
+from tests.node.samples import CUSTODY, KEPT_BLOB, KEPT_TILES, PEER, STATUS, TILE, FakeNode
 
 Ask = Callable[..., Awaitable[Result]]
 
@@ -30,7 +30,7 @@ def with_node(root: Path, conversation: Callable[[FakeNode, Ask], Awaitable[None
         node = FakeNode()
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
-                await nursery.start(serve_api, node, DataDirectory(root), "127.0.0.1:0", STATUS["peer"], [])
+                await nursery.start(serve_api, lambda: node, DataDirectory(root), "127.0.0.1:0", STATUS["peer"], [])
                 await conversation(node, ask)
                 nursery.cancel_scope.cancel()
 
@@ -54,6 +54,30 @@ def test_commands_tell_what_the_node_tells(tmp_path):
             assert words in status
         assert "/ip4/127.0.0.1/tcp/4001" in (await ask("peers")).stdout
         assert "trunk/0" in (await ask("tiles")).stdout
+
+    with_node(tmp_path, conversation)
+
+
+def test_kept_shows_this_nodes_share_and_puts_a_blob_together(tmp_path):
+    """What is missing, who did not show theirs; the first digits of a root are enough to read a blob into a file."""
+
+    async def conversation(node: FakeNode, ask: Ask) -> None:
+        assert json.loads((await ask("kept", "--json")).stdout) == CUSTODY
+        shown = (await ask("kept")).stdout
+        for words in (
+            "version 7 of trunk/0",
+            "3 questions of the chain answered; 12 audits, 3 failed",
+            "12D3...abcd did not show",
+            KEPT_BLOB.hex()[:16],
+        ):
+            assert words in shown
+        file = tmp_path / "out" / "trunk.bin"
+        read = await ask("kept", "read", KEPT_BLOB.hex()[:6], str(file))
+        assert read.exit_code == 0
+        assert file.read_bytes() == b"".join(KEPT_TILES)
+        wrong = await ask("kept", "read", "ffff", str(file))
+        assert isinstance(wrong.exception, CommandFailed)
+        assert "no blob of root ffff" in str(wrong.exception)
 
     with_node(tmp_path, conversation)
 

@@ -16,17 +16,32 @@ from typing import Any
 import pytest
 import trio
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from node.account_address import account_text
 from node.api.server import serve_api
 from node.cli import nocknode
 from node.commands.options import duration_text, instant_text
+from node.commands.tx import NONCE_TRIES
 from node.data_directory import DataDirectory
 from node.errors import EXIT_MISTAKE, explain
 from node.keys import create_keys
 from protocol.ids import AccountId, peer_text
-from protocol.transactions import Register, Transfer
-from tests.consensus.ledger_samples import ACCOUNT_IDS, BALANCE, CARDS, RULE, balance, node_of, sign, validator
+from protocol.transactions import Register, SignedTransaction, Transfer
+from tests.consensus.genesis import TILES
+from tests.consensus.ledger_samples import (
+    ACCOUNT_IDS,
+    BALANCE,
+    CARDS,
+    GENESIS,
+    RULE,
+    available,
+    balance,
+    node_of,
+    sign,
+    snapshot_of,
+    validator,
+)
 from tests.node.chain_samples import SmallChain, write_keys
 from tests.node.samples import STATUS, FakeNode
 
@@ -46,7 +61,7 @@ def with_chain(root: Path, conversation: Callable[[SmallChain, Ask], Awaitable[N
         node.small_chain.seals = True
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
-                await nursery.start(serve_api, node, DataDirectory(root), "127.0.0.1:0", STATUS["peer"], [])
+                await nursery.start(serve_api, lambda: node, DataDirectory(root), "127.0.0.1:0", STATUS["peer"], [])
                 await conversation(node.small_chain, ask)
                 nursery.cancel_scope.cancel()
 
@@ -80,7 +95,8 @@ def test_the_commands_tell_what_the_chain_tells(tmp_path):
 
     async def conversation(chain: SmallChain, ask: Ask) -> None:
         paid = sign(1, 0, Transfer(ACCOUNT_IDS[4], 1_500_000))
-        chain.add(paid)
+        assert "nothing is certified as kept yet" in (await ask("chain", "kept")).stdout
+        chain.add(paid, sign(3, 0, available(GENESIS, snapshot_of(GENESIS, TILES[0]))))
         chain.seal()
         asked: dict[str, Any] = {
             "chain": chain.view.status(),
@@ -88,6 +104,7 @@ def test_the_commands_tell_what_the_chain_tells(tmp_path):
             "chain block 1": chain.view.block(1),
             "chain block": chain.view.block(1),
             f"chain tx {paid.id.hex()}": chain.view.transaction(paid.id),
+            "chain kept": chain.view.kept(),
             "chain proof supply": await chain.view.proof("supply"),
             "validators": {"validators": chain.view.validators()},
             "wallet": {"address": account_text(ACCOUNT_IDS[0]), "account": chain.view.account(ACCOUNT_IDS[0])},
@@ -98,7 +115,8 @@ def test_the_commands_tell_what_the_chain_tells(tmp_path):
             "chain": ("height       1, epoch 0, view 9", "2 of 2 in the newest certificate", "NOCK at stake"),
             "chain block 1": ("final by   2 votes in view 2", "gives 0.0015 NOCK to " + TO, paid.id.hex()),
             f"chain tx {paid.id.hex()}": ("in block 1 at 0", "gives 0.0015 NOCK", account_text(ACCOUNT_IDS[1])),
-            "chain proof supply": ("burned_nano        1000 (0.000001 NOCK)", "of block 1"),
+            "chain kept": ("version 0 of layer0.expert0/0", "4.1 kB", "until the end of epoch 16"),
+            "chain proof supply": ("burned_nano        2000 (0.000002 NOCK)", "of block 1"),
             "validators": (peer_text(node_of(0))[-6:] + "*", "25.00 %", "0.001 NOCK"),
             "wallet": ("balance    1 NOCK", "as of      block 1", "active"),
         }
@@ -116,6 +134,23 @@ def test_validators_names_the_block_from_which_a_new_one_votes(tmp_path):
         assert "nocknode validators" in (await ask("tx", "register", "0.25", "--yes")).stderr
         said = (await ask("validators")).stdout
         assert f"from block {3 * chain.view.genesis.chain.epoch_heights + 1:,}" in said, said
+
+    with_chain(tmp_path, conversation, index=2)
+
+
+def test_validators_says_until_when_one_is_jailed(tmp_path):
+    """Of one that does not vote any more; as long as it does, it votes."""
+
+    async def conversation(chain: SmallChain, ask: Ask) -> None:
+        await ask("tx", "register", "0.25", "--yes")
+        for index in (1, 2):
+            held = validator(chain.state, index)
+            chain.state = chain.state.put_validator(
+                held, replace(held, registered_height=0, jailed_until=1_000 + index)
+            )
+        said = (await ask("validators")).stdout
+        assert "1,002" in said, said
+        assert "1,001" not in said, said
 
     with_chain(tmp_path, conversation, index=2)
 
@@ -414,6 +449,29 @@ def test_a_transaction_that_only_paid_its_fee_is_an_error(tmp_path):
         assert "is in block 1, but did nothing except pay its fee: The state holds this already" in said
 
     with_chain(tmp_path, conversation, index=2)
+
+
+def test_a_nonce_that_the_node_took_meanwhile_is_asked_for_again(tmp_path):
+    """A member's node records by itself in the name of its owner's account; a nonce that the user chose is not changed."""
+
+    async def conversation(chain: SmallChain, ask: Ask) -> None:
+        add, taken = chain.add, iter(range(2 + NONCE_TRIES))
+
+        def add_behind_ours(*transactions: SignedTransaction) -> None:
+            nonce = next(taken, None)
+            if nonce is not None:
+                add(sign(0, nonce, Transfer(ACCOUNT_IDS[1], 7)))
+                chain.seal()
+            add(*transactions)
+
+        chain.add = add_behind_ours  # type: ignore[method-assign]
+        assert "nonce" in mistake(await ask("tx", "send", TO, "0.1", "--nonce", "0"))
+        assert "nonce" in mistake(await ask("tx", "send", TO, "0.1"))  # taken from it as often as it tries
+        sent = facts(await ask("tx", "send", TO, "0.1", "--json"))
+        assert (sent["state"], sent["nonce"]) == ("final", 2 + NONCE_TRIES)
+        assert balance(chain.state, 4) == BALANCE + 100_000_000
+
+    with_chain(tmp_path, conversation)
 
 
 def test_a_transaction_that_leaves_the_pool_ends_the_wait(tmp_path):

@@ -170,11 +170,12 @@ def test_any_text_is_read_or_refused(text):
 
 
 def test_the_devnet_template_says_the_defaults(tmp_path):
-    """configs/devnet.toml spells out the defaults: a template that says nothing is the devnet."""
+    """configs/devnet.toml spells out the defaults: a template that says nothing is the devnet, but for its short epochs."""
     values = read_table((CONFIGS / "devnet.toml").read_text(), TEMPLATE_KEYS, "devnet")
     defaults = read_table("", TEMPLATE_KEYS, "nothing")
     licence = {"dataset.licence": "PSF-2.0"}  # of the default corpus, which only the devnet's file may claim
-    assert values == defaults | licence
+    epochs = {"chain.epoch_heights": 64, "chain.history_segment_ticks": 4096}  # a checkpoint while somebody watches
+    assert values == defaults | licence | epochs
     assert load_model(CONFIGS / "model" / "tiny.toml") == load_template("devnet").model
     assert read_table("", MODEL_KEYS, "nothing") == msgspec.structs.asdict(load_template("devnet").model)
 

@@ -129,7 +129,7 @@ def test_a_damaged_database(tmp_path):
     manifest.write_bytes(b"damaged" + manifest.read_bytes())
     ((grade, sentence),) = ledger_findings(tmp_path)
     assert grade is Grade.BAD
-    assert "move the folder away" in sentence
+    assert "nocknode recovery repair" in sentence
     with DirectoryLock(tmp_path):
         ((grade, sentence),) = ledger_findings(tmp_path)
     assert grade is Grade.GOOD

@@ -12,6 +12,7 @@ from consensus.finality.tally import find_contradiction
 from consensus.state import ROSTERS, VALIDATORS, ValidatorStatus
 from consensus.transition import BlockRules
 from node.services.evidence import EvidenceService
+from node.services.submission import Submission
 from protocol.digest import blob_digest, number
 from protocol.finality import NO_BLOCK, FinalizedBlock, VoteKind
 from protocol.ids import Digest, Epoch, Height, MemberIndex
@@ -32,9 +33,8 @@ class Node:
     def __init__(self) -> None:
         self.execution = Execution(BlockRules(CHAIN, RULE, 1_024, 1, TICKS), STATE, NO_BLOCK, Height(0))
         self.submitted: list[Digest] = []
-        self.service = EvidenceService(
-            KEYS[2], CHAIN, RULE, lambda: self.execution.state, self.execution.mempool, self.submit
-        )
+        submit = Submission(KEYS[2], CHAIN, RULE, lambda: self.execution.state, self.execution.mempool, self.submit)
+        self.service = EvidenceService(lambda: self.execution.state, submit)
 
     async def submit(self, data: bytes) -> Digest:
         signed = check_transaction(data, CHAIN)

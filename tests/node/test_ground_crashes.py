@@ -98,5 +98,5 @@ def test_rows_of_another_block_are_refused():
     for key, value in rows:
         batch.put(key, value)
     ground.index.write(batch)
-    with pytest.raises(DatabaseCorrupt, match="move the folder away"):
+    with pytest.raises(DatabaseCorrupt, match="nocknode recovery repair"):
         make_ground(ground.index).load_state()

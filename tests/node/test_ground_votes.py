@@ -8,7 +8,7 @@ import pytest
 
 from consensus.finality.signer import REFUSALS, JournalState
 from node.disk import DirectoryJournals
-from node.ground import _open_votes
+from node.ground import _doubted_key, _open_votes
 from storage.journal import MAGIC, frame
 from storage.kv import Batch, KeyValue, MemoryKeyValue
 
@@ -73,6 +73,25 @@ def test_what_is_known_of_the_past(tmp_path: Path, image: bytes | None, state: J
     else:
         assert (path.read_bytes() if path.exists() else None) == image
         assert _open_votes(DirectoryJournals(path.parent), index)[2] is state
+
+
+def test_who_was_a_member_before_it_had_a_block_has_lost_its_journal(tmp_path: Path):
+    """Its disk was another one: an empty journal is no proof that it never voted, now or at any later start."""
+    index, journals = MemoryKeyValue(), DirectoryJournals(tmp_path)
+    first, _, state = _open_votes(journals, index)
+    assert first is not None
+    assert state is JournalState.CLEAN
+    first.close()
+    batch = Batch()
+    batch.put(_doubted_key(0), b"1")
+    index.write(batch)
+    for _ in range(2):
+        assert _open_votes(journals, index) == (None, (), JournalState.MISSING)
+    journals.create_journal("votes.journal", [b"no vote before epoch 3"]).close()
+    journal, records, state = _open_votes(journals, index)
+    assert journal is not None
+    assert (records, state) == ((b"no vote before epoch 3",), JournalState.CLEAN)
+    journal.close()
 
 
 def test_every_state_is_asked_for_above():

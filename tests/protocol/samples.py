@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from protocol.availability import REPLICATION, AvailabilityCertificate, AvailabilityClaim, TileSnapshot
 from protocol.digest import blob_digest
+from protocol.erasure import LeafProof, blob_root
 from protocol.finality import NO_BLOCK, ChainId, Vote, VoteKind, vote_text
 from protocol.genesis import ChainRule, DatasetManifest, Founder, Genesis, LearningRule, LedgerRule, ModelShape
 from protocol.ids import AccountId, Epoch, MemberIndex, PeerId, Round, Signature, TileId, Version, View, VoteKey
@@ -13,6 +15,8 @@ from protocol.learning import Contributor, SignedDelta, sign_delta
 from protocol.limits import NANO_PER_NOCK
 from protocol.roster import DeltaRef, Head, Member, MemberCard, Roster, sign_head
 from protocol.transactions import (
+    AvailabilityRecord,
+    CustodyAnswer,
     DatasetRecord,
     EvidenceReport,
     Leave,
@@ -151,6 +155,25 @@ def vote(signer: int, kind: VoteKind, block: bytes, view: int = 3) -> Vote:
     return Vote(Epoch(0), View(view), kind, named, MemberIndex(signer), VOTE_KEYS[signer].sign(text))
 
 
+def availability_record() -> AvailabilityRecord:
+    """That three of the four members keep a tile's snapshot; with its size, and tables that nobody made."""
+    subject = TileSnapshot(TileId("trunk/0"), Version(7), blob_digest(b"weights"))
+    replication, tiles_root = REPLICATION[TileSnapshot], blob_digest(b"tile")
+    blob = blob_root(replication.geometry, 4_096, tiles_root)
+    until = replication.kept_until(0)
+    claim = AvailabilityClaim(blob, blob_digest(b"tables"), replication.geometry, subject.digest(), Epoch(0), until)
+    text = claim.text(ChainId.of(genesis().network_id()))
+    certificate = AvailabilityCertificate(claim, b"\x07", tuple(key.sign(text) for key in VOTE_KEYS[:3]))
+    return AvailabilityRecord(subject, 4_096, tiles_root, certificate)
+
+
+def custody_answer() -> CustodyAnswer:
+    """The fourth leaf of the cells of a tile's snapshot, with paths that nobody made, as long as those of a live tile."""
+    path = tuple(blob_digest(bytes([step])) for step in range(8))
+    leaf = LeafProof(0, 200, 3, bytes(range(256)) * 4, path[:6], path)
+    return CustodyAnswer(PeerId(NODE_KEYS[0].public), Epoch(7), blob_digest(b"weights"), leaf, ())
+
+
 def payloads() -> dict[str, Payload]:
     """One transaction's payload of each kind; records without work."""
     member = PeerId(NODE_KEYS[0].public)
@@ -169,4 +192,6 @@ def payloads() -> dict[str, Payload]:
         ),
         "meta version": MetaVersion(first.version_id(), SemVer(1, 1, 0), 1, blob_digest(b"other configuration"), 1_025),
         "data set record": DatasetRecord("text", SemVer(2, 0, 1), "CC-BY-4.0", manifest().root(), 2, 1_048_653, 0),
+        "availability record": availability_record(),
+        "custody answer": custody_answer(),
     }

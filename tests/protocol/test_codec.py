@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as kinds
 
+from protocol.cells import CellRequest
 from protocol.codec import Message, decode, encode
 from protocol.finality import ValidatorMessage
 from protocol.ids import Digest, TileId
@@ -21,7 +22,7 @@ from protocol.rejection import Reason, Rejected
 from tests.strategies import message_types, values, wound
 
 LIMIT_BYTES = 1 << 20
-UNIONS = {"ValidatorMessage": ValidatorMessage, "BlobRequest": BlobRequest}
+UNIONS = {"ValidatorMessage": ValidatorMessage, "BlobRequest": BlobRequest, "CellRequest": CellRequest}
 KINDS: dict[str, Any] = {f"{kind.__module__}.{kind.__name__}": kind for kind in message_types()} | UNIONS
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 

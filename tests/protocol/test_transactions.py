@@ -12,17 +12,26 @@ from msgspec.structs import replace
 
 from protocol.codec import decode, encode
 from protocol.digest import blob_digest
+from protocol.erasure import LeafProof
 from protocol.finality import ChainId
-from protocol.ids import AccountId, Digest, Signature
+from protocol.ids import AccountId, Digest, Epoch, PeerId, Signature
 from protocol.limits import (
+    ANSWER_TRANSACTION_BYTES_MAX,
+    CELL_LEAF_BYTES,
+    CELLS_PER_TILE_MAX,
+    MERKLE_PATH_MAX,
     PARENTS_PER_RECORD_MAX,
+    PLAIN_TRANSACTION_BYTES_MAX,
     RECORD_NAME_CHARACTERS_MAX,
     SUPPLY_NANO_MAX,
+    TABLES_PATH_MAX,
+    TILES_PER_BLOB_MAX,
     TRANSACTION_BYTES_MAX,
     WORK_BITS_MAX,
 )
 from protocol.rejection import Reason, Rejected
 from protocol.transactions import (
+    CustodyAnswer,
     DatasetRecord,
     ParameterRecord,
     Payload,
@@ -70,6 +79,7 @@ def test_every_changed_bit_is_refused(payload):
             Reason.MALFORMED,
             Reason.NOT_CANONICAL,
             Reason.WRONG_CHAIN,
+            Reason.OTHER_FORK,
             Reason.BAD_SIGNATURE,
         )
 
@@ -79,7 +89,7 @@ def test_a_transaction_is_for_one_chain():
     transaction = sign_transaction(ACCOUNT_KEYS[0], CHAIN, 0, 0, Transfer(AccountId(bytes(32)), 1))
     unsigned = replace(transaction, signature=Signature(bytes(64)))
     assert refusal(encode(unsigned), ChainId(b"kcon", 0)) is Reason.WRONG_CHAIN
-    assert refusal(encode(transaction), ChainId(b"nock", 1)) is Reason.WRONG_CHAIN
+    assert refusal(encode(transaction), ChainId(b"nock", 1)) is Reason.OTHER_FORK
     assert refusal(encode(unsigned)) is Reason.BAD_SIGNATURE
 
 
@@ -109,9 +119,24 @@ def test_the_largest_transaction_fits():
         work=2**63 - 1,
     )
     data = encode(sign_transaction(ACCOUNT_KEYS[0], CHAIN, 2**62, SUPPLY_NANO_MAX, largest))
-    assert len(data) <= TRANSACTION_BYTES_MAX
+    assert len(data) <= PLAIN_TRANSACTION_BYTES_MAX
     assert check_transaction(data, CHAIN).plain.payload == largest
     assert refusal(bytes(TRANSACTION_BYTES_MAX + 1)) is Reason.TOO_LARGE
+
+
+def test_the_largest_answer_fits_and_nothing_else_is_as_long():
+    """A leaf with the longest paths and numbers is longer than plain ones may be; a byte above the bound is refused unread."""
+    step = Digest(bytes(32))
+    path = (step,) * MERKLE_PATH_MAX
+    leaf = LeafProof(TILES_PER_BLOB_MAX - 1, CELLS_PER_TILE_MAX - 1, 1_023, bytes(CELL_LEAF_BYTES), path, path)
+    largest = CustodyAnswer(PeerId(bytes(32)), Epoch(2**53), step, leaf, (step,) * TABLES_PATH_MAX)
+    data = encode(sign_transaction(ACCOUNT_KEYS[0], CHAIN, 2**62, SUPPLY_NANO_MAX, largest))
+    assert PLAIN_TRANSACTION_BYTES_MAX < len(data) <= ANSWER_TRANSACTION_BYTES_MAX
+    assert check_transaction(data, CHAIN).plain.payload == largest
+    longer = replace(largest, leaf=replace(leaf, data=bytes(2_000)))
+    data = encode(sign_transaction(ACCOUNT_KEYS[0], CHAIN, 2**62, SUPPLY_NANO_MAX, longer))
+    assert len(data) > ANSWER_TRANSACTION_BYTES_MAX
+    assert refusal(data) is Reason.TOO_LARGE
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from consensus.availability import check_availability_certificate
 from protocol.availability import AvailabilityCertificate, check_claim
+from protocol.cells import CellRequest, Cells, KeepAnswer, Leaf, Manifest, Tables
 from protocol.codec import decode, encode
 from protocol.coded_tables import TileTable, check_table
 from protocol.digest import Domain, digest
@@ -120,3 +121,21 @@ def test_a_stored_certificate_and_cell_say_the_same() -> None:
     shard = check_shard(manifest, decode(Shard, bytes.fromhex(vectors["last shard"]), limit_bytes=SHARD_BYTES_MAX))
     check = TileCheck.of(open_kernel(), manifest, shard.shard.tile)
     assert [each.checked for each in check.check(tables[shard.shard.tile], [shard])] == [shard]
+
+
+def test_stored_answers_about_cells_lead_to_the_stored_question() -> None:
+    """Of the past: what was asked for then is proved by what was answered then."""
+    vectors = {name: bytes.fromhex(text) for name, text in stored("cells.json").items() if isinstance(text, str)}
+    asked = {
+        name: decode(CellRequest, data, limit_bytes=KIB) for name, data in vectors.items() if name.startswith("get ")
+    }
+    given = decode(Manifest, vectors["manifest"], limit_bytes=KIB)
+    manifest = check_manifest(given.data, asked["get manifest"].blob)
+    (table,) = decode(Tables, vectors["tables"], limit_bytes=TABLE_BYTES_MAX).tables
+    checked = check_table(manifest, asked["get tables"].tables, table)
+    (shard,) = decode(Cells, vectors["cells"], limit_bytes=SHARD_BYTES_MAX).shards
+    assert TileCheck.of(open_kernel(), manifest, 0).check(checked, [check_shard(manifest, shard)])
+    leaf = decode(Leaf, vectors["leaf"], limit_bytes=SHARD_BYTES_MAX).proof
+    assert check_leaf(manifest, leaf) == shard.data
+    assert (leaf.tile, leaf.cell, leaf.leaf) == (0, asked["get leaf"].cell, asked["get leaf"].leaf)
+    assert decode(KeepAnswer, vectors["not kept yet"], limit_bytes=KIB).vote is None

@@ -59,6 +59,7 @@ def test_a_right_history_breaks_nothing() -> None:
     for number in range(3, 8):
         for length in (0, 3, 1):
             history.watch.queue(history.peer(0), "inbound", length, 256, history.now)
+        history.watch.kept("version 1 of trunk/0", 0, 200, 64, history.now)
         history.round(number)
     history.finish()
     assert history.breaches() == {}
@@ -614,6 +615,17 @@ def test_a_restart_begins_other_queues() -> None:
             history.arrive(1, is_new=False)
         history.watch.queue(history.peer(1), "leak", sample, 10_000, 10.0 * sample)
     assert history.breaches() == {}
+
+
+def test_a_tile_of_which_too_few_cells_are_left_is_told() -> None:
+    """While a quorum is possible: without one nothing is promised."""
+    history = History()
+    history.watch.kept("version 3 of trunk/0", 1, 64, 64, 4.0)
+    history.watch.quorum_possible(5.0, False)
+    history.watch.kept("version 3 of trunk/0", 1, 10, 64, 6.0)
+    history.watch.quorum_possible(7.0, True)
+    history.watch.kept("version 3 of trunk/0", 1, 63, 64, 8.0)
+    one_breach(history, "kept_readable", "8.0 s", "version 3 of trunk/0", "63 cells of tile 1 are left, 64 rebuild it")
 
 
 def test_failures_and_what_is_left_behind_are_told() -> None:

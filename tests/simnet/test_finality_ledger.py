@@ -173,7 +173,7 @@ REFUSALS = {
     "one payment twice": Reason.WRONG_NONCE,
     "a payment before its turn": Reason.WRONG_NONCE,
     "a payment that nobody signed": Reason.BAD_SIGNATURE,
-    "a payment on another fork": Reason.WRONG_CHAIN,
+    "a payment on another fork": Reason.OTHER_FORK,
     "a word of nobody's onion": Reason.WRONG_EPOCH,
     "another history": Reason.WRONG_BODY,  # none is due; at a boundary it is a bad proof
     "a boundary without history": Reason.WRONG_STATE,  # no boundary: a good body under another root

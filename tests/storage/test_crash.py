@@ -13,8 +13,15 @@ from pathlib import Path
 import pytest
 
 from protocol.digest import blob_digest
+from protocol.erasure import CheckedManifest, Geometry, make_manifest
 from protocol.ids import Digest, TileId
+from protocol.limits import KIB
+from storage.erasure.blob import encode_blob
+from storage.erasure.code import ErasureCode
+from storage.erasure.numpy_kernel import NumpyKernel
+from storage.erasure.tile import CodedTile
 from storage.io.blob_store import BlobStore
+from storage.io.cell_store import CellStore
 from storage.io.files import DirectoryFiles, DirectoryLock
 from storage.io.journal_file import open_journal
 from storage.io.rocks import RocksKeyValue
@@ -88,6 +95,18 @@ for number in itertools.count(store.newest("trunk/0") + 1):
     in_use = store.in_use()
     blobs.delete(*(name for name in blobs.names() if name not in in_use))
 """,
+    "cells": """
+from protocol.coded_tables import make_tables
+from storage.io.cell_store import CellStore
+from tests.storage.test_crash import coded_blob
+store = CellStore(files, index)
+for number in itertools.count(len(list(store.blobs()))):
+    manifest, tile = coded_blob(number)
+    store.put_blob(manifest, *make_tables(manifest, [bytes(48 * 2)]), None)
+    store.put_cells(manifest.root, tile.shards())
+    store.drop_cells(manifest.root, 0, [0, 1, number % 3 + 2])
+    say(number)
+""",
     "ledger": """
 ledger = Ledger(index)
 for number in itertools.count((ledger.tip() or 0) + 1):
@@ -115,7 +134,10 @@ for number in itertools.count((ledger.tip() or 0) + 1):
 def write_and_kill(folder: Path, writer: str, lines: int) -> list[str]:
     """Run a writer until it has reported ``lines`` times, kill it where it is, and return all it ever reported."""
     child = subprocess.Popen(
-        [sys.executable, "-c", _PRELUDE + WRITERS[writer], str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _PRELUDE + WRITERS[writer], str(folder)],
+        cwd=Path(__file__).parents[2],  # a writer may import what the test knows too
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with child:
         heard = [child.stdout.readline() for _ in range(lines)]
@@ -139,6 +161,13 @@ def rebuilt(base: CheckedTile, blobs: BlobStore, updates: Sequence[Digest]) -> b
     for name in updates:
         state = bytes(a ^ b for a, b in zip(state, blobs.read(name), strict=True))
     return tile_block(base.tile_id, state * 1000, 1, 1000)[0]
+
+
+def coded_blob(number: int) -> tuple[CheckedManifest, CodedTile]:
+    """Two data cells and three others, of bytes that nothing else has."""
+    data = b"%08d" % number * 128
+    (tile,) = encode_blob(ErasureCode(NumpyKernel(), Geometry(2, 3, KIB)), [data])
+    return make_manifest(Geometry(2, 3, KIB), len(data), (tile.root,)), tile
 
 
 @pytest.mark.parametrize("writer", sorted(WRITERS))
@@ -177,6 +206,14 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path, writer: str):
                     tile = tiles.open(TileId("trunk/0"), version)
                     assert tile.state == state_after(version)
                 assert tiles.statistics().corrupt_count == 0
+            case "cells":
+                cells = CellStore(files, index)
+                assert cells.statistics().corrupt_count == 0
+                for number in {int(line): None for line in heard}:
+                    manifest, tile = coded_blob(number)
+                    kept = tuple(cell for cell in (2, 3, 4) if cell != number % 3 + 2)
+                    assert cells.cells_held(manifest.root, 0) == kept
+                    assert [cells.find(manifest.root, 0, cell) for cell in kept] == [*map(tile.checked, kept)]
             case "ledger":
                 ledger = Ledger(index)
                 assert ledger.tip() >= max(map(int, heard))

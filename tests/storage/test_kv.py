@@ -200,7 +200,7 @@ def test_a_corrupt_database_says_so(tmp_path: Path, pattern: str):
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 4] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(DatabaseCorrupt, match="move the folder away"):
+    with pytest.raises(DatabaseCorrupt, match="nocknode recovery repair"):
         RocksKeyValue(copy)
 
 

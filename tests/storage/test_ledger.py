@@ -75,6 +75,32 @@ def test_a_block_in_part_is_a_corrupt_database(index):
         ledger.find(Height(1))
 
 
+def test_blocks_are_written_downwards_too():
+    """Right below the oldest, in steps; counted, there after a restart, and with the certificate that was there before."""
+    index = MemoryKeyValue()
+    ledger = Ledger(index)
+    ledger.append(block(9))
+    kept = Batch()
+    kept.put(block_key(CERTIFICATE, Height(6)), b"of a boundary")
+    index.write(kept)
+    ledger = Ledger(index)
+    bare = FinalizedBlock(Height(6), b"header6", b"", b"")
+    for blocks in ([block(7), block(8)], [block(5), bare]):
+        ledger.extend_down(blocks)
+    for again in (ledger, Ledger(index)):
+        assert (again.oldest(), again.tip()) == (5, 9)
+        assert [each.height for each in again.range(Height(0), Height(99))] == [5, 6, 7, 8, 9]
+        assert again.get(Height(6)).certificate == b"of a boundary"
+    for wrong in ([], [block(3)], [block(4), block(5)], [block(4), block(4)]):
+        with pytest.raises(InvariantBroken):
+            ledger.extend_down(wrong)
+    ledger.extend_down([block(height) for height in range(1, 5)])
+    with pytest.raises(InvariantBroken, match="below the first"):
+        ledger.extend_down([block(0)])
+    with pytest.raises(InvariantBroken):
+        Ledger(MemoryKeyValue()).extend_down([block(1)])
+
+
 # -- pruning ------------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +263,21 @@ class Crashes(RuleBasedStateMachine):
         used, oldest = self.ledger.statistics().bytes_used, self.ledger.oldest() or 0
         freed = prune(self.ledger, rule(bytes_max, first_needed), blocks_max=blocks_max)
         assert (freed > 0) == (used > bytes_max and 0 < oldest < min(first_needed, self.durable_tip))
+
+    @rule_(blocks=st.integers(1, 4))
+    def extend_down(self, blocks):
+        oldest, extra = self.ledger.oldest() or 1, Batch()
+        heights = range(max(1, oldest - blocks), oldest)
+        if not heights:
+            return
+        for height in heights:
+            for name in (b"one", b"two"):
+                extra.put(block_row_key(name + b"header%d" % height), b"at %d" % height)
+        found = [
+            FinalizedBlock(Height(height), b"header%d" % height, bytes(100), b"certificate%d" % height)
+            for height in heights
+        ]
+        self.ledger.extend_down(found, extra)
 
     @rule_()
     def crash(self):

@@ -13,16 +13,25 @@ from hypothesis import strategies as st
 from protocol.digest import Domain, digest, number
 from protocol.ids import Digest, Height, PeerId
 from protocol.limits import STATE_ANSWER_BYTES_MAX
-from protocol.state_proof import SubChain, entry_leaf, key_digest, value_digest
+from protocol.merkle import merkle_root
+from protocol.rejection import Rejected
+from protocol.state_proof import SubChain, bucket_digest, entry_leaf, key_digest, value_digest
 from protocol.state_sync import (
+    BUCKET_NAME_BYTES,
+    BUCKET_SHAPE,
     EMPTY,
+    BucketShape,
     Children,
     Entries,
     GetChildren,
     GetEntries,
+    Span,
     StateEntry,
+    check_bucket,
     children_of,
+    leaves_of,
     node_of_leaves,
+    pack_bucket,
 )
 from storage.state_sync import (
     HEDGE_AT_END_MS,
@@ -58,8 +67,9 @@ def place(row: bytes) -> bytes:
 class State:
     """A state as a test holds it: rows, by place."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, shape: BucketShape = BUCKET_SHAPE) -> None:
         self.rows = rows
+        self.shape = shape
         self.by_place = sorted((place(row), row) for row in rows)
 
     def entries(self, name: bytes) -> tuple[StateEntry, ...]:
@@ -67,13 +77,31 @@ class State:
         return tuple(StateEntry(row[1:], self.rows[row]) for row in found)
 
     def digest(self, name: bytes) -> Digest:
-        leaves = (
+        leaves = [
             (key_digest(each.key), entry_leaf(key_digest(each.key), value_digest(each.value)))
             for each in self.entries(name)
-        )
+        ]
         return node_of_leaves(name[1:], leaves)
 
+    def node(self, name: bytes) -> Digest:
+        """The digest of a name, below a bucket too."""
+        if len(name) <= BUCKET_NAME_BYTES:
+            return self.digest(name)
+        return merkle_root([leaf for _, leaf in leaves_of(self.piece(name))])
+
+    def piece(self, name: bytes) -> tuple[StateEntry, ...]:
+        whole = self.entries(name[:BUCKET_NAME_BYTES])
+        span = Span.of(name, len(whole), self.shape)
+        return whole[span.first : span.stop]
+
+    def pieces_below(self, name: bytes) -> bytes:
+        count = len(self.entries(name[:BUCKET_NAME_BYTES]))
+        digests = [self.node(child) for child in children_of(name, Span.of(name, count, self.shape).children)]
+        return pack_bucket(count, digests) if len(name) == BUCKET_NAME_BYTES else b"".join(digests)
+
     def children(self, name: bytes) -> bytes:
+        if len(name) >= BUCKET_NAME_BYTES:
+            return self.pieces_below(name)
         empty = EMPTY[len(name)]
         held = {at[: len(name) + 1] for at, _ in self.by_place if at[: len(name)] == name}
         return b"".join(self.digest(child) if child in held else empty for child in children_of(name))
@@ -86,9 +114,10 @@ class State:
             return Children(tuple(map(self.children, request.names)))
         parts: list[tuple[StateEntry, ...] | None] = []
         for name in request.names:
-            part = self.entries(name)
+            part = self.entries(name) if len(name) <= BUCKET_NAME_BYTES else self.piece(name)
             size = sum(len(each.key) + len(each.value) for each in part)
-            if size > room and len(name) < 3:
+            is_run = len(name) > 3 and Span.of(name, len(self.entries(name[:BUCKET_NAME_BYTES])), self.shape).is_run
+            if size > room and not (is_run and not parts):
                 if not parts:
                     parts.append(None)
                 break
@@ -114,30 +143,35 @@ class Disk:
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Keep):
-                for row in [row for row in self.rows if place(row)[: len(effect.name)] == effect.name]:
-                    del self.rows[row]
-                for name in [name for name in self.digests if name[: len(effect.name)] == effect.name]:
-                    del self.digests[name]
+                if len(effect.name) > BUCKET_NAME_BYTES:
+                    self.digests.pop(effect.name[:BUCKET_NAME_BYTES], None)
+                    assert not {effect.name[:1] + each.key for each in effect.entries} & self.rows.keys()
+                else:
+                    for row in [row for row in self.rows if place(row)[: len(effect.name)] == effect.name]:
+                        del self.rows[row]
+                    for name in [name for name in self.digests if name[: len(effect.name)] == effect.name]:
+                        del self.digests[name]
+                assert effect.places == tuple(key_digest(each.key) for each in effect.entries)
                 self.rows.update({effect.name[:1] + each.key: each.value for each in effect.entries})
                 self.digests[effect.name] = effect.digest
             elif isinstance(effect, Split):
                 del self.digests[effect.name]
                 self.digests.update(zip(children_of(effect.name), effect.digests, strict=True))
 
-    def machine(self, target: Target) -> StateSync:
+    def machine(self, target: Target, shape: BucketShape = BUCKET_SHAPE) -> StateSync:
         def find_children(name: bytes) -> list[Digest]:
             raw = State(self.rows).children(name)
             return [Digest(raw[at : at + 32]) for at in range(0, len(raw), 32)]
 
-        return StateSync(target, find_children, dict(self.digests))
+        return StateSync(target, find_children, dict(self.digests), shape)
 
 
 class Conversation:
     """One machine and its sources. ``behave`` of a source changes its answers; None: it says nothing."""
 
-    def __init__(self, target: Target, disk: Disk, seed: int) -> None:
+    def __init__(self, target: Target, disk: Disk, seed: int, shape: BucketShape = BUCKET_SHAPE) -> None:
         self.disk = disk
-        self.machine = disk.machine(target)
+        self.machine = disk.machine(target, shape)
         self.draw = random.Random(seed)
         self.now_ms = 0
         self.waiting: list[Ask] = []
@@ -357,3 +391,120 @@ def test_a_liar_is_found_out_by_its_first_lie(kind: str) -> None:
     talk.run(state, {})
     assert disk.rows == state.rows
     assert kept.items() <= state.rows.items()
+
+
+# -- one bucket that somebody filled --------------------------------------------------------------------------------------
+
+# Numbers of four bytes of which the digests begin with two zeros: found by trying.
+GROUND = (
+    4756, 97463, 170784, 219759, 259539, 318311, 371135, 387023, 417567, 457733, 532842, 581155, 619929, 799758,
+    867621, 903793, 930863, 967232, 1064862, 1092303, 1094674, 1170457, 1400466, 1402860, 1405223, 1456681, 1539997,
+    1601508, 1701636, 1791303, 1868924, 1908408, 1946062, 1978952, 2047485, 2264033, 2286306, 2293843, 2332210,
+    2412553, 2502712, 2592265, 2617215, 2828292, 2882642, 2967947, 2993155, 2999199, 2999995, 3371088, 3470161,
+    3537884, 3627140, 3652171, 3695061, 3770842, 3794213, 3905251, 3970461, 4096466, 4102357, 4274013, 4289826,
+    4338893, 4485997, 4504272, 4531478, 4589314, 4615377, 4677564, 4680321, 4688617, 4803595, 4869887, 4904716,
+    4942164, 5134686, 5137859, 5232668, 5271562, 5297373, 5298019, 5304479, 5329000, 5358065, 5415116, 5479514,
+    5483167, 5498526, 5512548, 5559324, 5622944, 5663208, 5733886, 5779756, 5798984, 5897520, 5925852, 5944472,
+    5989428, 6004788, 6005637, 6009881, 6202156, 6204840, 6205918, 6287760, 6397013, 6417951, 6591261, 6598388,
+    6693014, 6928444, 7000819, 7120969, 7134244, 7189866, 7249770, 7273470, 7343640, 7524347, 7611118, 7617214,
+    7629390, 7724107, 7875109, 7924252, 7969642, 7977505, 8016158, 8063303, 8146540, 8148972, 8225819, 8227939,
+    8371596, 8532454, 8533412, 8647161, 8662226,
+)  # fmt: skip
+FULL = bytes([1, 0, 0])  # their bucket
+
+
+def fill(draw: random.Random, count: int = len(GROUND), *, value_bytes: int = 40) -> Rows:
+    """A state of which one bucket has more entries than the others."""
+    filled = {bytes([1]) + key.to_bytes(4, "big"): draw.randbytes(value_bytes) for key in GROUND[:count]}
+    return filled | make_rows(30, draw.getrandbits(32))
+
+
+# One level a byte and runs of two: 29 entries are as deep as half a million are with the shape that is used.
+DEEP = (29, BucketShape(1, 1))
+FLAT = (len(GROUND), BUCKET_SHAPE)
+
+
+def test_the_keys_stand_in_one_bucket() -> None:
+    """As the comment says; three runs and more."""
+    assert {key_digest(key.to_bytes(4, "big"))[:2] for key in GROUND} == {bytes(2)}
+    assert len(GROUND) > 2 * 64
+
+
+@pytest.mark.parametrize(("count", "shape"), [FLAT, DEEP], ids=["runs of 64", "runs of 2"])
+@pytest.mark.parametrize("room", [1, 300, 900])
+def test_a_bucket_that_is_too_large_for_an_answer_is_fetched_by_runs(count: int, shape: BucketShape, room: int) -> None:
+    """Byte for byte, and known as here when it is begun again, whoever lies on the way."""
+    state, disk = State(fill(random.Random(room), count), shape), Disk()
+    liars = dict(zip(PEERS, ("drops", "silent", "changes", "fails", "adds"), strict=False))
+    for steps in range(2):
+        talk = Conversation(state.target(), disk, room, shape)
+        for peer in PEERS:
+            talk.tell(SourceFound(peer))
+        asked = [name for ask in talk.waiting for name in ask.request.names if isinstance(ask.request, GetEntries)]
+        assert not (steps and [name for name in asked if name != FULL])
+        talk.run(state, liars, room)
+        assert disk.rows == state.rows
+        assert any(len(name) > BUCKET_NAME_BYTES for name in disk.digests)
+        progress = talk.machine.progress
+        assert progress.parts == progress.parts_kept > 0
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32), cut=st.integers(0, 60), is_changed=st.booleans())
+def test_runs_stay_when_a_process_ends_and_go_when_their_bucket_changes(seed: int, cut: int, is_changed: bool) -> None:
+    """Killed somewhere in the middle of a large bucket, begun again with the same state or a newer one."""
+    draw = random.Random(seed)
+    before, disk = State(fill(draw)), Disk()
+    first = Conversation(before.target(), disk, seed)
+    for peer in PEERS[:3]:
+        first.tell(SourceFound(peer))
+    for _ in range(cut):
+        if first.waiting and not first.finished:
+            ask = first.take()
+            first.tell(Answered(ask.number, before.answer(ask.request, 500)))
+    rows = dict(before.rows)
+    if is_changed:
+        rows.pop(bytes([1]) + draw.choice(GROUND).to_bytes(4, "big"))
+    after = State(rows)
+    kept = [name for name in disk.digests if len(name) > BUCKET_NAME_BYTES]
+    late = Conversation(after.target(128), disk, seed)
+    asked: list[bytes] = []
+    for peer in PEERS[:3]:
+        late.tell(SourceFound(peer))
+    while not late.finished:
+        ask = late.take()
+        asked += ask.request.names if isinstance(ask.request, GetEntries) else ()
+        late.tell(Answered(ask.number, after.answer(ask.request, 500)))
+    assert disk.rows == after.rows
+    if not is_changed:
+        assert not [name for name in kept if name in asked]
+
+
+@given(count=st.integers(1, 40_000), data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_every_name_below_a_bucket_has_the_digest_that_its_children_and_its_entries_give(
+    count: int, data: st.DataObject
+) -> None:
+    """From the bucket down to a run: whoever checks a level has checked what is below it."""
+    leaves = [digest(Domain.ACCOUNT, number(index)) for index in range(count)]
+    name, span, stands_for = FULL, Span.of(FULL, count), merkle_root(leaves)
+    while True:
+        span = Span.of(name, count)
+        assert stands_for == merkle_root(leaves[span.first : span.stop])
+        if span.is_run:
+            assert span.stop - span.first <= 64
+            break
+        spans = [Span.of(child, count) for child in children_of(name, span.children)]
+        assert [each.first for each in spans] == list(range(span.first, span.stop, span.child_entries))
+        children = [merkle_root(leaves[each.first : each.stop]) for each in spans]
+        assert merkle_root(children) == stands_for
+        if name == FULL:
+            packed = pack_bucket(count, children)
+            assert check_bucket(FULL, packed, bucket_digest(count, stands_for)) == (count, tuple(children))
+            for wrong in (pack_bucket(count + 1, children), packed[:-32], packed + bytes(32), b""):
+                with pytest.raises(Rejected):
+                    check_bucket(FULL, wrong, bucket_digest(count, stands_for))
+        chosen = data.draw(st.integers(0, len(children) - 1))
+        name, stands_for = name + bytes([chosen]), children[chosen]
+        with pytest.raises(Rejected):
+            Span.of(name[:-1] + bytes([255]) + bytes(4), count)

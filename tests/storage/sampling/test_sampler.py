@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from protocol.erasure import LIVE, CheckedManifest, Geometry, Shard, make_manifest
 from protocol.ids import PeerId
 from protocol.limits import KIB
+from storage.custodians import Accuse, Fault, Started, Wake, Woken
 from storage.erasure.blob import encode_blob
 from storage.erasure.code import ErasureCode
 from storage.erasure.numpy_kernel import NumpyKernel
@@ -24,19 +25,14 @@ from storage.erasure.tile import CodedTile
 from storage.sampling.odds import fooled, samplers_until_public
 from storage.sampling.sampler import (
     Absent,
-    Accuse,
     Arrived,
     AskCell,
     Concluded,
-    Fault,
     Fetched,
     SamplingEffect,
     SamplingRule,
-    Started,
     TileSampler,
     Verdict,
-    Wake,
-    Woken,
 )
 
 PEERS = [PeerId(bytes([index]) * 32) for index in range(40)]
