@@ -13,7 +13,7 @@ Money is double entry: whatever changes an account or a validator changes the to
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar, cast
 
@@ -22,7 +22,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from consensus.heads import TileHead
-from consensus.state_tree import StateTree
+from consensus.state_tree import ReadBucket, StateTree, StoredEntry
 from protocol.availability import Subject
 from protocol.codec import Message, decode, encode
 from protocol.digest import Domain, blob_digest, digest, number
@@ -43,7 +43,7 @@ from protocol.ids import (
     VersionField,
 )
 from protocol.limits import STATE_ENTRY_BYTES_MAX, SUPPLY_NANO_MAX, UNBONDINGS_PER_VALIDATOR_MAX, VALIDATORS_MAX
-from protocol.rejection import Reason, Rejected, check_invariant
+from protocol.rejection import InvariantBroken, Reason, Rejected, check_invariant
 from protocol.roster import Head, MemberCard, Roster
 from protocol.state_proof import StateProof, SubChain, combine_roots
 from protocol.transactions import DatasetRecord, MetaVersion, Money, ParameterRecord, SemVer
@@ -517,17 +517,50 @@ def all_rows(state: State) -> Iterator[tuple[bytes, Message | None]]:
 
 
 def load_state(rows: Iterable[tuple[bytes, bytes]]) -> State:
-    """The state of rows that were written of it, in any order. Raises ``Rejected`` where one is no entry.
+    """The state of rows that were written of it, in any order, all in memory. Raises ``Rejected`` where one is no entry.
 
     Whether all are there, its root tells.
     """
-    entries: tuple[list[tuple[bytes, bytes]], ...] = tuple([] for _ in SubChain)
-    values: tuple[list[Message], ...] = tuple([] for _ in SubChain)
+    entries: tuple[list[tuple[bytes, Message]], ...] = tuple([] for _ in SubChain)
     for key, value in rows:
-        values[key[0]].append(decode_entry(key, value))
-        entries[key[0]].append((key[1:], value))
-    state = State(tuple(map(StateTree.of_rows, entries, values)), _NOTHING.supply)
+        entries[key[0]].append((key[1:], decode_entry(key, value)))
+    state = State(tuple(map(StateTree.of, entries)), _NOTHING.supply)
     return State(state.trees, state.get(SUPPLY))
+
+
+StoredRow = tuple[bytes, bytes, tuple[Digest, Digest]]
+"""An entry as a disk has it: key, canonical bytes, and (place, leaf)."""
+
+
+def open_state(
+    buckets: Iterable[tuple[bytes, Digest]],
+    read: Callable[[bytes, Digest], Iterable[StoredRow]],
+    root: Digest,
+) -> State | None:
+    """The state with this root, whose entries are read when they are looked at; None where the digests do not lead to it.
+
+    ``buckets``: the name of each that has entries, sub-chain and two bytes, and its digest. ``read`` gives the entries of one
+    in ascending order of place, and answers for it that they lead to the digest.
+    """
+    digests: tuple[dict[int, Digest], ...] = tuple({} for _ in SubChain)
+    for name, bucket in buckets:
+        digests[name[0]][int.from_bytes(name[1:], "big")] = bucket
+    trees = tuple(StateTree.open(digests[chain], _reader(bytes([chain]), read)) for chain in SubChain)
+    state = State(trees, _NOTHING.supply)
+    return State(trees, state.get(SUPPLY)) if state.root() == root else None
+
+
+def _reader(chain: bytes, read: Callable[[bytes, Digest], Iterable[StoredRow]]) -> ReadBucket:
+    """What the tree of a sub-chain reads a bucket with."""
+
+    def read_bucket(bucket: int, bucket_digest: Digest) -> list[StoredEntry]:
+        rows = read(chain + bucket.to_bytes(2, "big"), bucket_digest)
+        try:
+            return [(key, decode_entry(chain + key, value), leaf) for key, value, leaf in rows]
+        except Rejected as refusal:  # nobody's fault whose block is being executed
+            raise InvariantBroken(f"what everybody agreed on is no entry of a state: {refusal}") from None
+
+    return read_bucket
 
 
 def decode_entry(key: bytes, value: bytes) -> Message:

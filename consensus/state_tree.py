@@ -7,12 +7,16 @@ states cost what they differ by, and a block that is not final is dropped by for
 asked for and remembered, so a block rehashes the buckets that it touched, each once, and the nodes above them.
 
 The root depends on the entries alone, never on the order of changes: places come from digests, not from time.
+
+A tree that is opened from a disk knows the digests of its buckets, and reads the entries of one when it is looked at first.
+That is sound without a version of anything: to change a bucket is to look at it first, and every tree that has it sees what was
+read then. So as long as nobody has looked, nobody has changed it, and the disk has what it had when the tree was opened.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from msgspec import Struct
@@ -27,10 +31,15 @@ from protocol.state_proof import (
     bucket_digest,
     bucket_of,
     entry_leaf,
-    entry_leaves,
     key_digest,
     value_digest,
 )
+
+StoredEntry = tuple[bytes, Message, tuple[Digest, Digest]]
+"""Key, value, and (place, leaf)."""
+
+ReadBucket = Callable[[int, Digest], Sequence[StoredEntry]]
+"""The entries of a bucket by its number and its digest, in ascending order of place; checked: they lead to the digest."""
 
 # Structs without garbage collection: nothing here can be part of a cycle, and a collection that visits every node of a state of
 # 100,000 accounts takes a third of a second, several times in a second of transfers (docs/log.md).
@@ -87,6 +96,33 @@ class _Bucket(_Node, eq=False, gc=False):
         return None
 
 
+class _StoredBucket(_Bucket, eq=False, gc=False):
+    """A bucket of which only the digest is known, until it is looked at."""
+
+    number: int = 0
+    read: ReadBucket | None = None  # None: it was read
+
+    def load(self) -> None:
+        read = self.read
+        if read is None or self._root is None:
+            return
+        try:
+            found = read(self.number, self._root)
+        except Exception:
+            if self.read is None:  # another thread was faster, and what it read was changed on the disk since
+                return
+            raise
+        self.entries = tuple(_Entry(place, key, value, leaf) for key, value, (place, leaf) in found)
+        self.read = None  # last: whoever sees it has the entries
+
+
+def _look(node: _Node) -> _Bucket:
+    """A bucket with its entries."""
+    if type(node) is _StoredBucket and node.read is not None:
+        node.load()
+    return cast(_Bucket, node)
+
+
 def _make_empty() -> tuple[_Node, ...]:
     nodes: list[_Node] = [_Bucket()]
     for _ in range(BUCKET_LEVELS):
@@ -109,25 +145,28 @@ class StateTree:
     @classmethod
     def of(cls, entries: Iterable[tuple[bytes, Message]]) -> StateTree:
         """The tree of these keys and values, in any order: what as many ``put`` would make, without the trees between."""
-        return cls._of(_Entry(key_digest(key), key, value) for key, value in entries)
-
-    @classmethod
-    def of_rows(cls, rows: Sequence[tuple[bytes, bytes]], values: Sequence[Message]) -> StateTree:
-        """As ``of``, for keys with canonical bytes and the values that these are: nothing is encoded to be hashed."""
-        leaves = entry_leaves(rows)
-        return cls._of(
-            _Entry(place, key, value, leaf) for (place, leaf), (key, _), value in zip(leaves, rows, values, strict=True)
+        buckets: dict[int, list[_Entry]] = {}
+        for key, value in entries:
+            entry = _Entry(key_digest(key), key, value)
+            buckets.setdefault(bucket_of(entry.place), []).append(entry)
+        return cls._above(
+            {
+                number: _Bucket(entries=tuple(sorted(held, key=lambda entry: entry.place)))
+                for number, held in buckets.items()
+            }
         )
 
     @classmethod
-    def _of(cls, entries: Iterable[_Entry]) -> StateTree:
-        buckets: dict[int, list[_Entry]] = {}
-        for entry in entries:
-            buckets.setdefault(bucket_of(entry.place), []).append(entry)
-        level: dict[int, _Node] = {
-            index: _Bucket(entries=tuple(sorted(held, key=lambda entry: entry.place)))
-            for index, held in buckets.items()
-        }
+    def open(cls, digests: Mapping[int, Digest], read: ReadBucket) -> StateTree:
+        """The tree whose buckets with entries have these digests, by their numbers; ``read`` finds the entries."""
+        return cls._above(
+            {number: _StoredBucket(_root=digest, number=number, read=read) for number, digest in digests.items()}
+        )
+
+    @classmethod
+    def _above(cls, buckets: Mapping[int, _Node]) -> StateTree:
+        """The tree of these buckets, by their numbers; the others are empty."""
+        level = dict(buckets)
         for empty in _EMPTY[:-1]:
             above = dict.fromkeys(index >> 1 for index in level)
             level = {index: _Node(level.get(2 * index, empty), level.get(2 * index + 1, empty)) for index in above}
@@ -136,6 +175,10 @@ class StateTree:
     def root(self) -> Digest:
         """The sub-root."""
         return self._top.root()
+
+    def bucket_digest(self, key: bytes) -> Digest:
+        """The digest of the bucket in which ``key`` stands, or would stand."""
+        return self._find_bucket(key_digest(key)).root()
 
     def digests_below(self, prefix: bytes) -> list[Digest]:
         """The 256 digests eight levels below a prefix of places: of none, its branches, or of one byte, its buckets."""
@@ -170,7 +213,7 @@ class StateTree:
         while waiting:
             node, level = waiting.pop()
             if isinstance(node, _Bucket):
-                yield from ((entry.key, entry.value) for entry in node.entries)
+                yield from ((entry.key, entry.value) for entry in _look(node).entries)
             elif node.root() != _EMPTY[level].root():
                 waiting += [(node.right, level - 1), (node.left, level - 1)]
 
@@ -182,8 +225,8 @@ class StateTree:
             if old is new:
                 continue
             if isinstance(old, _Bucket) and isinstance(new, _Bucket):
-                was = {entry.key: entry.value for entry in old.entries}
-                now = {entry.key: entry.value for entry in new.entries}
+                was = {entry.key: entry.value for entry in _look(old).entries}
+                now = {entry.key: entry.value for entry in _look(new).entries}
                 yield from ((key, value) for key, value in now.items() if was.get(key) != value)
                 yield from ((key, None) for key in was if key not in now)
             else:
@@ -213,11 +256,14 @@ class StateTree:
             shown.append(ProvedEntry(index, entry.place, value, merkle_proof(leaves, index)))
         return len(bucket.entries), bucket.entries_root(), tuple(shown)
 
-    def _bucket(self, place: Digest) -> _Bucket:
+    def _find_bucket(self, place: Digest) -> _Node:
         index, node = bucket_of(place), self._top
         for bit in range(_LEFTMOST_BIT, -1, -1):
             node = node.right if index >> bit & 1 else node.left
-        return cast(_Bucket, node)  # sixteen levels down there are only buckets
+        return node
+
+    def _bucket(self, place: Digest) -> _Bucket:
+        return _look(self._find_bucket(place))  # sixteen levels down there are only buckets
 
     def _node(self, prefix: bytes) -> _Node:
         node = self._top

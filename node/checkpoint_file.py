@@ -34,7 +34,7 @@ from protocol.light_client import LightBlock, LightClientProof
 from protocol.limits import BODY_BYTES_MAX, MIB
 from protocol.rejection import Reason, Rejected
 from protocol.state_proof import SubChain
-from protocol.state_sync import EMPTY, NameField, StateEntry, check_entries, children_of
+from protocol.state_sync import EMPTY, CheckedEntries, NameField, StateEntry, check_entries, children_of
 from storage.kv import Batch
 from storage.ledger import FinalizedBlock
 
@@ -44,7 +44,7 @@ _HEAD_BYTES_MAX: Final = 64 * MIB  # years of boundaries
 _PART_BYTES_MAX: Final = 64 * MIB  # a branch of a state of sixteen gigabytes
 _PROOFS_MAX: Final = 16
 
-ProvedPart = tuple[bytes, tuple[StateEntry, ...], tuple[Digest, ...], Digest]  # name, entries, their places, digest
+ProvedPart = tuple[bytes, tuple[StateEntry, ...], CheckedEntries, Digest]  # name, entries, their proof's, digest
 OnPart = Callable[[int, int], None]  # parts done, parts in all
 
 
@@ -124,11 +124,11 @@ def import_checkpoint(ground: Ground, source: BinaryIO, now_ms: int, on_part: On
     count = sum(1 for _ in _parts_of(head.manifest))
     batch = Batch()
     for name in _empty_parts(head.manifest):
-        keep_part(batch, ground.index, name, (), (), EMPTY[1])
+        keep_part(batch, ground.index, name, (), CheckedEntries(), EMPTY[1])
     ground.index.write(batch, durable=False)
-    for done, (name, entries, places, digest) in enumerate(parts, 1):
+    for done, (name, entries, checked, digest) in enumerate(parts, 1):
         batch = Batch()
-        keep_part(batch, ground.index, name, entries, places, digest)
+        keep_part(batch, ground.index, name, entries, checked, digest)
         ground.index.write(batch, durable=False)
         on_part(done, count)
     ground.adopt_checkpoint(

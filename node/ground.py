@@ -23,8 +23,7 @@ Own rows in the database (storage.keys.own_key):
 from __future__ import annotations
 
 import contextlib
-import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -38,7 +37,7 @@ from consensus.finality.signer import REFUSALS
 from consensus.finality.signer import JournalState as VoteJournalState
 from consensus.heads import TileHead
 from consensus.light_client import LightClientRule, Trust
-from consensus.state import ROSTERS, TILES, State, TileEntry, all_rows, load_state, state_of_genesis
+from consensus.state import ROSTERS, TILES, State, TileEntry, all_rows, state_of_genesis
 from node.chain_index import transaction_rows
 from node.checkpoints import take_checkpoint
 from node.clock import Clock
@@ -47,7 +46,17 @@ from node.disk import DirectoryDisk, Disk, Journals
 from node.fork_rows import Fork, find_fork, find_pending, put_fork, trust_of
 from node.genesis_file import read_genesis
 from node.keys import AskPassphrase, NodeKeys, load_keys
-from node.state_rows import FetchRow, end_fetch, find_fetch, scan_state, state_key, store_changes
+from node.state_rows import (
+    NOT_THE_STATE,
+    STATE,
+    FetchRow,
+    count_buckets,
+    end_fetch,
+    find_fetch,
+    open_rows,
+    state_key,
+    store_changes,
+)
 from node.tile_work import TileWork, UpdateRebuild
 from protocol.codec import Message, decode, encode
 from protocol.digest import number
@@ -135,18 +144,6 @@ class KnownPeers(Message, frozen=True):
     addresses: tuple[str, ...]
 
 
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Whatever is made meanwhile stays: to look through all of it for garbage again and again takes half as long once more."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 @dataclass(slots=True)
 class Ground:
     """An opened data directory. ``close`` gives everything back."""
@@ -208,29 +205,33 @@ class Ground:
         return state_of_genesis(self.genesis, self.genesis_roots.items())
 
     def load_state(self) -> State:
-        """The decided state as of the ledger's tip; raises ``DatabaseCorrupt`` when the rows are not what its header says."""
+        """The decided state as of the ledger's tip, which is read from the database when it is looked at.
+
+        Raises ``DatabaseCorrupt`` when the digests of its buckets are not what its header says; who looks at a bucket gets it
+        where the entries are not those of the digest.
+        """
         if find_fetch(self.index) is not None:
             raise DatabaseCorrupt(
                 "The state in the database is only a part of one: start the node, which fetches the rest."
             )
-        rows = list(scan_state(self.index))
-        with _without_collector():
-            return self._load_state(rows)
-
-    def _load_state(self, rows: Sequence[tuple[bytes, bytes]]) -> State:
-        if not rows:
-            state = self.genesis_state()
-            batch = Batch()
-            store_changes(batch, all_rows(state))
+        root = self.anchor().state_root
+        if not self.index.scan(STATE, limit=1):
+            state, batch = self.genesis_state(), Batch()
+            store_changes(batch, all_rows(state), state)
             self.index.write(batch)
-        else:
-            state = load_state(rows)
-        if state.root() != self.anchor().state_root:
-            raise DatabaseCorrupt(
-                "The state in the database is not the one that its last block has: "
-                "run `nocknode recovery repair`, which fetches it again from peers."
-            )
-        return state
+        found = open_rows(self.index, root)
+        if found is None:  # the digests are of another state than the entries, or an older program left none
+            count_buckets(self.index)
+            found = open_rows(self.index, root)
+        if found is None:
+            raise DatabaseCorrupt(NOT_THE_STATE)
+        return found
+
+    def check_state(self) -> None:
+        """Read all of the state; raises ``DatabaseCorrupt`` where it is not what the tip's header says."""
+        if find_fetch(self.index) is None and self.index.scan(STATE, limit=1):
+            count_buckets(self.index)
+        self.load_state()
 
     def tile_heads(self) -> dict[TileId, TileHead]:
         """Where each tile stands as of the ledger's tip; may be asked from any thread."""
@@ -259,7 +260,7 @@ class Ground:
     def store_finalized(self, committed: CommittedBlock) -> None:
         """A final block with everything that becomes true with it, in one batch; durable on return."""
         block, extra = committed.block, Batch()
-        store_changes(extra, committed.changes)
+        store_changes(extra, committed.changes, committed.after)
         self.forget_transactions(extra, (receipt.id for receipt in committed.receipts))
         heads = decode(Body, block.body, limit_bytes=BODY_BYTES_MAX).heads
         extra.extend(transaction_rows(block.header.height, committed.receipts, heads))

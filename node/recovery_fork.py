@@ -38,7 +38,7 @@ def adopt_when_due(ground: Ground) -> Ground:
     rules = BlockRules.of(ground.genesis, ground.chain.fork)
     after = recover_state(before, pending.checked, rules)
     batch = Batch()
-    store_changes(batch, changes_between(before, after))
+    store_changes(batch, changes_between(before, after), after)
     put_fork(batch, pending.signed, after.root())
     ground.forget_open_finality(batch)
     # What its users had sent and no block has, they signed for the fork before.

@@ -69,7 +69,7 @@ def repair_chain(ground: Ground) -> list[Damage]:
     if find_fetch(ground.index) is not None:
         return []  # a state that is not whole yet, which the next start goes on to fetch
     try:
-        ground.load_state()
+        ground.check_state()
     except (DatabaseCorrupt, Rejected) as error:
         forget_chain(ground)
         return [Damage("chain", str(error).partition(":")[0], "")]

@@ -1,41 +1,56 @@
 """The state on disk: a row for each entry, in the order of the tree, so that any part of it is one run of rows.
 
     own_key("state", chain | H(key) | key)       -> the entry's canonical bytes
+    own_key("bucket", name)                      -> the digest of a bucket that has entries
     own_key("fetched", name)                     -> the digest of a part that was fetched and proved, until all are there
     own_key("fetching")                          -> FetchRow: what is being fetched; while it is here, the state is not one
 
 ``chain | key`` is what ``consensus.state.changes_between`` calls a row; a name is that of ``protocol/state_sync.py``.
+
+A node opens a state by the digests of its buckets, which lead to the state root, and reads the entries of a bucket when
+somebody looks at it first: what is read is proved then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Final
 
 from msgspec import Meta
 
+from consensus.state import State, StoredRow, open_state
 from protocol.codec import Message, decode, encode
 from protocol.ids import Digest, DigestField
 from protocol.light_client import LightBlock
 from protocol.limits import MIB
+from protocol.rejection import Rejected
 from protocol.state_proof import SubChain, key_digest
 from protocol.state_sync import (
     BUCKET_NAME_BYTES,
     DIGEST_BYTES,
     EMPTY,
+    CheckedEntries,
     StateEntry,
     bucket_name,
+    buckets_of_leaves,
+    check_entries,
     children_of,
     leaves_of,
-    node_of_leaves,
+    node_of_buckets,
 )
 from storage.keys import own_key
-from storage.kv import Batch, KeyValue, scan_all
+from storage.kv import Batch, DatabaseCorrupt, KeyValue, scan_all
 
 STATE: Final = own_key("state")
+_BUCKET: Final = own_key("bucket")
 _FETCHED: Final = own_key("fetched")
 _FETCHING: Final = own_key("fetching")
 _FETCH_ROW_BYTES_MAX: Final = 64 * MIB  # our own: years of boundaries
+NOT_THE_STATE: Final = (
+    "The state in the database is not the one that its last block has: "
+    "run `nocknode recovery repair`, which fetches it again from peers."
+)
 _PLACE_BYTES: Final = 1 + DIGEST_BYTES  # before an entry's key: sub-chain and H(key)
 
 
@@ -56,13 +71,56 @@ def state_key(row: bytes) -> bytes:
     return STATE + row[:1] + key_digest(key) + key
 
 
-def store_changes(batch: Batch, changes: Iterable[tuple[bytes, Message | None]]) -> None:
-    """Add to ``batch`` what a block changed."""
+def store_changes(batch: Batch, changes: Iterable[tuple[bytes, Message | None]], after: State) -> None:
+    """Add to ``batch`` what a block changed, and the digests that buckets have ``after`` it."""
+    buckets: dict[bytes, Digest] = {}
     for row, entry in changes:
+        at = state_key(row)
         if entry is None:
-            batch.delete(state_key(row))
+            batch.delete(at)
         else:
-            batch.put(state_key(row), encode(entry))
+            batch.put(at, encode(entry))
+        bucket = at[len(STATE) : len(STATE) + BUCKET_NAME_BYTES]
+        if bucket not in buckets:
+            buckets[bucket] = after.trees[row[0]].bucket_digest(row[1:])
+    for bucket, found in buckets.items():
+        if found == EMPTY[BUCKET_NAME_BYTES - 1]:
+            batch.delete(_BUCKET + bucket)
+        else:
+            batch.put(_BUCKET + bucket, found)
+
+
+def open_rows(index: KeyValue, root: Digest) -> State | None:
+    """The state with this root, read when it is looked at; None where the digests that are here do not lead to it."""
+    buckets = ((key[len(_BUCKET) :], Digest(value)) for key, value in scan_all(index, _BUCKET))
+    return open_state(buckets, partial(_read_bucket, index), root)
+
+
+def _read_bucket(index: KeyValue, name: bytes, bucket: Digest) -> Iterator[StoredRow]:
+    """The entries of a bucket; raises ``DatabaseCorrupt`` where they are not those of its digest."""
+    entries = tuple(entries_below(index, name))
+    try:
+        leaves = check_entries(name, entries, bucket).leaves
+    except Rejected:
+        raise DatabaseCorrupt(NOT_THE_STATE) from None
+    return ((entry.key, entry.value, leaf) for entry, leaf in zip(entries, leaves, strict=True))
+
+
+def count_buckets(index: KeyValue) -> None:
+    """Compute the digests of all buckets from the entries that are here, and put right what differs; durable on return."""
+    found: dict[bytes, Digest] = {}
+    for chain in SubChain:
+        name = bytes([chain])
+        for child in children_of(name):
+            found |= buckets_of_leaves(name, leaves_of(entries_below(index, child)))
+    batch, kept = Batch(), {key[len(_BUCKET) :]: value for key, value in scan_all(index, _BUCKET)}
+    for bucket in kept.keys() - found.keys():
+        batch.delete(_BUCKET + bucket)
+    for bucket, digest in found.items():
+        if kept.get(bucket) != digest:
+            batch.put(_BUCKET + bucket, digest)
+    if batch:
+        index.write(batch)
 
 
 def scan_state(index: KeyValue, name: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -86,7 +144,11 @@ def entries_below(index: KeyValue, name: bytes, *, start: bytes = b"") -> Iterat
 
 def digests_below(index: KeyValue, name: bytes) -> list[Digest]:
     """The 256 digests below a name, from the entries that are here."""
-    return [node_of_leaves(child[1:], leaves_of(entries_below(index, child))) for child in children_of(name)]
+    chain = name[:1]
+    return [
+        node_of_buckets(child, buckets_of_leaves(chain, leaves_of(entries_below(index, child))))
+        for child in children_of(name)
+    ]
 
 
 # -- while a state is fetched ---------------------------------------------------------------------------------------------
@@ -124,22 +186,27 @@ def keep_part(
     index: KeyValue,
     name: bytes,
     entries: Sequence[StateEntry],
-    places: Sequence[Digest],
+    checked: CheckedEntries,
     digest: Digest,
 ) -> None:
-    """Add to ``batch``: entries, with H(key) of each, in place of all that is below a name, with its digest.
+    """Add to ``batch``: entries that were proved in place of all that is below a name, with its digest.
 
-    What is below a bucket is added to what is there instead, and says so: before the first of them the bucket was emptied.
+    What is below a bucket is added to what is there instead, and says so: before the first of them the bucket was emptied. Its
+    digest is the bucket's.
     """
+    buckets = checked.buckets
     if len(name) <= BUCKET_NAME_BYTES:
-        for prefix in (STATE, _FETCHED):
+        for prefix in (STATE, _BUCKET, _FETCHED):
             for key, _ in scan_all(index, prefix + name):
                 batch.delete(key)
     else:
         batch.delete(_FETCHED + bucket_name(name))
+        buckets = ((bucket_name(name), digest),)
     before = STATE + name[:1]
-    for entry, place in zip(entries, places, strict=True):
+    for entry, (place, _) in zip(entries, checked.leaves, strict=True):
         batch.put(before + place + entry.key, entry.value)
+    for bucket, found in buckets:
+        batch.put(_BUCKET + bucket, found)
     batch.put(_FETCHED + name, digest)
 
 
@@ -160,7 +227,8 @@ def end_fetch(index: KeyValue, batch: Batch) -> None:
 def forget_state(index: KeyValue) -> None:
     """Remove the state, whole or not: the next one begins with nothing. Durable on return."""
     batch = Batch()
-    for key, _ in scan_all(index, STATE):
-        batch.delete(key)
+    for prefix in (STATE, _BUCKET):
+        for key, _ in scan_all(index, prefix):
+            batch.delete(key)
     end_fetch(index, batch)
     index.write(batch)

@@ -106,6 +106,7 @@ class _Verification:
         oldest, tip = self._ground.ledger.oldest() or Height(1), self._ground.ledger.tip() or Height(0)
         self._report.first_block = oldest
         try:
+            self._ground.check_state()
             if oldest == 1 and self._ground.fork is None:
                 self._derive_chain(tip)
             else:

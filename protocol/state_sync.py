@@ -18,7 +18,7 @@ soon as it is here; a part whose digest one has already need not be fetched, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -239,21 +239,31 @@ def check_bucket(
     return count, tuple(children)
 
 
-def check_entries(name: bytes, entries: Sequence[StateEntry], expected: Digest) -> tuple[Digest, ...]:
-    """Check that these are the entries below a name, all of them; returns their places. Raises ``Rejected(BAD_PROOF)``."""
+@dataclass(frozen=True, slots=True)
+class CheckedEntries:
+    """What proving entries has computed: (place, leaf) of each, and the digest of each bucket that is full of them, by name."""
+
+    leaves: tuple[tuple[Digest, Digest], ...] = ()
+    buckets: tuple[tuple[bytes, Digest], ...] = ()
+
+
+def check_entries(name: bytes, entries: Sequence[StateEntry], expected: Digest) -> CheckedEntries:
+    """Check that these are the entries below a name, all of them. Raises ``Rejected(BAD_PROOF)``."""
     prefix = split_name(name)[1]
     leaves = leaves_of(entries)
     if any(not place.startswith(prefix) for place, _ in (*leaves[:1], *leaves[-1:])):  # those between are in order
         raise Rejected(Reason.BAD_PROOF, f"an entry stands elsewhere than below {name.hex()}")
     if any(before[0] >= after[0] for before, after in pairwise(leaves)):
         raise Rejected(Reason.BAD_PROOF, f"the entries below {name.hex()} are not in order")
+    buckets: dict[bytes, Digest] = {}
     if len(name) > BUCKET_NAME_BYTES:
         found = merkle_root([leaf for _, leaf in leaves]) if leaves else NO_ENTRIES
     else:
-        found = node_of_leaves(prefix, leaves)
+        buckets = buckets_of_leaves(name[:1], leaves)
+        found = node_of_buckets(name, buckets)
     if found != expected:
         raise Rejected(Reason.BAD_PROOF, f"the entries below {name.hex()} do not lead to its digest")
-    return tuple(place for place, _ in leaves)
+    return CheckedEntries(tuple(leaves), tuple(buckets.items()))
 
 
 def leaves_of(entries: Iterable[StateEntry]) -> list[tuple[Digest, Digest]]:
@@ -261,19 +271,22 @@ def leaves_of(entries: Iterable[StateEntry]) -> list[tuple[Digest, Digest]]:
     return entry_leaves([(entry.key, entry.value) for entry in entries])
 
 
-def node_of_leaves(prefix: bytes, leaves: Sequence[tuple[Digest, Digest]]) -> Digest:
-    """The digest of a prefix from what stands below it: (place, leaf), in ascending order of place."""
-    if len(prefix) == BUCKET_NAME_BYTES - 1:
-        return _bucket_of_leaves([leaf for _, leaf in leaves])
-    at = len(prefix)
-    children = [EMPTY[at + 1]] * CHILDREN
-    groups: dict[int, list[tuple[Digest, Digest]]] = {}
-    for each in leaves:
-        groups.setdefault(each[0][at], []).append(each)
-    for child, group in groups.items():
-        children[child] = node_of_leaves(prefix + bytes([child]), group)
-    return merkle_root(children)
+def buckets_of_leaves(chain: bytes, leaves: Iterable[tuple[Digest, Digest]]) -> dict[bytes, Digest]:
+    """The digests of the buckets of a sub-chain that have entries, by name, from (place, leaf) in ascending order of place."""
+    groups: dict[bytes, list[Digest]] = {}
+    for place, leaf in leaves:
+        groups.setdefault(place[: BUCKET_NAME_BYTES - 1], []).append(leaf)
+    return {chain + prefix: bucket_digest(len(group), merkle_root(group)) for prefix, group in groups.items()}
 
 
-def _bucket_of_leaves(leaves: Sequence[Digest]) -> Digest:
-    return bucket_digest(len(leaves), merkle_root(leaves) if leaves else NO_ENTRIES)
+def node_of_buckets(name: bytes, buckets: Mapping[bytes, Digest]) -> Digest:
+    """The digest of a name from those of the buckets at or below it that have entries."""
+    if len(name) == BUCKET_NAME_BYTES:
+        return buckets.get(name, EMPTY[BUCKET_NAME_BYTES - 1])
+    below: dict[bytes, dict[bytes, Digest]] = {}
+    for bucket, found in buckets.items():
+        below.setdefault(bucket[: len(name) + 1], {})[bucket] = found
+    nothing = EMPTY[len(name)]
+    return merkle_root(
+        [node_of_buckets(child, below[child]) if child in below else nothing for child in children_of(name)]
+    )

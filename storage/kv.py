@@ -86,6 +86,8 @@ def scan_all(index: KeyValue, prefix: bytes, *, start: bytes = b"") -> Iterator[
     """Every row under a prefix, not below ``start``, in order; what is written meanwhile may or may not be among them."""
     while rows := index.scan(prefix, start=start, limit=_SCAN_ROWS):
         yield from rows
+        if len(rows) < _SCAN_ROWS:
+            return
         start = rows[-1][0] + b"\x00"
 
 

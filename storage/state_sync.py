@@ -34,6 +34,7 @@ from protocol.state_sync import (
     BUCKET_SHAPE,
     EMPTY,
     BucketShape,
+    CheckedEntries,
     Children,
     Entries,
     GetChildren,
@@ -128,7 +129,7 @@ class Keep:
 
     name: bytes
     entries: tuple[StateEntry, ...]
-    places: tuple[Digest, ...]  # H(key) of each
+    checked: CheckedEntries  # what proving them has computed
     digest: Digest
 
 
@@ -280,7 +281,7 @@ class StateSync:
         self._digests[name] = digest
         if len(name) <= BUCKET_NAME_BYTES and digest == EMPTY[len(name) - 1]:
             if self.kept.get(name) != digest and self._held_below(name):
-                self._keep(name, (), (), digest, effects)
+                self._keep(name, (), CheckedEntries(), digest, effects)
             return
         self._parts += 1
         if self.kept.get(name) == self._mark(name):
@@ -293,7 +294,7 @@ class StateSync:
             return bool(self._held_below(name))
         pieces = self._pieces.get(name, {})
         if any(self.kept[piece] != self._digests[name] for piece in pieces):
-            self._keep(name, (), (), EMPTY[2], effects)  # they are of another bucket than the target's
+            self._keep(name, (), CheckedEntries(), EMPTY[2], effects)  # they are of another bucket than the target's
             return False
         return bool(pieces)
 
@@ -315,7 +316,7 @@ class StateSync:
         self,
         name: bytes,
         entries: tuple[StateEntry, ...],
-        places: tuple[Digest, ...],
+        checked: CheckedEntries,
         digest: Digest,
         effects: list[Effect],
     ) -> None:
@@ -326,7 +327,7 @@ class StateSync:
             self.kept.pop(bucket_name(name), None)
             self._pieces.setdefault(bucket_name(name), {})[name] = None
         self.kept[name] = digest
-        effects.append(Keep(name, entries, places, digest))
+        effects.append(Keep(name, entries, checked, digest))
 
     # -- what is missing ------------------------------------------------------------------------------------------------
 
@@ -448,7 +449,7 @@ class StateSync:
         if name == bucket:
             self._counts[name], children = check_bucket(name, digests, self._digests[name], self.shape)
             if name in self.kept:  # another state's
-                self._keep(name, (), (), EMPTY[2], effects)
+                self._keep(name, (), CheckedEntries(), EMPTY[2], effects)
         else:
             count = Span.of(name, self._counts[bucket], self.shape).children
             children = check_children(digests, self._digests[name], count)
@@ -462,9 +463,9 @@ class StateSync:
         if part is None:
             self._refuse_whole(name)
             return 0
-        places = check_entries(name, part, self._digests[name])
+        checked = check_entries(name, part, self._digests[name])
         self._have(name)
-        self._keep(name, tuple(part), places, self._mark(name), effects)
+        self._keep(name, tuple(part), checked, self._mark(name), effects)
         return sum(len(entry.key) + len(entry.value) for entry in part)
 
     def _refuse_whole(self, name: bytes) -> None:

@@ -11,6 +11,8 @@ its bytes.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,18 @@ from typing import Final
 from msgspec import structs
 
 from consensus.finality.tally import build_certificate
-from consensus.state import ACCOUNTS, PARAMETERS, Account, ParameterEntry, all_rows
+from consensus.state import (
+    ACCOUNTS,
+    EPOCH_MARKS,
+    PARAMETERS,
+    PROGRESS,
+    ROSTERS,
+    Account,
+    ParameterEntry,
+    Progress,
+    State,
+    all_rows,
+)
 from node.checkpoints import CheckpointManifest, checkpoint_name
 from node.clock import Clock
 from node.config import default_config_text, load_settings, load_template
@@ -28,7 +41,7 @@ from node.data_directory import DataDirectory
 from node.genesis_file import found_network, write_genesis
 from node.ground import Ground, open_ground
 from node.keys import create_keys
-from node.state_rows import STATE, digests_below, state_key, store_changes
+from node.state_rows import STATE, count_buckets, digests_below, state_key, store_changes
 from protocol.codec import encode
 from protocol.digest import Domain, digest, number
 from protocol.epochs import boundary_of
@@ -151,10 +164,11 @@ def make_state(folder: Path, *, members: int, epochs: int, state_mib: int) -> Ma
     """Put state, boundaries and checkpoint into a directory of ``make_directories``."""
     ground = open_ground(load_settings(folder))
     try:
-        entries, state_bytes = _write_entries(ground, state_mib * MIB)
+        founders = Founders(ground.genesis, members, [_key("vote", each) for each in range(members + epochs)])
+        entries, state_bytes = _write_entries(ground, _begun(ground.genesis_state(), founders, epochs), state_mib * MIB)
+        count_buckets(ground.index)
         branches = [digests_below(ground.index, bytes([chain])) for chain in SubChain]
         roots = tuple(map(merkle_root, branches))
-        founders = Founders(ground.genesis, members, [_key("vote", each) for each in range(members + epochs)])
         block = _write_boundaries(ground, founders, epochs, combine_roots(roots))
         empty = [b"" if root == EMPTY[0] else b"".join(below) for root, below in zip(roots, branches, strict=True)]
         manifest = CheckpointManifest(block, roots, tuple(empty))
@@ -164,9 +178,30 @@ def make_state(folder: Path, *, members: int, epochs: int, state_mib: int) -> Ma
         ground.close()
 
 
-def _write_entries(ground: Ground, state_bytes: int) -> tuple[int, int]:
+def share_state(folder: Path, others: Sequence[Path]) -> None:
+    """Give what ``make_state`` made to other directories, by links to its files: each has a database of its own."""
+    source = DataDirectory(folder)
+    for other in map(DataDirectory, others):
+        shutil.rmtree(other.database)
+        index = RocksKeyValue(source.database)
+        try:
+            index.checkpoint(other.database)
+        finally:
+            index.close()
+        shutil.copytree(source.checkpoints, other.checkpoints, copy_function=os.link, dirs_exist_ok=True)
+
+
+def _begun(state: State, founders: Founders, epoch: int) -> State:
+    """The state in which an epoch begins: who votes in it and around it, and when it began."""
+    for near in range(epoch - 1, epoch + 2):
+        state = state.put(ROSTERS, founders.roster(near), number(near))
+    mark = state.get(EPOCH_MARKS, number(0))
+    return state.put(EPOCH_MARKS, mark, number(epoch)).put(PROGRESS, Progress(epoch, epoch, -1))
+
+
+def _write_entries(ground: Ground, begun: State, state_bytes: int) -> tuple[int, int]:
     batch = Batch()
-    store_changes(batch, all_rows(ground.genesis_state()))
+    store_changes(batch, all_rows(begun), begun)
     ground.index.write(batch)
     count = size = 0
     batch = Batch()

@@ -141,7 +141,7 @@ class _Source:
         assert block.certificate is not None
         light = LightBlock(block.header, block.certificate, genesis_roster(genesis))
         rows, extra = Batch(), Batch()
-        store_changes(rows, all_rows(state))
+        store_changes(rows, all_rows(state), state)
         self.ground.index.write(rows)
         extra.put(own_key("roster", pack_u64(0)), encode(light.roster))
         stored = ledger.FinalizedBlock(block.header.height, encode(block.header), block.body, encode(block.certificate))

@@ -384,7 +384,7 @@ class _Run:
             effects, batch = self._machine.handle(event, now_ms), Batch()
             for effect in effects:
                 if isinstance(effect, sync.Keep):
-                    keep_part(batch, self._index, effect.name, effect.entries, effect.places, effect.digest)
+                    keep_part(batch, self._index, effect.name, effect.entries, effect.checked, effect.digest)
                 elif isinstance(effect, sync.Split):
                     keep_split(batch, effect.name, effect.digests)
             if batch:

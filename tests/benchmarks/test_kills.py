@@ -19,8 +19,7 @@ from benchmarks.kills.sync import Joining, SyncWitness
 from consensus.state import all_rows
 from node.state_rows import entries_below, keep_part, store_changes
 from protocol.ids import Digest, TileId
-from protocol.state_proof import key_digest
-from protocol.state_sync import EMPTY, StateEntry, children_of
+from protocol.state_sync import EMPTY, CheckedEntries, StateEntry, children_of, leaves_of
 from storage.kv import Batch, MemoryKeyValue
 from tests.consensus.ledger_samples import GENESIS
 
@@ -204,14 +203,14 @@ def test_a_checkpoint_that_was_taken_in_silence_makes_older_ones_go(tmp_path: Pa
 def keep(index: MemoryKeyValue, name: bytes, entries: Sequence[StateEntry], digest: Digest) -> None:
     """One part, in a batch of its own."""
     batch = Batch()
-    keep_part(batch, index, name, entries, [key_digest(entry.key) for entry in entries], digest)
+    keep_part(batch, index, name, entries, CheckedEntries(tuple(leaves_of(entries))), digest)
     index.write(batch)
 
 
 def test_parts_that_sync_lost_are_found(tmp_path: Path):
     """One that was kept and is gone, fewer than were acknowledged, one whose entries are others."""
     source, index, batch = MemoryKeyValue(), MemoryKeyValue(), Batch()
-    store_changes(batch, all_rows(GENESIS))
+    store_changes(batch, all_rows(GENESIS), GENESIS)
     source.write(batch)
     digests = dict(zip(children_of(b"\x02"), GENESIS.trees[2].digests_below(b""), strict=True))
     name = next(name for name, digest in digests.items() if digest != EMPTY[1])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consensus.state import ACCOUNTS, State, Supply, Table
-from consensus.state_tree import StateTree
+from consensus.state_tree import StateTree, StoredEntry
 from protocol.codec import Message, decode, encode
 from protocol.ids import Digest
 from protocol.limits import STATE_BUCKETS
@@ -135,6 +135,60 @@ def test_an_older_tree_does_not_change(changes, key, text):
     assert tree.root() == before
     assert (after.root() == before) == (entries.get(key) == text)
     assert dict(tree.items()) == {key: Word(text) for key, text in entries.items()}
+
+
+class Shelf:
+    """What a disk has of a tree, and which buckets were read from it."""
+
+    def __init__(self, tree: StateTree) -> None:
+        self.entries: dict[int, list[StoredEntry]] = {}
+        self.read: list[int] = []
+        for key, value in tree.items():
+            place = key_digest(key)
+            leaf = entry_leaf(place, value_digest(encode(value)))
+            self.entries.setdefault(bucket_of(place), []).append((key, value, (place, leaf)))
+        self.digests = {
+            bucket: bucket_digest(len(held), merkle_root([leaf for _, _, (_, leaf) in held]))
+            for bucket, held in self.entries.items()
+        }
+
+    def find(self, bucket: int, expected: Digest) -> list[StoredEntry]:
+        assert self.digests[bucket] == expected
+        self.read.append(bucket)
+        return self.entries[bucket]
+
+
+@given(CHANGES, CHANGES)
+def test_an_opened_tree_is_the_one_that_was_written(before, changes):
+    """Finds, changes and roots are those of the tree in memory; a bucket is read when it is looked at, once, and no other."""
+    tree, _ = build(before)
+    shelf = Shelf(tree)
+    opened = StateTree.open(shelf.digests, shelf.find)
+    assert opened.root() == tree.root()
+    assert shelf.read == []
+    first, first_root = opened, opened.root()
+    for key, text in changes:
+        assert opened.find(key) == tree.find(key)
+        tree, opened = (each.delete(key) if text is None else each.put(key, Word(text)) for each in (tree, opened))
+    assert opened.root() == tree.root()
+    looked_at = {bucket_of(key_digest(key)) for key, _ in changes}
+    assert sorted(shelf.read) == sorted(looked_at & shelf.entries.keys())
+    assert dict(opened.items()) == dict(tree.items())
+    assert first.root() == first_root
+    assert len(shelf.read) == len(shelf.entries)  # everything was looked at now, and nothing twice
+
+
+@given(CHANGES, KEYS)
+def test_trees_of_one_opening_see_what_one_of_them_read(changes, key):
+    """So the disk may go on as soon as a change was made: to make it was to read the bucket, for the older tree too."""
+    tree, _ = build([*changes, (key, "as it was")])
+    shelf = Shelf(tree)
+    older = StateTree.open(shelf.digests, shelf.find)
+    newer = older.put(key, Word("as it is"))
+    shelf.entries.clear()
+    assert (older.find(key), newer.find(key)) == (Word("as it was"), Word("as it is"))
+    assert older.root() == tree.root()
+    assert dict(newer.changes_since(older)) == {key: Word("as it is")}
 
 
 def state_of(changes: list[tuple[bytes, str | None]]) -> State:

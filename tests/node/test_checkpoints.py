@@ -35,7 +35,7 @@ from protocol.codec import encode
 from protocol.ids import Digest, Height
 from protocol.light_client import LightBlock
 from protocol.rejection import Rejected
-from protocol.state_proof import SubChain, key_digest
+from protocol.state_proof import SubChain
 from protocol.state_sync import EMPTY, StateEntry, check_entries, children_of
 from storage.files import MemoryFiles
 from storage.kv import Batch, DatabaseCorrupt, KeyValue, MemoryKeyValue
@@ -56,7 +56,7 @@ def light_block(height: int, state: State) -> LightBlock:
 
 def write(index: KeyValue, before: State | None, after: State) -> None:
     batch = Batch()
-    store_changes(batch, all_rows(after) if before is None else changes_between(before, after))
+    store_changes(batch, all_rows(after) if before is None else changes_between(before, after), after)
     index.write(batch)
 
 
@@ -128,7 +128,7 @@ def test_digests_from_rows_are_those_of_the_tree() -> None:
 def keep(index: KeyValue, name: bytes, entries: Sequence[StateEntry], digest: Digest) -> None:
     """One part, in a batch of its own."""
     batch = Batch()
-    keep_part(batch, index, name, entries, [key_digest(entry.key) for entry in entries], digest)
+    keep_part(batch, index, name, entries, check_entries(name, entries, digest), digest)
     index.write(batch, durable=False)
 
 

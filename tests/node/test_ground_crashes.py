@@ -9,7 +9,7 @@ import pytest
 from consensus.state import all_rows
 from node.chain_index import find_transaction
 from node.services.housekeeping import Housekeeping
-from node.state_rows import scan_state
+from node.state_rows import STATE, open_rows, scan_state
 from protocol.codec import encode
 from protocol.ids import Digest
 from storage.files import MemoryFiles
@@ -55,6 +55,10 @@ def live(ground: MemoryGround) -> None:
 def check(index: KeyValue, files: MemoryFiles) -> None:
     """What a new process finds agrees, and it can go on."""
     ground = make_ground(index, files, SMALL)
+    if index.scan(STATE, limit=1):
+        assert (
+            open_rows(index, ground.anchor().state_root) is not None
+        )  # the digests of its buckets were written with it
     state = ground.load_state()  # raises where rows and tip differ
     assert dict(scan_state(index)) == {key: encode(entry) for key, entry in all_rows(state) if entry is not None}
     at = ground.ledger.statistics()

@@ -42,7 +42,7 @@ def perform(index: KeyValue, effects: list[Keep | Split]) -> None:
     batch = Batch()
     for effect in effects:
         if isinstance(effect, Keep):
-            keep_part(batch, index, effect.name, effect.entries, effect.places, effect.digest)
+            keep_part(batch, index, effect.name, effect.entries, effect.checked, effect.digest)
         else:
             keep_split(batch, effect.name, effect.digests)
     index.write(batch)

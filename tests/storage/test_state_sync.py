@@ -27,10 +27,11 @@ from protocol.state_sync import (
     GetEntries,
     Span,
     StateEntry,
+    buckets_of_leaves,
     check_bucket,
     children_of,
     leaves_of,
-    node_of_leaves,
+    node_of_buckets,
     pack_bucket,
 )
 from storage.state_sync import (
@@ -81,7 +82,7 @@ class State:
             (key_digest(each.key), entry_leaf(key_digest(each.key), value_digest(each.value)))
             for each in self.entries(name)
         ]
-        return node_of_leaves(name[1:], leaves)
+        return node_of_buckets(name, buckets_of_leaves(name[:1], leaves))
 
     def node(self, name: bytes) -> Digest:
         """The digest of a name, below a bucket too."""
@@ -151,7 +152,9 @@ class Disk:
                         del self.rows[row]
                     for name in [name for name in self.digests if name[: len(effect.name)] == effect.name]:
                         del self.digests[name]
-                assert effect.places == tuple(key_digest(each.key) for each in effect.entries)
+                assert [place for place, _ in effect.checked.leaves] == [
+                    key_digest(each.key) for each in effect.entries
+                ]
                 self.rows.update({effect.name[:1] + each.key: each.value for each in effect.entries})
                 self.digests[effect.name] = effect.digest
             elif isinstance(effect, Split):
