@@ -880,7 +880,7 @@ async def _main(ground: Ground, machine: Machine, until: Callable[[Node], Awaita
 
         async def run(node: Node) -> None:
             await show(View(node))
-            gc.freeze()  # the state stays: nobody looks through it for garbage, seconds at a time for a large one
+            gc.freeze()  # what is here now stays: nobody looks through it for garbage again
             async with trio.open_nursery() as running:
                 running.start_soon(_stop_with, stop, node)
                 if until is not None:

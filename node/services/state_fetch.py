@@ -45,7 +45,7 @@ from node.threads import InThread
 from p2p.requests import STATE, SYNC, RequestRule
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
-from protocol.epochs import is_boundary
+from protocol.epochs import boundary_of, epoch_of, is_boundary
 from protocol.finality import body_root
 from protocol.ids import Digest, Height, PeerId, short
 from protocol.learning import Blocks, GetBlocks
@@ -71,7 +71,10 @@ log = structlog.get_logger()
 
 FIRST_PEER_SECONDS: Final = 10.0  # for a network that begins at this moment, or is gone
 ASKED_MAX: Final = 8  # peers that are asked for a checkpoint
-OTHERS_SECONDS: Final = 2.0  # after the first proof of a checkpoint, for newer ones (a guess)
+OTHERS_SECONDS: Final = (
+    2.0  # after the first proof of a checkpoint, for newer ones; after the first denial, for any (a guess)
+)
+DENIALS_BELIEVED: Final = 3  # who say that there is none: fewer may be the liars that one met first
 STEPS_MAX: Final = 64  # parts of one proof: 256 MiB, centuries
 TICK_SECONDS: Final = 1.0
 PROGRESS_SECONDS: Final = 5.0
@@ -115,7 +118,7 @@ class StateFetch:
     row: FetchRow | None = None  # what is being fetched, or was
     progress: sync.Progress | None = None
     _trust: Trust | None = None
-    _is_denied: bool = False  # somebody said that there is no checkpoint, when it was asked last
+    _denied_at: list[float] = field(default_factory=list)  # when somebody said that there is no checkpoint, asked last
     _rule: LightClientRule = field(init=False)
     _proving: trio.Lock = field(default_factory=trio.Lock)
     _proved: dict[tuple[Height, Digest], tuple[CheckedTip, tuple[LightBlock, ...]]] = field(default_factory=dict)
@@ -194,11 +197,11 @@ class StateFetch:
     async def find_newest(self) -> FetchRow | None:
         """The newest checkpoint that a connected peer proves, if it is above our own tip.
 
-        Where all who are asked say nothing, or something wrong, those who are connected later are asked as well: whom a
-        newcomer meets first may be anybody.
+        Where all who are asked say nothing, or something wrong, or one or two that there is none, those who are connected later
+        are asked as well: whom a newcomer meets first may be anybody.
         """
         self._proved.clear()
-        self._is_denied = False
+        self._denied_at.clear()
         trust = await self._find_trust()
         if trust is None:
             return None
@@ -215,7 +218,7 @@ class StateFetch:
             begun = trio.current_time()
             nursery.cancel_scope.deadline = begun + STATE.timeout_seconds
             asked: dict[PeerId, None] = {}
-            while not (found or self._is_denied) and trio.current_time() <= begun + FIRST_PEER_SECONDS:
+            while not (found or self._is_denied(trust)) and trio.current_time() <= begun + FIRST_PEER_SECONDS:
                 connected = self.transport.connected_peers()
                 if not connected:
                     break
@@ -227,6 +230,19 @@ class StateFetch:
         tip = self.ground.ledger.tip() or 0
         above = (row for row in found if row.block.header.height > tip)
         return max(above, key=lambda row: row.block.header.height, default=None)
+
+    def _is_denied(self, trust: Trust) -> bool:
+        """Whether to believe that there is no checkpoint: several said so, or nobody else was there to ask for a while.
+
+        One is enough where the chain cannot have come to the end of an epoch yet, so that a founding waits for nobody.
+        """
+        if not self._denied_at:
+            return False
+        rule = self.ground.genesis.chain
+        blocks = boundary_of(epoch_of(trust.height + 1, rule.epoch_heights), rule.epoch_heights) - trust.height
+        is_young = self.clock.now_ms() - trust.time_ms < blocks * rule.block_interval_ms_min
+        waited_seconds = trio.current_time() - self._denied_at[0]
+        return is_young or len(self._denied_at) >= DENIALS_BELIEVED or waited_seconds >= OTHERS_SECONDS
 
     async def _find_trust(self) -> Trust | None:
         """Where proofs begin; None where that cannot be had, or is too old."""
@@ -270,7 +286,7 @@ class StateFetch:
                 try:
                     data = await self.get(peer, STATE, GetCheckpoint(trust.height))
                 except Rejected:  # it has none, or is as new as we are
-                    self._is_denied = True
+                    self._denied_at.append(trio.current_time())
                     return None
                 answer = decode(Checkpoint, data, limit_bytes=FRAME_BYTES_MAX)
                 tip, steps = await self._prove(trust, answer.proof)

@@ -32,10 +32,10 @@ async def lie_about_state(world: VirtualWorld, fault: StateLiars, draw: random.R
     for number, machine in enumerate(liars):
         kind = list(LIES)[number % len(LIES)]
         world.tell(f"{short(machine.peer)} lies about the state: {kind}")
-        machine.corrupt = _Corrupt(LIES[kind], random.Random(draw.getrandbits(64)))
+        machine.corrupt = Corrupt(LIES[kind], random.Random(draw.getrandbits(64)))
 
 
-class _Corrupt:
+class Corrupt:
     """Puts a lie between a node and who asks it."""
 
     def __init__(self, lie: Lie, draw: random.Random) -> None:

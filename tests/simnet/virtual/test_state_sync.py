@@ -27,6 +27,7 @@ from simnet.scenario_file import find_scenario
 from simnet.scenario_size import ci_sized
 from simnet.virtual.disk import Pool, VirtualDisk
 from simnet.virtual.machine import VirtualMachine
+from simnet.virtual.state_liars import LIES, Corrupt
 from simnet.virtual.world import VirtualWorld, run_scenario
 from storage.kv import Batch
 from storage.ledger import PruneRule
@@ -207,6 +208,29 @@ def test_whoever_meets_a_liar_first_asks_others_too(seed: int) -> None:
     """Three newcomers of the second seed are connected to nobody but one with a false checkpoint when they begin to ask."""
     outcome = run_scenario(ci_sized(find_scenario("state-liars")), seed)
     assert outcome.passed, outcome.invariants["joined_state"].breaches
+
+
+def test_two_who_say_that_there_is_no_checkpoint_are_not_believed_at_once() -> None:
+    """All whom a newcomer calls first deny politely: it waits a while, and asks somebody who calls it meanwhile."""
+
+    async def deny(world: VirtualWorld) -> None:
+        newcomer = world.machines[-1]
+        liars = [machine for machine in world.machines if machine.plan.is_bootstrap]
+        for liar in liars:
+            liar.corrupt = Corrupt(LIES["that it has none"], random.Random(1))
+        await trio.sleep_until(ARRIVES_SECONDS)
+        while world.network.connections_of(newcomer.peer) < 2:
+            await trio.sleep(0.01)
+        await trio.sleep(1.0)
+        honest = world.machines[len(liars)].node
+        assert honest is not None
+        await honest.transport.dial(world.address(newcomer))
+        await until_there(newcomer)
+        await trio.sleep_until(ARRIVES_SECONDS + 60.0)
+        assert newcomer.node is not None
+        assert newcomer.node.ground.ledger.oldest() in (32, 64)
+
+    check(run_script(scenario(1), 2, deny))
 
 
 def test_trust_may_begin_at_a_block_that_the_user_names() -> None:
