@@ -188,7 +188,8 @@ def share_state(folder: Path, others: Sequence[Path]) -> None:
             index.checkpoint(other.database)
         finally:
             index.close()
-        shutil.copytree(source.checkpoints, other.checkpoints, copy_function=os.link, dirs_exist_ok=True)
+        for mine, its in ((source.checkpoints, other.checkpoints), (source.tiles, other.tiles)):
+            shutil.copytree(mine, its, copy_function=os.link, dirs_exist_ok=True)
 
 
 def _begun(state: State, founders: Founders, epoch: int) -> State:
