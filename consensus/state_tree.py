@@ -10,7 +10,8 @@ The root depends on the entries alone, never on the order of changes: places com
 
 A tree that is opened from a disk knows the digests of its buckets, and reads the entries of one when it is looked at first.
 That is sound without a version of anything: to change a bucket is to look at it first, and every tree that has it sees what was
-read then. So as long as nobody has looked, nobody has changed it, and the disk has what it had when the tree was opened.
+read then. So as long as nobody has looked, nobody has changed it, and the disk has what it had when the tree was opened. It is
+sound for one thread: another one that looks while this one goes on could read what the disk has by now.
 """
 
 from __future__ import annotations
@@ -103,22 +104,15 @@ class _StoredBucket(_Bucket, eq=False, gc=False):
     read: ReadBucket | None = None  # None: it was read
 
     def load(self) -> None:
-        read = self.read
-        if read is None or self._root is None:
-            return
-        try:
-            found = read(self.number, self._root)
-        except Exception:
-            if self.read is None:  # another thread was faster, and what it read was changed on the disk since
-                return
-            raise
-        self.entries = tuple(_Entry(place, key, value, leaf) for key, value, (place, leaf) in found)
-        self.read = None  # last: whoever sees it has the entries
+        if self.read is not None:
+            found = self.read(self.number, self.root())
+            self.entries = tuple(_Entry(place, key, value, leaf) for key, value, (place, leaf) in found)
+            self.read = None
 
 
 def _look(node: _Node) -> _Bucket:
     """A bucket with its entries."""
-    if type(node) is _StoredBucket and node.read is not None:
+    if type(node) is _StoredBucket:
         node.load()
     return cast(_Bucket, node)
 

@@ -11,7 +11,7 @@ from record and disk, so that a restart forgets nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from functools import reduce
 from typing import Final
 
@@ -106,8 +106,9 @@ class KeepUpkeep:
             self._epoch = roster.epoch
             self._whole.clear()
             self.missing.clear()
-            await self._cells.in_thread(lambda: self._release(roster.epoch))
-            self._fetch.forget_others(self.by_blob())
+            recorded = self.by_blob()
+            await self._cells.in_thread(lambda: self._release(roster.epoch, recorded))
+            self._fetch.forget_others(recorded)
             self._fetch.silent.clear()  # they are tried again
         for blob, entries in list(self.by_blob().items()):
             if self._whole.get(blob) != entries:
@@ -130,11 +131,12 @@ class KeepUpkeep:
         if not missing:
             del self.missing[blob]
             self._whole[blob] = entries
-            await self._cells.in_thread(lambda: self._let_go(custody, self._rosters(roster)))
+            rosters = self._rosters(roster)
+            await self._cells.in_thread(lambda: self._let_go(custody, rosters))
 
-    def _release(self, epoch: int) -> None:
+    def _release(self, epoch: int, recorded: Container[Digest]) -> None:
         """Of blobs whose time is over; and of those that were unrecorded an epoch ago, and are still."""
-        store, recorded = self._cells.store, self.by_blob()
+        store = self._cells.store
         store.release(epoch)
         unrecorded = [kept.manifest.root for kept in store.blobs() if kept.manifest.root not in recorded]
         for blob in unrecorded:

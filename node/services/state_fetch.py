@@ -74,7 +74,7 @@ ASKED_MAX: Final = 8  # peers that are asked for a checkpoint
 OTHERS_SECONDS: Final = (
     2.0  # after the first proof of a checkpoint, for newer ones; after the first denial, for any (a guess)
 )
-DENIALS_BELIEVED: Final = 3  # who say that there is none: fewer may be the liars that one met first
+DENIALS_BELIEVED: Final = 3  # who say that there is none: fewer may be the liars that one met first (a guess)
 STEPS_MAX: Final = 64  # parts of one proof: 256 MiB, centuries
 TICK_SECONDS: Final = 1.0
 PROGRESS_SECONDS: Final = 5.0
