@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 WAIT_SECONDS_MAX = 120.0  # sixty blocks of two seconds: what is not final by then waits for something else
 POLL_SECONDS = 0.25
 MISSES_MAX = 8  # between leaving the pool and being written with its block, a transaction is nowhere for a moment
-NONCE_TRIES = 5  # an account's nonce is taken by what its node records by itself, some times in an epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +230,10 @@ def _carry_out(options: Sending, make: Make) -> None:
     from node.commands.client import NodeClient
     from node.commands.keys import ask_passphrase
     from node.keys import load_keys
+    from node.services.submission import NONCE_TAKEN, NONCE_TRIES
     from protocol.codec import encode
     from protocol.finality import ChainId
     from protocol.ids import AccountId
-    from protocol.rejection import Reason
     from protocol.transactions import check_transaction, sign_transaction
 
     client = NodeClient(options.data_dir)
@@ -254,6 +253,7 @@ def _carry_out(options: Sending, make: Make) -> None:
             click.echo(f"{name:<10} {text}", err=True)
         if not click.confirm("Sign and send it?", err=True):
             raise CommandFailed("nothing was sent")
+    taken = {reason.code for reason in NONCE_TAKEN}
     for tries_left in reversed(range(NONCE_TRIES)):
         data = encode(sign_transaction(keys.account, chain, nonce, fee_nano, order.payload))
         name = check_transaction(data, chain).id.hex()
@@ -261,7 +261,7 @@ def _carry_out(options: Sending, make: Make) -> None:
             client.post("/consensus/transactions", {"transaction": data.hex()})
             break
         except NodeRefused as refused:  # the node had something to say in this account's name meanwhile
-            if refused.code != Reason.WRONG_NONCE.code or options.nonce is not None or not tries_left:
+            if refused.code not in taken or options.nonce is not None or not tries_left:
                 raise
             nonce = client.get(f"/consensus/accounts/{account_text(AccountId(keys.account.public))}")["next_nonce"]
             facts["nonce"] = nonce

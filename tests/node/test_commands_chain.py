@@ -22,10 +22,10 @@ from node.account_address import account_text
 from node.api.server import serve_api
 from node.cli import nocknode
 from node.commands.options import duration_text, instant_text
-from node.commands.tx import NONCE_TRIES
 from node.data_directory import DataDirectory
 from node.errors import EXIT_MISTAKE, explain
 from node.keys import create_keys
+from node.services.submission import NONCE_TRIES
 from protocol.ids import AccountId, peer_text
 from protocol.transactions import Register, SignedTransaction, Transfer
 from tests.consensus.genesis import TILES
@@ -470,6 +470,27 @@ def test_a_nonce_that_the_node_took_meanwhile_is_asked_for_again(tmp_path):
         sent = facts(await ask("tx", "send", TO, "0.1", "--json"))
         assert (sent["state"], sent["nonce"]) == ("final", 2 + NONCE_TRIES)
         assert balance(chain.state, 4) == BALANCE + 100_000_000
+
+    with_chain(tmp_path, conversation)
+
+
+def test_a_nonce_that_waits_in_the_pool_meanwhile_is_asked_for_again(tmp_path):
+    """What the node recorded by itself waits for a block: ours goes behind it, and replaces it only where that is asked for."""
+
+    async def conversation(chain: SmallChain, ask: Ask) -> None:
+        add, mine = chain.add, [sign(0, nonce, Transfer(ACCOUNT_IDS[1], 7)) for nonce in range(2)]
+        chain.seals = False
+
+        def add_behind_ours(*transactions: SignedTransaction) -> None:
+            if mine:
+                add(mine.pop(0))
+            add(*transactions)
+
+        chain.add = add_behind_ours  # type: ignore[method-assign]
+        assert "be replaced" in mistake(await ask("tx", "send", TO, "0.1", "--nonce", "0"))
+        sent = facts(await ask("tx", "send", TO, "0.1", "--no-wait", "--json"))
+        assert (sent["state"], sent["nonce"]) == ("waiting", 2)
+        assert chain.pool.statistics().transactions == 3
 
     with_chain(tmp_path, conversation)
 

@@ -17,9 +17,9 @@ from protocol.digest import blob_digest, number
 from protocol.finality import NO_BLOCK, FinalizedBlock, VoteKind
 from protocol.ids import Digest, Epoch, Height, MemberIndex
 from protocol.rejection import Reason
-from protocol.transactions import check_transaction
+from protocol.transactions import SignedTransaction, Transfer, check_transaction
 from tests.consensus.genesis import TICKS
-from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS, KEYS, RULE, vote
+from tests.consensus.ledger_samples import ACCOUNT_IDS, GENESIS, KEYS, RULE, sign, vote
 from tests.consensus.ledger_samples import VOTES as VOTE_KEYS
 from tests.consensus.samples import CHAIN, make_block
 
@@ -33,11 +33,14 @@ class Node:
     def __init__(self) -> None:
         self.execution = Execution(BlockRules(CHAIN, RULE, 1_024, 1, TICKS), STATE, NO_BLOCK, Height(0))
         self.submitted: list[Digest] = []
+        self.quicker: list[SignedTransaction] = []  # of the account's owner: each gets in before one of ours
         submit = Submission(KEYS[2], CHAIN, RULE, lambda: self.execution.state, self.execution.mempool, self.submit)
         self.service = EvidenceService(lambda: self.execution.state, submit)
 
     async def submit(self, data: bytes) -> Digest:
         signed = check_transaction(data, CHAIN)
+        if self.quicker:
+            self.execution.add_transaction(self.quicker.pop(0))
         self.execution.add_transaction(signed)
         self.submitted.append(signed.id)
         return signed.id
@@ -92,3 +95,12 @@ def test_who_cannot_pay_says_nothing():
     node.execution.state = node.execution.state.add_balance(ACCOUNT_IDS[2], -account.balance_nano)
     trio.run(node.service.report, contradiction())
     assert node.submitted == []
+
+
+def test_a_nonce_that_the_owner_took_meanwhile_is_asked_for_again():
+    """The owner's own transaction reaches the pool between our look at it and ours: the report goes behind it."""
+    node = Node()
+    node.quicker = [sign(2, nonce, Transfer(ACCOUNT_IDS[1], 7)) for nonce in range(2)]
+    trio.run(node.service.report, contradiction())
+    assert (len(node.submitted), node.execution.mempool.statistics().transactions) == (1, 3)
+    assert [node.finalize(), node.finalize()] == [[None, None], [None]]  # evidence stands first, or in the next block
