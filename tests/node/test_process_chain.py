@@ -20,9 +20,15 @@ from tests.node.processes import Network, NodeProcess, run_command, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
 
+ASKED_MAX = 100  # a command takes a second: more patience than a node needs to join
+
+
 def ask(node: NodeProcess, *arguments: str) -> dict[str, Any]:
-    """The JSON of a command that succeeded."""
-    done = run_command(*arguments, "--data-dir", str(node.directory), "--json")
+    """The JSON of a command that succeeded. It is given again while the node joins, at its start and to vote again."""
+    for _ in range(ASKED_MAX):
+        done = run_command(*arguments, "--data-dir", str(node.directory), "--json")
+        if "this node has no state yet" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     facts: dict[str, Any] = json.loads(done.stdout)
     return facts

@@ -77,6 +77,7 @@ def test_a_killed_node_leaves_no_worker_and_resumes_with_its_residuals(tmp_path:
         network.start()
         first, second = network.nodes
         wait_for("two rounds of learning", lambda: (first.status("tokens") or 0) >= 2 * TOKENS)
+        wait_for("the other one's learning", lambda: second.status("tokens"))  # it has the data set, and needs nobody's
         workers = first.workers()
         first.kill()
         wait_for("the worker's end", lambda: gone(workers), GRACE_SECONDS)
