@@ -133,6 +133,7 @@ def test_a_lost_vote_journal_costs_two_epochs(tmp_path: Path) -> None:
         first, *_, loser = network.nodes
         for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b"no journal" * 9)):
             wait_for("its votes", lambda: ask(loser, "chain", "status")["votes"] > 2)
+            voted = ask(loser, "chain", "status")["epoch"]
             loser.ask_to_stop()
             loser.wait_stopped()
             damage(loser.places.journal / "votes.journal")
@@ -141,7 +142,7 @@ def test_a_lost_vote_journal_costs_two_epochs(tmp_path: Path) -> None:
             assert refused["votes"] == 0
             wait_for("a new journal", lambda: (loser.places.journal / "votes.journal").exists())
             voting = wait_for("votes again", lambda: find_voting(loser))
-            assert voting["epoch"] >= refused["epoch"] + 2
+            assert voting["epoch"] >= voted + 2
         wait_for("its votes", lambda: ask(loser, "chain", "status")["votes"] > 2)
         assert network.stop() == [0, 0, 0, 0]
 
