@@ -19,13 +19,11 @@ from storage.erasure.field import INVERSES, POLYNOMIAL, PRODUCTS, Bytes
 from storage.erasure.kernel import Kernel
 from storage.erasure.reed_solomon import parity_matrix, recovery_matrix
 
-# Data cells, parity cells, bytes of a cell: both profiles; whole steps of vector code, a rest behind them, less than a step.
-WIDE: Final = (
-    7,
-    300,
-    64,
-)  # rows, inputs, bytes of each: more inputs than a code has cells, as the check's matrices have
-CASES: Final = ((10, 10, 1024), (10, 10, 333), (64, 192, 96), (3, 2, 7), (1, 1, 1))
+# Data cells, parity cells, bytes of a cell: both profiles; whole steps of vector code, a rest behind them, less than a step;
+# and more cells of more bytes than a kernel takes in one go.
+CASES: Final = ((10, 10, 1024), (10, 10, 333), (64, 192, 96), (3, 2, 7), (1, 1, 1), (33, 2, 8_291))
+# Rows, inputs, bytes of each: more inputs than a code has cells, as the check's matrices have; a run of bytes, and less.
+WIDE: Final = ((7, 300, 64), (7, 300, 5))
 
 
 class ReferenceField:
@@ -77,14 +75,14 @@ def check_kernel(kernel: Kernel) -> None:
         same = all((rebuilt_WN[cell] == cells[cell]).all() for cell in wanted)
         check_invariant(same, f"{case}: rebuilds other cells than were lost")
 
-    rows, inputs, size_bytes = WIDE
-    matrix_RK, cells_KN = fixed_cells(rows, inputs), fixed_cells(inputs, size_bytes)
-    expected_RN = np.bitwise_xor.reduce(field.multiply(matrix_RK[:, :, None], cells_KN[None, :, :]), axis=1)
-    sums_RN = np.full_like(expected_RN, 0xFF)
-    kernel.prepare(matrix_RK)(cells_KN, sums_RN)
-    check_invariant(
-        bool((sums_RN == expected_RN).all()), f"{kernel.name} with {inputs} cells: other sums than the field's"
-    )
+    for rows, inputs, size_bytes in WIDE:
+        matrix_RK, cells_KN = fixed_cells(rows, inputs), fixed_cells(inputs, size_bytes)
+        expected_RN = np.bitwise_xor.reduce(field.multiply(matrix_RK[:, :, None], cells_KN[None, :, :]), axis=1)
+        sums_RN = np.full_like(expected_RN, 0xFF)
+        kernel.prepare(matrix_RK)(cells_KN, sums_RN)
+        check_invariant(
+            bool((sums_RN == expected_RN).all()), f"{kernel.name} with {inputs} cells: other sums than the field's"
+        )
 
 
 def fixed_cells(cells: int, cell_bytes: int) -> Bytes:

@@ -23,6 +23,11 @@ from storage.erasure.self_test import check_kernel
 PACKAGE: Final = "pyeclib"
 LIBRARY_PREFIX: Final = "libisal"
 TABLE_BYTES: Final = 32  # of each entry of the matrix (erasure_code.h, ec_init_tables)
+WIDE_BYTES: Final = 64  # below the width of its vectors the library goes byte by byte, thirty times slower
+# It reads all inputs again for every few outputs. More inputs than the processor has room for in its table of pages are read a
+# page each at a time: 64 + 192 cells of 64 KiB are then coded four times as fast. Few inputs are faster in one go.
+STRIP_BYTES: Final = 4096
+INPUTS_IN_ONE_GO_MAX: Final = 32
 
 
 class IsalKernel:
@@ -49,10 +54,26 @@ class IsalKernel:
 
         def multiply(cells_K: Cells, out_R: Cells) -> None:
             size_bytes = check_arguments((rows, inputs), cells_K, out_R)
+            if size_bytes < WIDE_BYTES:
+                wide_K, wide_R = (np.zeros((count, WIDE_BYTES), np.uint8) for count in (inputs, rows))
+                wide_K[:, :size_bytes] = cells_K
+                multiply(wide_K, wide_R)
+                for out, wide in zip(out_R, wide_R, strict=True):
+                    out[:] = wide[:size_bytes]
+                return
             from_K, to_R = _addresses(cells_K), _addresses(out_R)
-            encode(size_bytes, inputs, rows, tables.ctypes.data, from_K.ctypes.data, to_R.ctypes.data)
+            for length in _strips(inputs, size_bytes):
+                encode(length, inputs, rows, tables.ctypes.data, from_K.ctypes.data, to_R.ctypes.data)
+                from_K += np.uintp(length)
+                to_R += np.uintp(length)
 
         return multiply
+
+
+def _strips(inputs: int, size_bytes: int) -> list[int]:
+    """The lengths in which a multiplication is done, one after the other; the last has what is left, and is never narrow."""
+    count = 1 if inputs <= INPUTS_IN_ONE_GO_MAX else max(1, size_bytes // STRIP_BYTES)
+    return [STRIP_BYTES] * (count - 1) + [size_bytes - (count - 1) * STRIP_BYTES]
 
 
 def _addresses(cells: Cells) -> NDArray[np.uintp]:

@@ -20,7 +20,7 @@ from storage.erasure.kernel import Cells, Kernel, Multiply
 from storage.erasure.numpy_kernel import RUN_BYTES, NumpyKernel
 from storage.erasure.reed_solomon import parity_matrix, recovery_matrix
 from storage.erasure.self_test import check_kernel
-from storage.io.isal import IsalKernel, find_isal, open_kernel
+from storage.io.isal import INPUTS_IN_ONE_GO_MAX, STRIP_BYTES, WIDE_BYTES, IsalKernel, find_isal, open_kernel
 from tests.storage.erasure.oracle import drawn_cells, kernels, parity
 
 KERNELS = kernels()
@@ -113,6 +113,19 @@ def test_a_recovery_matrix_inverts_the_code(size: tuple[int, int], seed: int) ->
     wanted = range(0, len(generator_CK), 7)
     matrix_WK = recovery_matrix(data_cells, parity_cells, present, wanted)
     assert (product(matrix_WK, generator_CK[present]) == generator_CK[wanted]).all()
+
+
+@pytest.mark.parametrize("inputs", [INPUTS_IN_ONE_GO_MAX, INPUTS_IN_ONE_GO_MAX + 1, 64])
+def test_what_is_multiplied_in_pieces_is_the_same(inputs: int) -> None:
+    """Widths about every place where a kernel begins to go another way: narrow, one run, strips and their rest."""
+    edges = (0, WIDE_BYTES, STRIP_BYTES, 2 * STRIP_BYTES, 3 * STRIP_BYTES)
+    for size_bytes in (edge + near for edge in edges for near in (-1, 0, 1, WIDE_BYTES) if edge + near > 0):
+        data = np.stack(arrays(drawn_cells(Random(size_bytes), inputs, size_bytes)))
+        matrix_RK = parity_matrix(inputs, 3)
+        made = [np.full((3, size_bytes), 0xEE, np.uint8) for _ in KERNELS]
+        for kernel, out in zip(KERNELS, made, strict=True):
+            kernel.prepare(matrix_RK)(data, out)
+        assert all((out == made[0]).all() for out in made), size_bytes
 
 
 @every_kernel
