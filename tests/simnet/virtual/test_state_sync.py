@@ -24,7 +24,7 @@ from protocol.limits import FRAME_BYTES_MAX
 from protocol.rejection import Rejected
 from simnet.scenario import Arrivals, MustHold, Scenario
 from simnet.scenario_file import find_scenario
-from simnet.scenario_size import ci_sized
+from simnet.scenario_size import ci_sized, resize
 from simnet.virtual.disk import Pool, VirtualDisk
 from simnet.virtual.machine import VirtualMachine
 from simnet.virtual.state_liars import LIES, Corrupt
@@ -38,8 +38,8 @@ ARRIVES_SECONDS = 240.0  # block 50 or more: the first epoch, of 32 blocks, is o
 
 
 def scenario(newcomers: int) -> Scenario:
-    """A calm network, into which some come late."""
-    calm = ci_sized(find_scenario("calm"))
+    """A calm network, into which some come late: seven vote, and three learn or come."""
+    calm = ci_sized(resize(find_scenario("calm"), 10))
     return replace(
         calm,
         seconds=330.0,
@@ -154,7 +154,7 @@ def test_a_checkpoint_travels_as_a_file() -> None:
             import_checkpoint(ground, io.BytesIO(file), now_ms, lambda done, count: None)
         ground.close()
 
-    check(run_script(scenario(1), 3, carry))
+    check(run_script(replace(scenario(1), seconds=ARRIVES_SECONDS + 10.0), 3, carry))
 
 
 def test_a_fetch_that_is_killed_goes_on_where_it_was() -> None:
