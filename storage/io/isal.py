@@ -23,9 +23,10 @@ from storage.erasure.self_test import check_kernel
 PACKAGE: Final = "pyeclib"
 LIBRARY_PREFIX: Final = "libisal"
 TABLE_BYTES: Final = 32  # of each entry of the matrix (erasure_code.h, ec_init_tables)
-WIDE_BYTES: Final = 64  # below the width of its vectors the library goes byte by byte, thirty times slower
-# It reads all inputs again for every few outputs. More inputs than the processor has room for in its table of pages are read a
-# page each at a time: 64 + 192 cells of 64 KiB are then coded four times as fast. Few inputs are faster in one go.
+WIDE_BYTES: Final = 64  # below the width of its vectors the library goes byte by byte, up to seventy times slower
+# It reads all inputs again for every few outputs, and cells that lie a power of two apart take each other's place in the cache.
+# So many inputs are read a few KiB each at a time: 64 + 192 cells of 64 KiB are then coded four times as fast. Few are not
+# faster so (docs/log.md, "how a native kernel is fed").
 STRIP_BYTES: Final = 4096
 INPUTS_IN_ONE_GO_MAX: Final = 32
 

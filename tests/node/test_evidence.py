@@ -12,7 +12,7 @@ from consensus.finality.tally import find_contradiction
 from consensus.state import ROSTERS, VALIDATORS, ValidatorStatus
 from consensus.transition import BlockRules
 from node.services.evidence import EvidenceService
-from node.services.submission import Submission
+from node.services.submission import NONCE_TRIES, Submission
 from protocol.digest import blob_digest, number
 from protocol.finality import NO_BLOCK, FinalizedBlock, VoteKind
 from protocol.ids import Digest, Epoch, Height, MemberIndex
@@ -104,3 +104,11 @@ def test_a_nonce_that_the_owner_took_meanwhile_is_asked_for_again():
     trio.run(node.service.report, contradiction())
     assert (len(node.submitted), node.execution.mempool.statistics().transactions) == (1, 3)
     assert [node.finalize(), node.finalize()] == [[None, None], [None]]  # evidence stands first, or in the next block
+
+
+def test_who_is_never_quick_enough_says_nothing():
+    """An owner that is quicker each time has its way; the pool's refusal is logged, and harms nobody."""
+    node = Node()
+    node.quicker = [sign(2, nonce, Transfer(ACCOUNT_IDS[1], 7)) for nonce in range(NONCE_TRIES)]
+    trio.run(node.service.report, contradiction())
+    assert (node.submitted, node.execution.mempool.statistics().transactions) == ([], NONCE_TRIES)
