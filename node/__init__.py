@@ -9,6 +9,7 @@ Reading order:
     tile_work   tile arithmetic, where compute and storage meet
     worker      the child process that learns
     history_work  proof of history on every core, in history_worker's processes
+    part_work   parts of a state, proved and made rows of in part_worker's processes
     services/   merging and applying, learning, exchanging bytes, presence, housekeeping
     view, api/  what the outside may see and ask
     cli, commands/  what a person types

@@ -6,6 +6,7 @@ D/keys/*.key           node, vote, account; 0600        D/api.token  bearer toke
 D/db/  tiles/  blobs/  index and bytes                  D/api.sock   the same API as a unix socket; 0600
 D/journal/             votes, proposals                 D/log/       JSON lines
 D/learner/             residuals, optimiser, deltas
+D/incoming/            rows of a state on their way into db/
 D/checkpoints/N/       all rows as of height N
 D/disagreements/N/     why this machine has another state of height N (node/recovery_disagreement.py)
 D/recovery.bin         how the chain goes on after it failed, if config.toml names it (node/fork_rows.py)
@@ -46,6 +47,10 @@ class DataDirectory:
     @property
     def database(self) -> Path:
         return self.root / "db"
+
+    @property
+    def incoming(self) -> Path:
+        return self.root / "incoming"
 
     @property
     def tiles(self) -> Path:

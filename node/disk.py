@@ -16,7 +16,7 @@ from node.data_directory import DataDirectory
 from storage.files import Files
 from storage.io.files import DirectoryFiles, DirectoryLock, make_directory, sync_directory, write_file
 from storage.io.journal_file import create_journal, open_journal
-from storage.io.rocks import RocksKeyValue
+from storage.io.rocks import RocksKeyValue, RowFiles
 from storage.journal import Journal, OpenedJournal
 from storage.kv import KeyValue
 
@@ -48,6 +48,11 @@ class Disk(Journals, Protocol):
 
     def path(self, name: str) -> str:
         """Where the learner's process finds a file of ``files``."""
+        ...
+
+    @property
+    def row_files(self) -> RowFiles | None:
+        """How ``index`` takes rows that other processes wrote; None where no other process sees this disk."""
         ...
 
     def other_bytes(self) -> int:
@@ -109,6 +114,7 @@ class DirectoryDisk(DirectoryJournals):
             opened.callback(self._lock.close)
             self.index = RocksKeyValue(places.database)
             opened.callback(self.index.close)
+            self.row_files = RowFiles(places.incoming, self.index)
             self.files = DirectoryFiles(places.root)
             self.files.sweep()
             for left in places.checkpoints.glob(f"*{_PART}"):  # by a crash
@@ -122,7 +128,14 @@ class DirectoryDisk(DirectoryJournals):
 
     def other_bytes(self) -> int:
         places = self._places
-        folders = (places.database, places.checkpoints, places.journal, places.learner, places.log.parent)
+        folders = (
+            places.database,
+            places.incoming,
+            places.checkpoints,
+            places.journal,
+            places.learner,
+            places.log.parent,
+        )
         found = dict(_size_bytes(file) for folder in folders for file in folder.rglob("*"))
         return sum(found.values())
 

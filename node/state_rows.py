@@ -51,6 +51,7 @@ NOT_THE_STATE: Final = (
     "The state in the database is not the one that its last block has: "
     "run `nocknode recovery repair`, which fetches it again from peers."
 )
+ON_ITS_WAY: Final = Digest(bytes(DIGEST_BYTES))
 _PLACE_BYTES: Final = 1 + DIGEST_BYTES  # before an entry's key: sub-chain and H(key)
 
 
@@ -194,20 +195,44 @@ def keep_part(
     What is below a bucket is added to what is there instead, and says so: before the first of them the bucket was emptied. Its
     digest is the bucket's.
     """
-    buckets = checked.buckets
-    if len(name) <= BUCKET_NAME_BYTES:
-        for prefix in (STATE, _BUCKET, _FETCHED):
-            for key, _ in scan_all(index, prefix + name):
-                batch.delete(key)
-    else:
-        batch.delete(_FETCHED + bucket_name(name))
-        buckets = ((bucket_name(name), digest),)
+    _clear_part(batch, index, name)
+    for row, value in rows_of_part(name, entries, checked):
+        batch.put(row, value)
+    mark_part(batch, name, checked, digest)
+
+
+def rows_of_part(name: bytes, entries: Sequence[StateEntry], checked: CheckedEntries) -> Iterator[tuple[bytes, bytes]]:
+    """The rows of entries that were proved, in ascending order."""
     before = STATE + name[:1]
-    for entry, (place, _) in zip(entries, checked.leaves, strict=True):
-        batch.put(before + place + entry.key, entry.value)
+    return (
+        (before + place + entry.key, entry.value) for entry, (place, _) in zip(entries, checked.leaves, strict=True)
+    )
+
+
+def expect_part(batch: Batch, index: KeyValue, name: bytes) -> None:
+    """Add to ``batch``: whatever is below a name counts for nothing until ``mark_part``, as its rows come otherwise.
+
+    After a crash in between, all or none of them are here, and the name has a digest that no part has.
+    """
+    _clear_part(batch, index, name)
+    batch.put(_FETCHED + name, ON_ITS_WAY)
+
+
+def mark_part(batch: Batch, name: bytes, checked: CheckedEntries, digest: Digest) -> None:
+    """Add to ``batch``: the digests of a part whose rows are here."""
+    buckets = checked.buckets if len(name) <= BUCKET_NAME_BYTES else ((bucket_name(name), digest),)
     for bucket, found in buckets:
         batch.put(_BUCKET + bucket, found)
     batch.put(_FETCHED + name, digest)
+
+
+def _clear_part(batch: Batch, index: KeyValue, name: bytes) -> None:
+    if len(name) > BUCKET_NAME_BYTES:
+        batch.delete(_FETCHED + bucket_name(name))
+        return
+    for prefix in (STATE, _BUCKET, _FETCHED):
+        for key, _ in scan_all(index, prefix + name):
+            batch.delete(key)
 
 
 def keep_split(batch: Batch, name: bytes, digests: Sequence[Digest]) -> None:

@@ -7,8 +7,9 @@
                                                         +---> Finished   nothing of the target is missing
 
 Digests are known from the root down (``protocol/state_sync.py``), so an answer is proved or refused by itself: a wrong one
-costs what was asked, and nothing that was there before. A slow source is not waited for: after a while another one is
-asked as well, and the first good answer counts.
+costs what was asked, and nothing that was there before. Entries are proved before the machine is told of them
+(``prove_entries``), by whoever has a core for it: a question says against which digests. A slow source is not waited for:
+after a while another one is asked as well, and the first good answer counts.
 
 What is kept is kept by its digest, not by the state that it came from. When the target changes, because nobody has the old
 one any more, whatever is the same in both stays; where a branch differs, only its buckets that differ are fetched. A node that
@@ -81,11 +82,29 @@ class SourceLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvedPart:
+    """The entries below a name, which lead to its digest. ``size_bytes``: of their keys and values."""
+
+    entries: tuple[StateEntry, ...]  # none where a file has their rows
+    checked: CheckedEntries  # what proving them has computed; of those in a file no leaves
+    size_bytes: int
+    rows_file: str = ""  # which has the rows of this part, and of the others of its answer
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedEntries:
+    """The parts of an answer up to the first that is wrong, or that is too large for an answer; and what is wrong."""
+
+    parts: tuple[ProvedPart | None, ...]
+    refusal: Rejected | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to a question, decoded."""
+    """The answer to a question: digests decoded, entries proved."""
 
     number: int
-    answer: Children | Entries
+    answer: Children | ProvedEntries
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +132,12 @@ Event = SourceFound | SourceLost | Answered | Unanswered | Ticked | Retargeted
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question to one source."""
+    """A question to one source. ``digests``: what the entries of each name must lead to."""
 
     number: int
     peer: PeerId
     request: GetChildren | GetEntries
+    digests: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +148,7 @@ class Keep:
     """
 
     name: bytes
-    entries: tuple[StateEntry, ...]
-    checked: CheckedEntries  # what proving them has computed
+    part: ProvedPart
     digest: Digest
 
 
@@ -155,6 +174,29 @@ class Finished:
 
 
 Effect = Ask | Keep | Split | Report | Finished
+
+
+# -- proving --------------------------------------------------------------------------------------------------------------
+
+
+NO_PART: Final = ProvedPart((), CheckedEntries(), 0)
+
+
+def prove_entries(names: Sequence[bytes], digests: Sequence[Digest], answer: Entries) -> ProvedEntries:
+    """Compare the parts of an answer with the digests of the names that were asked for. Megabytes take a tenth of a second."""
+    if len(answer.parts) > len(names):
+        return ProvedEntries((), Rejected(Reason.MALFORMED, "not an answer to what was asked"))
+    proved: list[ProvedPart | None] = []
+    for name, part, expected in zip(names, answer.parts, digests, strict=False):
+        if part is None:  # what comes after it is asked for once more
+            proved.append(None)
+            break
+        try:
+            checked = check_entries(name, part, expected)
+        except Rejected as refusal:
+            return ProvedEntries(tuple(proved), refusal)
+        proved.append(ProvedPart(part, checked, sum(len(entry.key) + len(entry.value) for entry in part)))
+    return ProvedEntries(tuple(proved))
 
 
 # -- the machine ----------------------------------------------------------------------------------------------------------
@@ -281,7 +323,7 @@ class StateSync:
         self._digests[name] = digest
         if len(name) <= BUCKET_NAME_BYTES and digest == EMPTY[len(name) - 1]:
             if self.kept.get(name) != digest and self._held_below(name):
-                self._keep(name, (), CheckedEntries(), digest, effects)
+                self._keep(name, NO_PART, digest, effects)
             return
         self._parts += 1
         if self.kept.get(name) == self._mark(name):
@@ -294,7 +336,7 @@ class StateSync:
             return bool(self._held_below(name))
         pieces = self._pieces.get(name, {})
         if any(self.kept[piece] != self._digests[name] for piece in pieces):
-            self._keep(name, (), CheckedEntries(), EMPTY[2], effects)  # they are of another bucket than the target's
+            self._keep(name, NO_PART, EMPTY[2], effects)  # they are of another bucket than the target's
             return False
         return bool(pieces)
 
@@ -312,14 +354,7 @@ class StateSync:
         pieces = [piece for piece in self._pieces.get(bucket_name(name), {}) if piece.startswith(name)]
         return [name, *pieces] if len(name) == BUCKET_NAME_BYTES and name in self.kept else pieces
 
-    def _keep(
-        self,
-        name: bytes,
-        entries: tuple[StateEntry, ...],
-        checked: CheckedEntries,
-        digest: Digest,
-        effects: list[Effect],
-    ) -> None:
+    def _keep(self, name: bytes, part: ProvedPart, digest: Digest, effects: list[Effect]) -> None:
         for held in self._held_below(name):
             del self.kept[held]
             self._pieces.get(bucket_name(held), {}).pop(held, None)
@@ -327,7 +362,7 @@ class StateSync:
             self.kept.pop(bucket_name(name), None)
             self._pieces.setdefault(bucket_name(name), {})[name] = None
         self.kept[name] = digest
-        effects.append(Keep(name, entries, checked, digest))
+        effects.append(Keep(name, part, digest))
 
     # -- what is missing ------------------------------------------------------------------------------------------------
 
@@ -389,7 +424,7 @@ class StateSync:
 
     # -- answers --------------------------------------------------------------------------------------------------------
 
-    def _take(self, number: int, answer: Children | Entries, effects: list[Effect]) -> None:
+    def _take(self, number: int, answer: Children | ProvedEntries, effects: list[Effect]) -> None:
         question = self._end(number)
         if question is None:
             return
@@ -405,20 +440,27 @@ class StateSync:
             source.failures = 0
             source.bytes_given += size_bytes
 
-    def _take_answer(self, question: _Question, answer: Children | Entries, effects: list[Effect]) -> int:
+    def _take_answer(self, question: _Question, answer: Children | ProvedEntries, effects: list[Effect]) -> int:
         """Keep what an answer proves, up to what is wrong in it; returns its bytes. Raises ``Rejected``."""
+        if isinstance(answer, ProvedEntries) and answer.refusal is not None and not answer.parts:
+            raise answer.refusal
         if question.is_for_children:
             if not isinstance(answer, Children) or len(answer.digests) != len(question.names):
                 raise Rejected(Reason.MALFORMED, "not an answer to what was asked")
             for name, digests in zip(question.names, answer.digests, strict=True):
                 self._take_children(name, digests, effects)
             return sum(map(len, answer.digests))
-        if not isinstance(answer, Entries) or not 1 <= len(answer.parts) <= len(question.names):
+        if not isinstance(answer, ProvedEntries) or not answer.parts:
             raise Rejected(Reason.MALFORMED, "not an answer to what was asked")
+        parts = list(zip(question.names, answer.parts, strict=False))
+        if any(part is not None and part.rows_file and name in self._opened for name, part in parts):
+            return 0  # a file is taken whole, and this name is here in pieces meanwhile
         size_bytes = 0
-        for name, part in zip(question.names, answer.parts, strict=False):
+        for name, part in parts:
             size_bytes += self._take_part(name, part, effects)
-        self._part_bytes = max(1, (self._part_bytes + size_bytes // len(answer.parts)) // 2)
+        if answer.refusal is not None:
+            raise answer.refusal
+        self._part_bytes = max(1, (self._part_bytes + size_bytes // len(parts)) // 2)
         return size_bytes
 
     def _take_children(self, name: bytes, digests: bytes, effects: list[Effect]) -> None:
@@ -449,7 +491,7 @@ class StateSync:
         if name == bucket:
             self._counts[name], children = check_bucket(name, digests, self._digests[name], self.shape)
             if name in self.kept:  # another state's
-                self._keep(name, (), CheckedEntries(), EMPTY[2], effects)
+                self._keep(name, NO_PART, EMPTY[2], effects)
         else:
             count = Span.of(name, self._counts[bucket], self.shape).children
             children = check_children(digests, self._digests[name], count)
@@ -457,16 +499,17 @@ class StateSync:
         for child, digest in zip(children_of(name, len(children)), children, strict=True):
             self._expect(child, digest, effects)
 
-    def _take_part(self, name: bytes, part: Sequence[StateEntry] | None, effects: list[Effect]) -> int:
-        if self._wanted.get(name, True):
-            return 0
+    def _take_part(self, name: bytes, part: ProvedPart | None, effects: list[Effect]) -> int:
+        """Keep a part that is not here, also where its digests were to be asked for instead: somebody called it too large."""
         if part is None:
-            self._refuse_whole(name)
+            if not self._wanted.get(name, True):
+                self._refuse_whole(name)
             return 0
-        checked = check_entries(name, part, self._digests[name])
+        if name not in self._wanted:
+            return 0
         self._have(name)
-        self._keep(name, tuple(part), checked, self._mark(name), effects)
-        return sum(len(entry.key) + len(entry.value) for entry in part)
+        self._keep(name, part, self._mark(name), effects)
+        return part.size_bytes
 
     def _refuse_whole(self, name: bytes) -> None:
         """The entries of a name are too many for an answer; raises ``Rejected`` where that cannot be.
@@ -499,8 +542,11 @@ class StateSync:
                 self._questions[self._number] = _Question(peer, names, is_for_children, now_ms)
                 self._sources[peer].questions += 1
                 height = self.target.height
-                request = GetChildren(height, names) if is_for_children else GetEntries(height, names)
-                effects.append(Ask(self._number, peer, request))
+                if is_for_children:
+                    effects.append(Ask(self._number, peer, GetChildren(height, names)))
+                else:
+                    digests = tuple(self._digests[name] for name in names)
+                    effects.append(Ask(self._number, peer, GetEntries(height, names), digests))
 
     def _parts_per_request(self) -> int:
         """As many as should fill half an answer: what does not fit is asked for once more."""

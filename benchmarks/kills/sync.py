@@ -29,7 +29,7 @@ from node.config import load_settings
 from node.ground import Ground, open_ground
 from node.services.state_fetch import StateFetch
 from node.services.state_server import StateServer
-from node.state_rows import entries_below, fetched_parts, find_fetch, scan_state, store_changes
+from node.state_rows import ON_ITS_WAY, entries_below, fetched_parts, find_fetch, scan_state, store_changes
 from node.threads import in_thread
 from p2p.io.libp2p_host import open_libp2p_host
 from p2p.requests import STATE, SYNC
@@ -44,7 +44,7 @@ from protocol.light_client import LightBlock
 from protocol.limits import FRAME_BYTES_MAX, STATE_ANSWER_BYTES_MAX
 from protocol.rejection import Rejected
 from protocol.roster import Member, Roster
-from protocol.state_sync import Entries, GetEntries, StateRequest, check_entries
+from protocol.state_sync import EMPTY, Entries, GetEntries, StateRequest, check_entries
 from storage import ledger
 from storage.keys import own_key, pack_u64
 from storage.kv import Batch, KeyValue
@@ -55,6 +55,8 @@ ROSTERS_MADE: Final = 6_000  # entries of many bytes: most of the state
 ROSTER_MEMBERS: Final = 100
 DIAL_SECONDS_MAX: Final = 30.0
 GIVEN_BYTES_MAX: Final = QUESTIONS_PER_SOURCE_MAX * STATE_ANSWER_BYTES_MAX  # on their way when a process dies
+
+NOTHING: Final = (ON_ITS_WAY, *EMPTY)  # marks of names of which nothing is here
 
 T = TypeVar("T")
 
@@ -259,7 +261,7 @@ class SyncWitness(Witness):
         return wrong
 
     def _wrong_parts(self, at: Joining, index: KeyValue) -> list[str]:
-        parts = fetched_parts(index)
+        parts = {name: digest for name, digest in fetched_parts(index).items() if digest not in NOTHING}
         lost = [name for name, digest in at.parts.items() if parts.get(name) != digest]
         wrong = [f"{len(lost)} parts were kept and are gone"] if lost else []
         if len(parts) < at.parts_said:

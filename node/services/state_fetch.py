@@ -14,7 +14,7 @@ fetched instead, as ``--from-genesis`` does.
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -31,15 +31,18 @@ from consensus.light_client import (
 )
 from node.clock import Clock
 from node.ground import Ground
+from node.part_work import PartWork, open_part_work
 from node.state_rows import (
     FetchRow,
     begin_fetch,
     digests_below,
+    expect_part,
     fetched_parts,
     find_fetch,
     forget_state,
     keep_part,
     keep_split,
+    mark_part,
 )
 from node.threads import InThread
 from p2p.requests import STATE, SYNC, RequestRule
@@ -55,9 +58,7 @@ from protocol.rejection import Reason, Rejected
 from protocol.state_sync import (
     Checkpoint,
     Children,
-    Entries,
     GetCheckpoint,
-    GetChildren,
     GetEntries,
     GetTrusted,
     StateRequest,
@@ -70,6 +71,7 @@ from storage.ledger import FinalizedBlock
 log = structlog.get_logger()
 
 FIRST_PEER_SECONDS: Final = 10.0  # for a network that begins at this moment, or is gone
+FOUNDING_MS: Final = 600_000  # so long a network's first node is the one that has nobody to dial (a guess)
 ASKED_MAX: Final = 8  # peers that are asked for a checkpoint
 OTHERS_SECONDS: Final = (
     2.0  # after the first proof of a checkpoint, for newer ones; after the first denial, for any (a guess)
@@ -183,10 +185,15 @@ class StateFetch:
         forget_state(self.ground.index)
 
     async def _wait_for_peers(self) -> bool:
-        """Whether anybody is connected, after a while at most. A network of one has nobody to wait for."""
-        me, founders = self.transport.peer_id, self.ground.genesis.founders
-        if [founder.card.node for founder in founders] == [me] and not self.ground.settings.network.bootstrap:
-            return False
+        """Whether anybody is connected, after a while at most.
+
+        Who is told of nobody to dial is not waiting for anybody where the network is its own, or was founded a moment ago.
+        """
+        genesis = self.ground.genesis
+        is_alone = [founder.card.node for founder in genesis.founders] == [self.transport.peer_id]
+        is_first = is_alone or self.clock.now_ms() - genesis.created_ms < FOUNDING_MS
+        if is_first and not self.ground.settings.network.bootstrap:
+            return bool(self.transport.connected_peers())
         with trio.move_on_after(FIRST_PEER_SECONDS):
             while not self.transport.connected_peers():
                 await trio.sleep(0.05)
@@ -338,8 +345,11 @@ class StateFetch:
 
     async def _fetch(self, row: FetchRow) -> tuple[FetchRow, FinalizedBlock] | None:
         """Fetch until the state of some checkpoint is complete; None where nobody gives anything for too long."""
-        async with trio.open_nursery() as nursery:
-            run = _Run(self, row, nursery)
+        async with (
+            open_part_work(self.in_thread, self.ground.disk.row_files) as part_work,
+            trio.open_nursery() as nursery,
+        ):
+            run = _Run(self, row, nursery, part_work)
             complete = await run.until_complete()
             nursery.cancel_scope.cancel()
         return complete
@@ -364,11 +374,12 @@ class StateFetch:
 class _Run:
     """One fetch, until it is complete or given up."""
 
-    def __init__(self, fetch: StateFetch, row: FetchRow, nursery: trio.Nursery) -> None:
+    def __init__(self, fetch: StateFetch, row: FetchRow, nursery: trio.Nursery, part_work: PartWork) -> None:
         self._fetch = fetch
         self._index = fetch.ground.index
         self._row = row
         self._nursery = nursery
+        self._part_work = part_work
         self._say, self._events = trio.open_memory_channel[sync.Event](sync.QUESTIONS_MAX + 2)
         self._machine = sync.StateSync(_target(row), partial(digests_below, self._index), fetched_parts(self._index))
         self._told: dict[PeerId, None] = {}  # of sources that were told to the machine
@@ -393,50 +404,71 @@ class _Run:
         return None
 
     async def _handle(self, event: sync.Event) -> list[sync.Effect]:
-        """The machine's answer, and what it keeps: megabytes are hashed and written, so in a thread."""
+        """The machine's answer, and what it keeps: megabytes are written, so in a thread."""
         now_ms = self._fetch.clock.monotonic_ms()
 
         def work() -> list[sync.Effect]:
             effects, batch = self._machine.handle(event, now_ms), Batch()
+            self._take_rows([effect for effect in effects if isinstance(effect, sync.Keep) and effect.part.rows_file])
             for effect in effects:
-                if isinstance(effect, sync.Keep):
-                    keep_part(batch, self._index, effect.name, effect.entries, effect.checked, effect.digest)
-                elif isinstance(effect, sync.Split):
-                    keep_split(batch, effect.name, effect.digests)
+                match effect:
+                    case sync.Keep(name, part, digest) if part.rows_file:
+                        mark_part(batch, name, part.checked, digest)
+                    case sync.Keep(name, part, digest):
+                        keep_part(batch, self._index, name, part.entries, part.checked, digest)
+                    case sync.Split(name, digests):
+                        keep_split(batch, name, digests)
             if batch:
                 self._index.write(batch, durable=False)  # the next durable write makes it so
+            if isinstance(event, sync.Answered) and isinstance(event.answer, sync.ProvedEntries):
+                self._part_work.drop(event.answer)
             return effects
 
         return await self._fetch.in_thread(work)
 
+    def _take_rows(self, keeps: Sequence[sync.Keep]) -> None:
+        """Let the database have the file of an answer.
+
+        Its other parts are here already, with the same rows. That they count for nothing yet is durable before the rows are.
+        """
+        if not keeps:
+            return
+        batch = Batch()
+        for keep in keeps:
+            expect_part(batch, self._index, keep.name)
+        self._index.write(batch)
+        self._part_work.take(keeps[0].part.rows_file)
+
     def _perform(self, effect: sync.Effect) -> None:
         match effect:
-            case sync.Ask(number, peer, request):
-                self._nursery.start_soon(self._ask, number, peer, request)
+            case sync.Ask():
+                self._nursery.start_soon(self._ask, effect)
             case sync.Report(peer, refusal):
                 log.warning("a part of the state was refused", peer=short(peer), why=str(refusal))
                 self._fetch.transport.report(peer, refusal)
             case sync.Finished():
                 self._is_complete = True
 
-    async def _ask(self, number: int, peer: PeerId, request: GetChildren | GetEntries) -> None:
-        kind: Callable[[bytes], Children | Entries] = (
-            _decode_children if isinstance(request, GetChildren) else _decode_entries
-        )
+    async def _ask(self, ask: sync.Ask) -> None:
         event: sync.Event
         try:
-            data = await self._fetch.get(peer, STATE, request)
+            data = await self._fetch.get(ask.peer, STATE, ask.request)
         except RequestFailed:
-            event = sync.Unanswered(number)
+            event = sync.Unanswered(ask.number)
         except Rejected as refusal:
-            event = sync.Unanswered(number, is_absent=refusal.reason is Reason.NOT_FOUND)
+            event = sync.Unanswered(ask.number, is_absent=refusal.reason is Reason.NOT_FOUND)
         else:
-            try:
-                event = sync.Answered(number, kind(data))
-            except Rejected as refusal:
-                self._fetch.transport.report(peer, refusal)
-                event = sync.SourceLost(peer)
+            event = sync.Answered(ask.number, await self._read(ask, data))
         await self._say.send(event)
+
+    async def _read(self, ask: sync.Ask, data: bytes) -> Children | sync.ProvedEntries:
+        """An answer as the machine takes it."""
+        if isinstance(ask.request, GetEntries):
+            return await self._part_work.prove(ask.request.names, ask.digests, data)
+        try:
+            return decode(Children, data, limit_bytes=FRAME_BYTES_MAX)
+        except Rejected as refusal:
+            return sync.ProvedEntries((), refusal)
 
     async def _tick(self) -> None:
         """Tell the machine of time and of who is there; tell the user how far it is."""
@@ -484,11 +516,3 @@ def _parse_trusted(text: str) -> tuple[Height, Digest]:
 
 def _target(row: FetchRow) -> sync.Target:
     return sync.Target(row.block.header.height, row.sub_roots)
-
-
-def _decode_children(data: bytes) -> Children:
-    return decode(Children, data, limit_bytes=FRAME_BYTES_MAX)
-
-
-def _decode_entries(data: bytes) -> Entries:
-    return decode(Entries, data, limit_bytes=FRAME_BYTES_MAX)

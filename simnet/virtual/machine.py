@@ -149,9 +149,13 @@ class VirtualMachine:
                 region=self.plan.region.name,
                 aggregate=self.world.aggregation,
                 connections=CONNECTIONS,
+                bootstrap=self._bootstrap(),
             ),
             storage=replace(settings.storage, history=False),  # a script that wants it says so
         )
+
+    def _bootstrap(self) -> tuple[str, ...]:
+        return tuple(each for each in self.world.bootstrap if each != address_of(self.plan))
 
     def _open_ground(self) -> Ground:
         return stand_on(self.disk.open(), self._settings(), self.plan.keys, self.world.genesis)
@@ -201,7 +205,7 @@ class VirtualMachine:
                 listen=(listen_address(self.plan),),
                 hello=network,
                 check_hello=check_hello,
-                bootstrap=[each for each in self.world.bootstrap if each != address_of(self.plan)],
+                bootstrap=self._bootstrap(),
                 generator=random.Random(self.world.draw.getrandbits(64)),
                 clock_milliseconds=self.clock.now_ms,
                 connections_wanted=CONNECTIONS,

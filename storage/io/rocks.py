@@ -8,12 +8,15 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import rocksdict
 
+from storage.files import TMP_SUFFIX
 from storage.io.files import make_directory
 from storage.kv import Batch, DatabaseCorrupt, DatabaseLocked
 
@@ -107,6 +110,22 @@ class RocksKeyValue:
         except Exception as error:
             raise _translated(path, error) from error
 
+    def ingest(self, path: Path) -> None:
+        """Take all rows of a file that ``write_rows`` has written, in place of those that are here; the file is gone then.
+
+        Durable on return, whole or not there after a crash: before what was written earlier without ``durable``. Raises
+        ``OSError``.
+        """
+        options = rocksdict.IngestExternalFileOptions()
+        options.set_move_files(True)
+        db = self._open_db()
+        try:
+            db.ingest_external_file([str(path)], options)
+        except Exception as error:
+            self._has_refused = True
+            raise _translated(self.path, error) from error
+        path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Idempotent. Raises ``OSError``, unless a write has raised it before: its sentence is the one to end with."""
         db, self._db = self._db, None
@@ -122,6 +141,39 @@ class RocksKeyValue:
         if self._db is None:
             raise ValueError("the database is closed")
         return self._db
+
+
+class RowFiles:
+    """Files of rows that other processes write, in a folder on the disk of the database that takes them."""
+
+    def __init__(self, folder: Path, index: RocksKeyValue) -> None:
+        self._folder = folder
+        self._index = index
+        self._numbers = itertools.count()
+
+    def new_path(self) -> Path:
+        """Where nothing is, and no process that outlives a dead one of ours writes. What is left is swept at the next start."""
+        make_directory(self._folder)
+        return self._folder / f"rows.{os.getpid()}.{next(self._numbers)}{TMP_SUFFIX}"
+
+    def take(self, path: Path) -> None:
+        """As ``RocksKeyValue.ingest``."""
+        self._index.ingest(path)
+
+
+def write_rows(path: Path, rows: Iterable[tuple[bytes, bytes]]) -> None:
+    """Write rows, of which there is one at least, in ascending order of their keys, as a file for ``ingest``.
+
+    Raises ``OSError``, also for rows that are not in order.
+    """
+    try:
+        writer = rocksdict.SstFileWriter(_options())
+        writer.open(str(path))
+        for key, value in rows:
+            writer[key] = value
+        writer.finish()
+    except Exception as error:
+        raise _translated(path, error) from error
 
 
 def _options() -> rocksdict.Options:

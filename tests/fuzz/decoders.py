@@ -55,6 +55,7 @@ from node.ground import DELTA_ROW_BYTES_MAX, DeltaRow, KnownPeers, LearnerRecord
 from node.inbound import Inbound
 from node.keys import CARD_BYTES_MAX, card_text, parse_card
 from node.money import parse_nock
+from node.part_worker import CALL_BYTES_MAX, BucketOfPart, PartInFile, Prove, Proved, Refused
 from node.recovery_disagreement import HaltRow
 from node.services.housekeeping import UseRow
 from node.state_rows import FetchRow
@@ -631,6 +632,19 @@ def check_own_entries(data: bytes) -> object:
     return None
 
 
+def prove_samples() -> list[bytes]:
+    name, _ = account_branch()
+    expected = ACCOUNTS_TREE.digests_below(b"")[name[1]]
+    return [encode(Prove((name,), (expected,), "", data)) for data in entries_samples()]
+
+
+def proved_samples() -> list[bytes]:
+    return [
+        encode(Proved((PartInFile(7, (BucketOfPart(b"abc", bytes(32)),)), None), None)),
+        encode(Proved((), Refused("malformed", "why"))),
+    ]
+
+
 def entry_samples() -> list[bytes]:
     return [entry.value for entry in account_branch()[1] if entry.key[:1] == ACCOUNTS.prefix]
 
@@ -951,6 +965,20 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     Decoder(
         "entries of a state", Form.MSGPACK, entries_samples, check_own_entries, (Entries, check_entries, split_name)
+    ),
+    Decoder(
+        "call of a part's process",
+        Form.MSGPACK,
+        prove_samples,
+        lambda data: decode(Prove, data, limit_bytes=CALL_BYTES_MAX),
+        (Prove,),
+    ),
+    Decoder(
+        "answer of a part's process",
+        Form.MSGPACK,
+        proved_samples,
+        lambda data: decode(Proved, data, limit_bytes=FRAME_BYTES_MAX).entries("file"),
+        (Proved,),
     ),
     Decoder(
         "entry of a state",

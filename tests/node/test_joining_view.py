@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import msgspec
+import pytest
 import trio
+import trio.testing
 
 from consensus.state import State
 from node.api.server import ApiAddress, serve_api
 from node.clock import Clock
 from node.data_directory import DataDirectory
 from node.joining_view import JoiningView
-from node.services.state_fetch import JoinPhase, StateFetch
+from node.services.state_fetch import FIRST_PEER_SECONDS, FOUNDING_MS, JoinPhase, StateFetch
 from node.state_rows import FetchRow
 from node.threads import in_thread
 from p2p.transport import TransportStatistics
 from protocol.ids import PeerId, peer_text
 from storage.state_sync import Progress
 from tests.consensus.ledger_samples import GENESIS
-from tests.node.ground_samples import make_ground
+from tests.node.ground_samples import SETTINGS, make_ground
 from tests.node.samples import STATUS, FakeNode
 from tests.node.test_checkpoints import light_block
 
@@ -117,3 +120,23 @@ def test_every_phase_has_a_sentence() -> None:
         fetch.phase = phase
         said.append(fetch.sentence())
     assert len(set(said)) == len(JoinPhase)
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "bootstrap", "waits"),
+    [(0, (), False), (FOUNDING_MS, (), True), (0, ("/ip4/127.0.0.1/tcp/1",), True)],
+)
+def test_the_first_node_of_a_network_waits_for_nobody(age_ms: int, bootstrap: tuple[str, ...], waits: bool) -> None:
+    """It has nobody to dial and was founded a moment ago; whoever has, or may have been away for long, waits for a caller."""
+    ground: Any = make_ground(settings=replace(SETTINGS, network=replace(SETTINGS.network, bootstrap=bootstrap)))
+    transport: Any = Transport()
+    transport.connected_peers = lambda: ()
+    clock: Any = SimpleNamespace(now_ms=lambda: ground.genesis.created_ms + age_ms)
+
+    async def main() -> float:
+        began = trio.current_time()
+        assert not await StateFetch(ground, transport, clock, in_thread).run()
+        return trio.current_time() - began
+
+    waited_seconds = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert waited_seconds == pytest.approx(FIRST_PEER_SECONDS if waits else 0)

@@ -21,7 +21,7 @@ from storage.kv import Batch, KeyValue, MemoryKeyValue
 from storage.state_sync import Answered, Ask, Finished, Keep, Report, SourceFound, Split, StateSync, Target
 from tests.consensus.ledger_samples import GENESIS
 from tests.node.test_checkpoints import light_block
-from tests.storage.test_state_sync import FULL, GROUND, PEERS, Rows, State, fill
+from tests.storage.test_state_sync import FULL, GROUND, PEERS, Rows, State, answered, fill
 
 
 def write(rows: Rows) -> KeyValue:
@@ -42,7 +42,7 @@ def perform(index: KeyValue, effects: list[Keep | Split]) -> None:
     batch = Batch()
     for effect in effects:
         if isinstance(effect, Keep):
-            keep_part(batch, index, effect.name, effect.entries, effect.checked, effect.digest)
+            keep_part(batch, index, effect.name, effect.part.entries, effect.part.checked, effect.digest)
         else:
             keep_split(batch, effect.name, effect.digests)
     index.write(batch)
@@ -65,10 +65,10 @@ def fetch(state: State, index: KeyValue, source: OpenedCheckpoint, answers_max: 
         ask = waiting.pop()
         if isinstance(ask.request, GetChildren):
             answer = encode(Children(tuple(map(source.children, ask.request.names))))
-            event = Answered(ask.number, decode(Children, answer, limit_bytes=FRAME_BYTES_MAX))
+            event = answered(ask, decode(Children, answer, limit_bytes=FRAME_BYTES_MAX))
         else:
             answer = encode(source.entries(ask.request.names))
-            event = Answered(ask.number, decode(Entries, answer, limit_bytes=FRAME_BYTES_MAX))
+            event = answered(ask, decode(Entries, answer, limit_bytes=FRAME_BYTES_MAX))
     return False
 
 

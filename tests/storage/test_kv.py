@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from protocol.ids import Digest, Height, TileId, Version
-from storage.io.rocks import RocksKeyValue
+from storage.io.rocks import RocksKeyValue, RowFiles, write_rows
 from storage.keys import HEADER, blob_key, block_key, own_key, split_tile_key, tile_key, tile_prefix
 from storage.kv import Batch, DatabaseCorrupt, DatabaseLocked, MemoryKeyValue, scan_all
 from tests.room import no_room
@@ -259,3 +259,44 @@ def test_key_layout():
     assert split_tile_key(tile_key(TileId("layer1.x/12"), Version(2**40))) == ("layer1.x/12", 2**40)
     assert not tile_key(TileId("a/01"), Version(0)).startswith(tile_prefix(TileId("a/0")))
     assert own_key("consensus", b"k") == b"xconsensus\x00k"
+
+
+def test_a_file_of_rows_is_taken_whole_and_durable(tmp_path):
+    """In place of what was there, beside what is not in it; the file is gone, the rows are there after a power cut."""
+    path = tmp_path / "index"
+    kv = RocksKeyValue(path)
+    kv.write(batch_of(a="1", b="2", z="26"))
+    files = RowFiles(tmp_path / "incoming", kv)
+    first, second = files.new_path(), files.new_path()
+    assert first != second
+    write_rows(first, [(b"b", b"other"), (b"c", b"")])
+    files.take(first)
+    cut = tmp_path / "cut"
+    shutil.copytree(path, cut)  # as the disk is at this moment
+    for each in (kv, RocksKeyValue(cut)):
+        assert each.scan(b"", limit=9) == [(b"a", b"1"), (b"b", b"other"), (b"c", b""), (b"z", b"26")]
+        each.close()
+    assert list((tmp_path / "incoming").iterdir()) == []
+
+
+def test_a_file_of_rows_that_is_none_changes_nothing(tmp_path):
+    """Neither one whose rows are not in order, nor one that is damaged, torn or missing: each is a sentence."""
+    kv = RocksKeyValue(tmp_path / "index")
+    kv.write(batch_of(a="1"))
+    with pytest.raises(OSError, match="failed"):
+        write_rows(tmp_path / "wrong.tmp", [(b"b", b""), (b"a", b"")])
+    whole = tmp_path / "whole.tmp"
+    write_rows(whole, [(b"a", bytes(10_000))])
+    data = whole.read_bytes()
+    for name, left in (
+        ("torn.tmp", data[: len(data) // 2]),
+        ("empty.tmp", b""),
+        ("noise.tmp", bytes(10_000)),
+        ("none.tmp", None),
+    ):
+        if left is not None:
+            (tmp_path / name).write_bytes(left)
+        with pytest.raises(OSError, match="index"):
+            kv.ingest(tmp_path / name)
+    assert kv.scan(b"", limit=9) == [(b"a", b"1")]
+    kv.close()

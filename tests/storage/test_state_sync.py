@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -21,6 +22,7 @@ from protocol.state_sync import (
     BUCKET_SHAPE,
     EMPTY,
     BucketShape,
+    CheckedEntries,
     Children,
     Entries,
     GetChildren,
@@ -45,6 +47,8 @@ from storage.state_sync import (
     Event,
     Finished,
     Keep,
+    ProvedEntries,
+    ProvedPart,
     Report,
     Retargeted,
     SourceFound,
@@ -54,6 +58,7 @@ from storage.state_sync import (
     Target,
     Ticked,
     Unanswered,
+    prove_entries,
 )
 
 Rows = dict[bytes, bytes]  # chain | key -> value
@@ -140,22 +145,33 @@ class Disk:
 
     rows: Rows = field(default_factory=dict)
     digests: dict[bytes, Digest] = field(default_factory=dict)
+    files: dict[str, Rows] = field(default_factory=dict)  # which another process has made
+
+    def file(self, proved: ProvedEntries, names: Sequence[bytes], file: str) -> ProvedEntries:
+        """The same answer with all its rows in a file."""
+        parts = [(name, part) for name, part in zip(names, proved.parts, strict=False) if part is not None]
+        self.files[file] = {name[:1] + entry.key: entry.value for name, part in parts for entry in part.entries}
+        filed = [
+            part and ProvedPart((), CheckedEntries(buckets=part.checked.buckets), part.size_bytes, file)
+            for part in proved.parts
+        ]
+        return ProvedEntries(tuple(filed), proved.refusal)
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Keep):
                 if len(effect.name) > BUCKET_NAME_BYTES:
                     self.digests.pop(effect.name[:BUCKET_NAME_BYTES], None)
-                    assert not {effect.name[:1] + each.key for each in effect.entries} & self.rows.keys()
+                    assert not {effect.name[:1] + each.key for each in effect.part.entries} & self.rows.keys()
                 else:
                     for row in [row for row in self.rows if place(row)[: len(effect.name)] == effect.name]:
                         del self.rows[row]
                     for name in [name for name in self.digests if name[: len(effect.name)] == effect.name]:
                         del self.digests[name]
-                assert [place for place, _ in effect.checked.leaves] == [
-                    key_digest(each.key) for each in effect.entries
-                ]
-                self.rows.update({effect.name[:1] + each.key: each.value for each in effect.entries})
+                entries = effect.part.entries
+                assert [place for place, _ in effect.part.checked.leaves] == [key_digest(each.key) for each in entries]
+                self.rows.update({effect.name[:1] + each.key: each.value for each in entries})
+                self.rows.update(self.files.get(effect.part.rows_file, {}))
                 self.digests[effect.name] = effect.digest
             elif isinstance(effect, Split):
                 del self.digests[effect.name]
@@ -172,17 +188,25 @@ class Disk:
 class Conversation:
     """One machine and its sources. ``behave`` of a source changes its answers; None: it says nothing."""
 
-    def __init__(self, target: Target, disk: Disk, seed: int, shape: BucketShape = BUCKET_SHAPE) -> None:
+    def __init__(
+        self, target: Target, disk: Disk, seed: int, shape: BucketShape = BUCKET_SHAPE, *, in_files: bool = False
+    ) -> None:
+        self.in_files = in_files
         self.disk = disk
         self.machine = disk.machine(target, shape)
         self.draw = random.Random(seed)
         self.now_ms = 0
         self.waiting: list[Ask] = []
+        self.sent: list[Ask] = []
         self.reported: list[PeerId] = []
         self.finished = False
         self.asked = 0
 
     def tell(self, event: Event) -> None:
+        if isinstance(event, Answered) and isinstance(event.answer, ProvedEntries) and self.in_files:
+            (names,) = [ask.request.names for ask in self.sent if ask.number == event.number]
+            file = f"{len(self.disk.files)}"
+            event = Answered(event.number, self.disk.file(event.answer, names, file))
         if isinstance(event, Retargeted):
             self.waiting.clear()  # whatever is answered to those is ignored
         effects = self.machine.handle(event, self.now_ms)
@@ -190,6 +214,7 @@ class Conversation:
         for effect in effects:
             if isinstance(effect, Ask):
                 self.waiting.append(effect)
+                self.sent.append(effect)
                 self.asked += 1
             elif isinstance(effect, Report):
                 self.reported.append(effect.peer)
@@ -232,7 +257,14 @@ class Conversation:
         if kind == "fails":
             return Unanswered(ask.number)
         answer = honest.answer(ask.request, room)
-        return Answered(ask.number, answer if kind == "honest" else spoil(answer, kind, self.draw))
+        return answered(ask, answer if kind == "honest" else spoil(answer, kind, self.draw))
+
+
+def answered(ask: Ask, answer: Children | Entries) -> Answered:
+    """As the shell tells of it."""
+    if isinstance(answer, Children):
+        return Answered(ask.number, answer)
+    return Answered(ask.number, prove_entries(ask.request.names, ask.digests, answer))
 
 
 def spoil(answer: Children | Entries, kind: str, draw: random.Random) -> Children | Entries:
@@ -270,13 +302,14 @@ LIES = ("drops", "adds", "changes", "other", "reorders", "silent", "absent", "fa
     seed=st.integers(0, 2**32),
     kinds=st.lists(st.sampled_from(LIES), max_size=3),
     room=st.sampled_from([200, 2_000, STATE_ANSWER_BYTES_MAX]),
+    in_files=st.booleans(),
 )
 def test_a_state_is_fetched_whole_whatever_a_third_of_its_sources_says(
-    count: int, seed: int, kinds: list[str], room: int
+    count: int, seed: int, kinds: list[str], room: int, in_files: bool
 ) -> None:
     """Byte for byte, from sources of which some are honest; who lied is reported, and nobody else."""
     honest, disk = State(make_rows(count, seed)), Disk()
-    talk = Conversation(honest.target(), disk, seed)
+    talk = Conversation(honest.target(), disk, seed, in_files=in_files)
     liars = dict(zip(PEERS, kinds, strict=False))
     for peer in PEERS:
         talk.tell(SourceFound(peer))
@@ -288,8 +321,16 @@ def test_a_state_is_fetched_whole_whatever_a_third_of_its_sources_says(
 
 
 @settings(max_examples=8)
-@given(seed=st.integers(0, 2**32), changed=st.integers(0, 60), removed=st.integers(0, 60), cut=st.integers(0, 40))
-def test_what_was_proved_stays_when_the_target_changes(seed: int, changed: int, removed: int, cut: int) -> None:
+@given(
+    seed=st.integers(0, 2**32),
+    changed=st.integers(0, 60),
+    removed=st.integers(0, 60),
+    cut=st.integers(0, 40),
+    in_files=st.booleans(),
+)
+def test_what_was_proved_stays_when_the_target_changes(
+    seed: int, changed: int, removed: int, cut: int, in_files: bool
+) -> None:
     """Halfway, killed and begun again with a newer state: what is the same in both is not fetched twice."""
     draw = random.Random(seed)
     before = State(make_rows(150, seed))
@@ -300,16 +341,16 @@ def test_what_was_proved_stays_when_the_target_changes(seed: int, changed: int, 
         rows[row] = draw.randbytes(5)
     after = State(rows)
     disk = Disk()
-    first = Conversation(before.target(), disk, seed)
+    first = Conversation(before.target(), disk, seed, in_files=in_files)
     for peer in PEERS:
         first.tell(SourceFound(peer))
     for _ in range(cut):
         if first.waiting:
             ask = first.take()
-            first.tell(Answered(ask.number, before.answer(ask.request, 1_000)))
+            first.tell(answered(ask, before.answer(ask.request, 1_000)))
     kept = dict(disk.digests)
     first.tell(Retargeted(after.target(128)))
-    late = Conversation(after.target(128), disk, seed)  # as a new process
+    late = Conversation(after.target(128), disk, seed, in_files=in_files)  # as a new process
     for peer in PEERS:
         late.tell(SourceFound(peer))
     asked = [name for ask in late.waiting if isinstance(ask.request, GetEntries) for name in ask.request.names]
@@ -357,8 +398,44 @@ def test_a_slow_source_is_overtaken_and_still_heard() -> None:
     talk.tell(Ticked())
     assert [ask.peer for ask in talk.waiting] == [PEERS[0], PEERS[1]]
     talk.waiting.remove(slow)
-    talk.tell(Answered(slow.number, state.answer(slow.request)))
+    talk.tell(answered(slow, state.answer(slow.request)))
     assert not talk.reported
+    talk.run(state, {})
+    assert disk.rows == state.rows
+
+
+def test_a_file_of_which_a_part_is_here_in_pieces_is_not_taken() -> None:
+    """Somebody called a bucket too large, so its runs are fetched: a late file would bring rows that nothing stands for."""
+    state, disk = State(make_rows(12, 5, chains=1)), Disk()
+    talk = Conversation(state.target(), disk, 5, in_files=True)
+    talk.tell(SourceFound(PEERS[0]))
+
+    def answer(ask: Ask) -> None:
+        talk.waiting.remove(ask)
+        talk.tell(answered(ask, state.answer(ask.request)))
+
+    def refuse(ask: Ask) -> None:
+        talk.waiting.remove(ask)
+        talk.tell(Answered(ask.number, ProvedEntries((None,))))
+
+    def children_asked() -> list[Ask]:
+        return [ask for ask in talk.waiting if isinstance(ask.request, GetChildren)]
+
+    answer(talk.waiting[0])
+    refuse(talk.waiting[0])
+    answer(*children_asked())  # from here on buckets are asked for
+    late = talk.waiting[-1]
+    assert [len(name) for name in late.request.names] == [BUCKET_NAME_BYTES] * len(late.request.names)
+    for time_ms in (HEDGE_MS, 2 * HEDGE_MS):
+        talk.now_ms = time_ms
+        talk.tell(Ticked())
+    for peer in PEERS[1:]:
+        talk.tell(SourceFound(peer))
+    refuse(next(ask for ask in talk.waiting if ask != late and ask.request.names[0] in late.request.names))
+    answer(*children_asked())
+    before = dict(disk.rows)
+    answer(late)
+    assert disk.rows == before
     talk.run(state, {})
     assert disk.rows == state.rows
 
@@ -382,9 +459,9 @@ def test_a_liar_is_found_out_by_its_first_lie(kind: str) -> None:
     talk = Conversation(state.target(), disk, 7)
     talk.tell(SourceFound(PEERS[0]))
     ask = talk.take()
-    talk.tell(Answered(ask.number, state.answer(ask.request)))
+    talk.tell(answered(ask, state.answer(ask.request)))
     ask = talk.take()
-    talk.tell(Answered(ask.number, spoil(state.answer(ask.request), kind, talk.draw)))
+    talk.tell(answered(ask, spoil(state.answer(ask.request), kind, talk.draw)))
     assert talk.reported == [PEERS[0]]
     kept = dict(disk.rows)
     talk.waiting.clear()
@@ -464,7 +541,7 @@ def test_runs_stay_when_a_process_ends_and_go_when_their_bucket_changes(seed: in
     for _ in range(cut):
         if first.waiting and not first.finished:
             ask = first.take()
-            first.tell(Answered(ask.number, before.answer(ask.request, 500)))
+            first.tell(answered(ask, before.answer(ask.request, 500)))
     rows = dict(before.rows)
     if is_changed:
         rows.pop(bytes([1]) + draw.choice(GROUND).to_bytes(4, "big"))
@@ -477,7 +554,7 @@ def test_runs_stay_when_a_process_ends_and_go_when_their_bucket_changes(seed: in
     while not late.finished:
         ask = late.take()
         asked += ask.request.names if isinstance(ask.request, GetEntries) else ()
-        late.tell(Answered(ask.number, after.answer(ask.request, 500)))
+        late.tell(answered(ask, after.answer(ask.request, 500)))
     assert disk.rows == after.rows
     if not is_changed:
         assert not [name for name in kept if name in asked]
