@@ -127,11 +127,14 @@ def read_frames(source: BinaryIO) -> Iterator[bytes]:
 
 
 def main(calls: BinaryIO, answers: BinaryIO) -> None:
-    """Answer calls one after the other until there are no more."""
+    """Answer calls one after the other until there are no more. Raises ``OSError``: a full disk, or nobody who reads."""
     for body in read_frames(calls):
         answers.write(frame(work(decode(Prove, body, limit_bytes=CALL_BYTES_MAX))))
         answers.flush()
 
 
 if __name__ == "__main__":
-    main(sys.stdin.buffer, sys.stdout.buffer)
+    try:
+        main(sys.stdin.buffer, sys.stdout.buffer)
+    except OSError as failure:  # what was asked is done in a thread, which says what is wrong if that is the disk
+        sys.exit(str(failure))

@@ -154,6 +154,19 @@ def test_what_a_process_was_given_that_died_is_proved_all_the_same(index, tmp_pa
     run(index, tmp_path / "incoming", body)
 
 
+def test_a_process_that_cannot_write_says_so_in_one_line(index, tmp_path, capfd):
+    """No traceback reaches the user's terminal; a thread proves what it was given."""
+
+    async def body(opened: PartWork) -> None:
+        opened._row_files = RowFiles(tmp_path / "incoming", index)
+        opened._row_files.new_path = lambda: tmp_path / "nowhere" / "rows.tmp"  # type: ignore[method-assign]
+        proved = await opened.prove(BRANCHES, DIGESTS, ANSWER)
+        assert [part and part.entries for part in proved.parts] == PARTS
+
+    run(index, tmp_path / "incoming", body)
+    assert [line.startswith("The database") for line in capfd.readouterr().err.splitlines()] == [True]
+
+
 def test_whoever_gives_up_leaves_neither_process_nor_file(index, tmp_path, capfd):
     """A fetch that is over does not wait for proofs."""
 
