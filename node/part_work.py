@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 COMMAND: Final = (sys.executable, "-m", "node.part_worker")
 IN_THREAD_BYTES_MAX: Final = 256 * KIB  # some thirty milliseconds (a guess)
-CHILDREN_MAX: Final = 2  # what one event loop brings in keeps one and a half busy (docs/log.md)
+CHILDREN_MAX: Final = 2  # one event loop brings in what keeps little more than one busy (docs/log.md)
 
 
 class PartWork:
