@@ -239,10 +239,9 @@ class RepairWitness(Witness):
                     wrong.append(f"{_named((blob, tile, cell))} is not what its author coded")
             if store.statistics().corrupt_count:
                 wrong.append(f"{store.statistics().corrupt_count} cells were found changed")
-            for blob in self.releasing:
-                if (kept := store.find_blob(self.manifests[blob].root)) is not None:
-                    self.until[blob] = kept.kept_until or 0
-        # What is there stays there from now on.
+            found_blobs = {blob: store.find_blob(manifest.root) for blob, manifest in enumerate(self.manifests)}
+        # What is there stays there from now on, also a blob that was taken by a process that died before it could say so.
+        self.until = {blob: kept.kept_until or 0 for blob, kept in found_blobs.items() if kept is not None}
         self.held, self.putting, self.dropping, self.releasing = there, (), (), []
         return wrong
 
