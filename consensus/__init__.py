@@ -16,6 +16,8 @@ Reading order:
     custody      who keeps which cells of a coded blob, and what of them it must show
     availability votes and certificates that a blob's cells are kept
     kept         which certificates the state has, and what goes when its time is over
+    call_shares  how the calls of experts are divided among those who hold copies
+    expert_allocation  who holds which experts
     transition   what each kind of transaction does to the state, and how a block is applied
     mempool      which transactions wait, which go, which a proposer takes
     known_histories  which histories this node walked or verified, and asked for

@@ -37,14 +37,19 @@ def log2_fixed(value: int) -> int:
     return (whole << _FRACTION_BITS) | fraction
 
 
+def weighted_score(drawn: Digest, weight: int) -> int:
+    """``-ln(u) / weight`` in some unit, with the ``u`` that ``drawn`` stands for: the lowest score is first."""
+    uniform = int.from_bytes(drawn[:8], "big") + 1  # of 2**64
+    minus_log = (64 << _FRACTION_BITS) - log2_fixed(uniform)
+    return (minus_log << 64) // weight
+
+
 def election_order(beacon: Digest, tile: TileId, roster: Roster) -> tuple[MemberIndex, ...]:
     """The tile's primary, then its standbys: members in ascending order of score; members without weight take no part."""
 
     def score(index: int) -> tuple[int, bytes]:
         member = roster.members[index].node
-        uniform = int.from_bytes(digest(Domain.ELECTION, beacon, tile.encode(), member)[:8], "big") + 1  # of 2**64
-        minus_log = (64 << _FRACTION_BITS) - log2_fixed(uniform)
-        return (minus_log << 64) // roster.weights[index], member
+        return weighted_score(digest(Domain.ELECTION, beacon, tile.encode(), member), roster.weights[index]), member
 
     eligible = [index for index in range(len(roster.members)) if roster.weights[index] > 0]
     return tuple(MemberIndex(index) for index in sorted(eligible, key=score))

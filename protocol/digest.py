@@ -45,6 +45,7 @@ class Domain:
     LEADER: Final = "nock/leader/1"
     ELECTION: Final = "nock/election/1"
     AGGREGATOR: Final = "nock/aggregator/1"  # who gathers a region's deltas of a tile, and fetches its updates
+    ALLOCATION: Final = "nock/allocation/1"  # in which order peers are asked to hold an expert
     SELECTION: Final = "nock/selection/1"  # which deltas of a slot are taken
     HEAD: Final = "nock/head/1"
     DELTA: Final = "nock/delta/1"  # what a learner signs about a delta

@@ -38,6 +38,7 @@ SYNC_BLOCKS_PER_ANSWER_MAX = 64  # a block of heads is about 20 KiB: stays below
 TILE_BYTES_MAX = 4 * MIB  # DESIGN 6: float32 bytes of one tile's weights
 TILES_MAX = 65_536  # a model of 256 GiB of float32 weights
 TILE_ID_CHARACTERS_MAX = 64
+EXPERT_SLICES_MAX = 64  # of one expert: 4 GB in slices that a phone holds (a guess)
 PAGE_BYTES = 64 * KIB  # learning.md 1: Merkle leaves of a tile
 STREAMED_TILE_VALUES_MAX = TILE_BYTES_MAX // 4  # one tile streams as one, where its group is one matrix
 STREAMED_MATRICES_MAX = 16  # of one stream: an expert has two (a guess that leaves room)

@@ -15,6 +15,7 @@ PROGRAMS = [
     "codec",
     "chain",
     "storage",
+    "allocation",
     "encoding_check",
     "erasure",
     pytest.param("custody", marks=pytest.mark.slow),
