@@ -20,6 +20,7 @@ import httpx
 import psutil
 import trio
 
+from node.clock import Clock
 from node.config import default_config_text, load_settings, load_template
 from node.data_directory import DataDirectory
 from node.genesis_file import found_network, write_genesis
@@ -250,7 +251,7 @@ class Network:
         keys = [create_keys(node.places.keys) for node in self.nodes]
         shards = [corpus()[at : at + 65_536] for at in range(0, len(corpus()), 65_536)]
         template = load_template("test", overrides={"name": name, "learning.round_seconds": ROUND_SECONDS, **rules})
-        genesis = found_network(template, [each.card() for each in keys[:members]], shards, 0, CREATED_MS)
+        genesis = found_network(template, [each.card() for each in keys[:members]], shards, 0, Clock().now_ms())
         self.network_id = genesis.network_id().hex()
         for number, node in enumerate(self.nodes):
             if number == 0:
