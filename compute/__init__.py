@@ -6,10 +6,10 @@ decide what counts. Files outside `io/` hold no I/O; `io/` alone starts processe
 
 The network process imports this package too, so importing it, `compute.model.tiling`, `compute.model.genesis`,
 `compute.jobs`, `compute.trainer` or `compute.io.pool` never imports torch; `compute.model.moe`, `compute.learner`,
-`compute.evaluation`, `compute.inference` and `compute.streamed_expert` do, and belong into a worker process.
+`compute.evaluation`, `compute.decoding` and `compute.streamed_expert` do, and belong into a worker process.
 
 Reading order: `model/config`, `model/layout`, `model/tiling`, `model/genesis` (what the weights are),
-`model/attention`, `model/moe` (what they compute), `data`, `learner`, `evaluation`, `inference` (what is done with
+`model/attention`, `model/moe` (what they compute), `data`, `learner`, `evaluation`, `sampling`, `decoding` (what is done with
 them), `row_scales`, `streamed_expert` (an expert that is larger than memory), `trainer` (what of it a worker needs),
 `jobs`, `io/pool`, `io/worker_loop` (how the node asks for it).
 """

@@ -133,7 +133,7 @@ class Evaluate(Job, frozen=True, tag="evaluate"):
 
 
 class Generate(Job, frozen=True, tag="generate"):
-    """Continue a prompt of token ids; streams Token, ends in GenerateDone. Sampling as in `compute.inference.Sampling`."""
+    """Continue a prompt of token ids; streams Token, ends in GenerateDone. Sampling as in `compute.sampling.Sampling`."""
 
     tiles: tuple[TileFile, ...]
     prompt: tuple[int, ...]

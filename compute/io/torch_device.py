@@ -86,7 +86,8 @@ class TorchReader:
         return evaluate_batches(self._model, batches)
 
     def generate(self, job: Generate) -> Iterator[int]:
-        from compute.inference import Sampling, generate
+        from compute.decoding import generate
+        from compute.sampling import Sampling
 
         sampling = Sampling(
             max_tokens=job.max_tokens,

@@ -6,6 +6,7 @@ Legend: B sequences, T new tokens of each, S tokens attended to (cached and new)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,11 @@ class KeyValueCache:
             values_BHTC = torch.cat([self.values_BHSC, values_BHTC], dim=2)
         self.keys_BHSC, self.values_BHSC = keys_BHTC, values_BHTC
         return keys_BHTC, values_BHTC
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first tokens."""
+        if self.keys_BHSC is not None and self.values_BHSC is not None:
+            self.keys_BHSC, self.values_BHSC = self.keys_BHSC[:, :, :length], self.values_BHSC[:, :, :length]
 
 
 def rotary_table(context: int, head_width: int) -> tuple[Tensor, Tensor]:
@@ -78,3 +84,31 @@ class Attention(nn.Module):
             keys_BHSC, values_BHSC = cache.extend(keys_BHSC, values_BHSC)
         mixed_BHTC = functional.scaled_dot_product_attention(queries_BHTC, keys_BHSC, values_BHSC, is_causal=tokens > 1)
         return functional.linear(mixed_BHTC.transpose(1, 2).reshape(batch, tokens, width), self.weight_out)
+
+    def forward_each(
+        self, x_ND: Tensor, rotary: tuple[Tensor, Tensor], lengths: Sequence[int], caches: Sequence[KeyValueCache]
+    ) -> Tensor:
+        """Several sequences at once, (N, D) -> (N, D): the new tokens of one after those of the other, so many of each.
+
+        `rotary` holds the tables of the N positions. More than one new token is allowed only while a cache is empty.
+        """
+        heads_3HNC = (
+            functional.linear(x_ND, self.weight_in).view(-1, 3, self.heads, self.head_width).permute(1, 2, 0, 3)
+        )
+        queries_keys_2HNC, values_1HNC = heads_3HNC.split_with_sizes([2, 1])
+        rotated_2HNC = rotate(queries_keys_2HNC, *rotary)
+        mixed = []
+        for queries_keys_2HTC, values_1HTC, cache in zip(
+            rotated_2HNC.split_with_sizes(list(lengths), dim=2),
+            values_1HNC.split_with_sizes(list(lengths), dim=2),
+            caches,
+            strict=True,
+        ):
+            queries_1HTC, keys_1HTC = queries_keys_2HTC.split_with_sizes([1, 1])
+            keys_1HSC, values_1HSC = cache.extend(keys_1HTC, values_1HTC)
+            is_causal = queries_1HTC.shape[2] > 1
+            mixed.append(
+                functional.scaled_dot_product_attention(queries_1HTC, keys_1HSC, values_1HSC, is_causal=is_causal)
+            )
+        mixed_ND = torch.cat(mixed, dim=2).squeeze(0).transpose(0, 1).reshape(x_ND.shape)
+        return functional.linear(mixed_ND, self.weight_out)

@@ -37,7 +37,9 @@ from protocol.rejection import Reason, Rejected
 NORM_EPSILON = 1e-6
 
 HeldExperts = Sequence[Sequence[int]]
-"""For each layer the experts that exist here, ascending, at least one."""
+"""For each layer the experts that exist here, ascending, at least one. Or nothing: the trunk alone (`compute.decoding`)."""
+
+TRUNK_ALONE: HeldExperts = ()
 
 
 class Output(NamedTuple):
@@ -91,6 +93,45 @@ def relu_squared(x: Tensor) -> Tensor:
     return y
 
 
+class Routed(NamedTuple):
+    """Which experts are to compute which rows: pairs of token and expert, sorted by expert.
+
+    logits_NG: of the experts that could be chosen, in their order; pairs_per_expert_G: how many of the pairs are each one's.
+    """
+
+    logits_NG: Tensor
+    weights_NK: Tensor
+    order_P: Tensor
+    pairs_per_expert_G: Tensor
+
+    def gather(self, x_ND: Tensor) -> Tensor:
+        """The row of each pair, (P, D)."""
+        return x_ND.index_select(0, self.order_P // self.weights_NK.shape[1])
+
+    def combine(self, y_PD: Tensor, x_ND: Tensor) -> Tensor:
+        """What the experts gave for the pairs, weighted and added for each token: as many rows as `x_ND` has."""
+        y_PD = y_PD * self.weights_NK.reshape(-1, 1).index_select(0, self.order_P)
+        return torch.zeros_like(x_ND).index_add(0, self.order_P // self.weights_NK.shape[1], y_PD)
+
+
+def route(x_ND: Tensor, router_GD: Tensor, experts_per_token: int) -> Routed:
+    """Give each token to the experts with the largest logits among those whose rows of the router these are."""
+    logits_NG = functional.linear(x_ND, router_GD)
+    chosen_logits_NK, chosen_NK = logits_NG.topk(experts_per_token, dim=-1)
+    pair_expert_P = chosen_NK.reshape(-1)
+    return Routed(
+        logits_NG,
+        chosen_logits_NK.softmax(dim=-1),
+        pair_expert_P.argsort(stable=True),
+        torch.bincount(pair_expert_P, minlength=router_GD.shape[0]),
+    )
+
+
+def apply_expert(x_PD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Tensor:
+    """What one expert makes of rows: (P, D) -> (P, D)."""
+    return functional.linear(relu_squared(functional.linear(x_PD, up_FD)), down_DF)
+
+
 class Experts(nn.Module):
     """Router and experts of one layer: (N, D) -> (N, D), load-balance loss."""
 
@@ -106,19 +147,18 @@ class Experts(nn.Module):
         self.holds_all = len(self.held) == config.experts
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.held:
+            raise ValueError("a trunk alone has no experts to send tokens to")
         router_GD = self.router_ED if self.holds_all else self.router_ED[self.held_G]
-        logits_NG = functional.linear(x_ND, router_GD)
-        chosen_logits_NK, chosen_NK = logits_NG.topk(self.experts_per_token, dim=-1)
-        weights_NK = chosen_logits_NK.softmax(dim=-1)
+        routed = route(x_ND, router_GD, self.experts_per_token)
+        y_PD = self._apply_sorted(routed.gather(x_ND), routed.pairs_per_expert_G.tolist())
+        return routed.combine(y_PD, x_ND), self._balance_loss(routed.logits_NG, routed.pairs_per_expert_G)
 
-        pair_expert_P = chosen_NK.reshape(-1)
-        pairs_per_expert_G = torch.bincount(pair_expert_P, minlength=len(self.held))
-        order_P = pair_expert_P.argsort(stable=True)
-        x_PD = x_ND.index_select(0, order_P // self.experts_per_token)
-        y_PD = self._apply_sorted(x_PD, pairs_per_expert_G.tolist())
-        y_PD = y_PD * weights_NK.reshape(-1, 1).index_select(0, order_P)
-        y_ND = torch.zeros_like(x_ND).index_add(0, order_P // self.experts_per_token, y_PD)
-        return y_ND, self._balance_loss(logits_NG, pairs_per_expert_G)
+    @torch.inference_mode()
+    def compute(self, expert: int, x_PD: Tensor) -> Tensor:
+        """What one of the held experts makes of rows, without gradients. Raises ValueError for another one."""
+        place = self.held.index(expert)
+        return apply_expert(x_PD, self.up_GFD[place], self.down_GDF[place])
 
     def forget_unheld_rows(self, moments: Iterable[Tensor]) -> None:
         """Zero an optimiser's moments of the router rows of experts that are not held, or old ones would move them."""
@@ -131,7 +171,7 @@ class Experts(nn.Module):
     def _apply_sorted(self, x_PD: Tensor, pairs_per_expert: list[int]) -> Tensor:
         """Each expert over its own run of rows."""
         outputs = [
-            functional.linear(relu_squared(functional.linear(rows_D, up_FD)), down_DF)
+            apply_expert(rows_D, up_FD, down_DF)
             for rows_D, up_FD, down_DF in zip(
                 x_PD.split_with_sizes(pairs_per_expert), self.up_GFD.unbind(0), self.down_GDF.unbind(0), strict=True
             )
@@ -166,7 +206,7 @@ class MoEModel(nn.Module):
     """The whole model, float32, its weights all zero until `load`."""
 
     def __init__(self, config: MoEConfig, held: HeldExperts | None = None) -> None:
-        """`held`: for each layer the experts that exist here; None means all of them."""
+        """`held`: for each layer the experts that exist here; None means all of them, TRUNK_ALONE none."""
         super().__init__()
         self.config = config
         self.held = check_held(config, held)
@@ -234,9 +274,14 @@ class MoEModel(nn.Module):
 
 
 def check_held(config: MoEConfig, held: HeldExperts | None) -> tuple[tuple[int, ...], ...]:
-    """The held experts of every layer, ascending. Raises Rejected(BAD_ARGUMENT) if a layer has none or names a wrong one."""
+    """The held experts of every layer, ascending; none for TRUNK_ALONE.
+
+    Raises Rejected(BAD_ARGUMENT) if a layer has none otherwise, or names a wrong one.
+    """
     if held is None:
         return (tuple(range(config.experts)),) * config.layers
+    if held == TRUNK_ALONE:
+        return ((),) * config.layers
     if len(held) != config.layers:
         raise Rejected(Reason.BAD_ARGUMENT, f"experts are named for {len(held)} layers, the model has {config.layers}")
     checked = tuple(tuple(sorted(set(experts))) for experts in held)
