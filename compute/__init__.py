@@ -10,6 +10,6 @@ The network process imports this package too, so importing it, `compute.model.ti
 
 Reading order: `model/config`, `model/layout`, `model/tiling`, `model/genesis` (what the weights are),
 `model/attention`, `model/moe` (what they compute), `data`, `learner`, `evaluation`, `sampling`, `decoding` (what is done with
-them), `row_scales`, `streamed_expert` (an expert that is larger than memory), `trainer` (what of it a worker needs),
-`jobs`, `io/pool`, `io/worker_loop` (how the node asks for it).
+them), `expert_caller` (whom to ask for an expert), `row_scales`, `streamed_expert` (one that is larger than memory),
+`trainer` (what of it a worker needs), `jobs`, `io/pool`, `io/worker_loop` (how the node asks for it).
 """

@@ -16,6 +16,7 @@ PROGRAMS = [
     "chain",
     "storage",
     "allocation",
+    "expert_calls",
     "encoding_check",
     "erasure",
     pytest.param("custody", marks=pytest.mark.slow),
