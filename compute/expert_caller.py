@@ -1,7 +1,7 @@
 """Whom to ask for an expert's rows, and whom else when it is late. Sans-io.
 
     Placed -----------+                          +---> AskExpert    rows of a call, to a holder; its number comes back
-    Wanted -----------+                          +---> Take         this answer is the call's; each call has one, or GiveUp
+    Wanted, Unwanted -+                          +---> Take         this answer is the call's; each call has one, or GiveUp
     Answered ---------+--> ExpertCaller.handle --+---> GiveUp       nobody gave one before its deadline
     Unanswered -------+      (event, now_us)     +---> Drop         nobody waits for this question any more
     Refuted ----------+                          +---> Wake
@@ -70,6 +70,13 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwanted:
+    """Nobody waits for a call any more; nobody is thought slow for not having answered it."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """A holder gave rows of the right number and size."""
 
@@ -104,7 +111,7 @@ class Woken:
     """It is as late as the last ``Wake`` said, or later."""
 
 
-CallingEvent = Placed | Wanted | Answered | Unanswered | Refuted | Woken
+CallingEvent = Placed | Wanted | Unwanted | Answered | Unanswered | Refuted | Woken
 
 # -- what goes out ------------------------------------------------------------------------------------------------------
 
@@ -235,6 +242,8 @@ class ExpertCaller:
                 self._hedges_saved = min(
                     100 * self._rule.hedges_saved_max, self._hedges_saved + self._rule.hedges_percent
                 )
+            case Unwanted(number):
+                yield from self._forget(number)
             case Answered(number):
                 yield from self._take(number, now_us)
             case Unanswered(number, failure):
@@ -311,6 +320,12 @@ class ExpertCaller:
         self._counts["taken"] += 1
         yield Take(number, question.call)
         yield from self._drop(call, now_us)
+
+    def _forget(self, number: int) -> Iterator[Drop]:
+        call = self._calls.pop(number, None)
+        for question in [] if call is None else list(call.questions):
+            self._end(question)
+            yield Drop(question)
 
     def _drop(self, call: _Call, now_us: int) -> Iterator[Drop]:
         """What else was asked for a call that is over."""

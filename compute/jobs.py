@@ -144,6 +144,19 @@ class Generate(Job, frozen=True, tag="generate"):
     stop_tokens: tuple[int, ...]
 
 
+class ComputeExpert(Job, frozen=True, tag="compute"):
+    """Rows through slice `index` of `count` of an expert, whose group's tiles at the named versions are these.
+
+    `rows`: float32, little-endian, row after row, each as wide as the model.
+    """
+
+    tiles: tuple[TileFile, ...]
+    expert: str
+    index: int
+    count: int
+    rows: bytes
+
+
 class Cancel(Job, frozen=True, tag="cancel"):
     """End the call that this one shares its number with; it answers JobFailed("cancelled") unless it was done.
 
@@ -155,10 +168,13 @@ class Shutdown(Job, frozen=True, tag="shutdown"):
     """Exit at once. Closing the worker's standard input does the same."""
 
 
-AnyJob = Hello | Learn | Evaluate | Generate | Cancel | Shutdown
+AnyJob = Hello | Learn | Evaluate | Generate | ComputeExpert | Cancel | Shutdown
 
-URGENCY: Final[dict[type[Job], int]] = {Hello: 0, Generate: 1, Evaluate: 2, Learn: 3}
-"""Smaller goes first, between two steps of what runs: people who wait for an answer come before training (DESIGN.md 7.7)."""
+URGENCY: Final[dict[type[Job], int]] = {Hello: 0, ComputeExpert: 1, Generate: 2, Evaluate: 3, Learn: 4}
+"""Smaller goes first, between two steps of what runs: people who wait for an answer come before training (DESIGN.md 7.7).
+
+An expert goes between two tokens of our own answers: it is a part of one token of somebody's.
+"""
 
 
 # -- replies ------------------------------------------------------------------------------------------------------------
@@ -210,6 +226,12 @@ class GenerateDone(Reply, frozen=True, tag="generated"):
     stopped: bool
 
 
+class ExpertComputed(Reply, frozen=True, tag="computed"):
+    """Final answer to ComputeExpert: as many rows of the same form, which the slices of an expert give in sum."""
+
+    rows: bytes
+
+
 class JobFailed(Reply, frozen=True, tag="failed"):
     """Final answer to a call that failed. `code` is the code of a Reason, "cancelled", "diverged" or "error" (our fault)."""
 
@@ -217,9 +239,9 @@ class JobFailed(Reply, frozen=True, tag="failed"):
     detail: str
 
 
-AnyReply = Ready | Progress | LearnDone | EvaluateDone | Token | GenerateDone | JobFailed
+AnyReply = Ready | Progress | LearnDone | EvaluateDone | Token | GenerateDone | ExpertComputed | JobFailed
 
-FINAL_REPLIES: Final = (Ready, LearnDone, EvaluateDone, GenerateDone, JobFailed)
+FINAL_REPLIES: Final = (Ready, LearnDone, EvaluateDone, GenerateDone, ExpertComputed, JobFailed)
 
 
 # -- work ---------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""What a worker computes with, as three protocols: the device, a trainer on it, and a reader of weights.
+"""What a worker computes with, as protocols: the device, a trainer on it, a reader of weights, and one expert.
 
     Device.open --> DeviceReport        once, at the greeting
     Device.trainer --> Trainer          load --> steps --> changes, round after round; export_state goes to disk with them
     Device.reader --> Reader            weights that are only read: evaluate, generate
+    Device.expert --> ExpertReader      those of one expert: compute
 
 A worker process has torch behind them (`compute.io.torch_device`), a simulated one whatever its world makes of them. This
 file imports neither torch nor numpy: a worker reads it before it has said that it lives.
@@ -84,6 +85,14 @@ class Reader(Protocol):
         ...
 
 
+class ExpertReader(Protocol):
+    """One expert that nothing changes any more."""
+
+    def compute(self, rows: bytes, index: int, count: int) -> bytes:
+        """What a slice of it makes of rows; see `compute.jobs.ComputeExpert`. Raises Rejected(BAD_SHAPE)."""
+        ...
+
+
 class Device(Protocol):
     """Where a worker computes."""
 
@@ -99,6 +108,10 @@ class Device(Protocol):
         self, genesis: Genesis, tile_map: TileMap, roots: Sequence[bytes], weights: Mapping[TileId, Float32Array]
     ) -> Reader:
         """A reader of these weights; `roots` name their versions, in the order of the weights. Raises Rejected(BAD_SHAPE)."""
+        ...
+
+    def expert(self, tile_map: TileMap, expert: str, weights: Mapping[TileId, Float32Array]) -> ExpertReader:
+        """An expert with the weights of all its tiles. Raises Rejected(BAD_SHAPE)."""
         ...
 
 

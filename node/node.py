@@ -94,6 +94,7 @@ from node.recovery_fork import adopt_when_due
 from node.services.backfill import Backfill
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
+from node.services.expert_server import ExpertServer
 from node.services.gossip import Gossip
 from node.services.history import HistoryService
 from node.services.housekeeping import Housekeeping
@@ -195,6 +196,13 @@ class Node:
             self.presence.reach,
             machine.make_worker,
             machine.in_thread,
+        )
+        self.expert_server = ExpertServer(
+            transport,
+            ground.work.tile_map,
+            ground.tiles.newest,
+            self.learning.tile_files,
+            lambda: None if self.learning.device is None else self.learning.worker,
         )
         self.dropped = DroppedTransactions()
         submit = Submission(

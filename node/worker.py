@@ -25,8 +25,10 @@ from compute.io.torch_device import TorchDevice
 from compute.io.worker_loop import in_steps, serve
 from compute.jobs import (
     Checkpoint,
+    ComputeExpert,
     Evaluate,
     EvaluateDone,
+    ExpertComputed,
     Generate,
     GenerateDone,
     Hello,
@@ -40,7 +42,7 @@ from compute.jobs import (
     Token,
     Work,
 )
-from compute.trainer import Device, Reader, Trainer
+from compute.trainer import Device, ExpertReader, Reader, Trainer
 from node.clock import Clock
 from protocol.genesis import MILLION, Genesis, check_genesis
 from protocol.ids import Digest, TileId
@@ -55,6 +57,9 @@ if TYPE_CHECKING:
     from storage.tensor_block import BytesLike
 
 EVALUATION_BATCH_SEQUENCES = 8  # small, so that an urgent request waits for one small forward pass
+EXPERTS_BYTES_MAX = (
+    2 << 30
+)  # of experts that others call; on a CPU they are mapped files, which the system may drop (a guess)
 RESIDUAL = "residual/"
 
 Step = TypeVar("Step")
@@ -91,11 +96,20 @@ class WorkerMain:
         self._trainer_state = ""  # the state file that the trainer's memory equals; "" for a fresh one
         self._residuals: dict[TileId, NDArray[np.float32]] = {}
         self._served: tuple[tuple[bytes, ...], Reader] | None = None
+        # By name and roots of tiles, with their bytes, the last used last.
+        self.experts_kept: dict[tuple[str, tuple[bytes, ...]], tuple[ExpertReader, int]] = {}
+        self.experts_bytes_max = EXPERTS_BYTES_MAX
 
     @property
     def work(self) -> Mapping[type[Job], Callable[[Any], Work[Any]]]:
         """What is done for a job of each kind."""
-        return {Hello: self.hello, Learn: self.learn, Evaluate: self.evaluate, Generate: self.generate}
+        return {
+            Hello: self.hello,
+            Learn: self.learn,
+            Evaluate: self.evaluate,
+            Generate: self.generate,
+            ComputeExpert: self.compute_expert,
+        }
 
     # -- Hello ----------------------------------------------------------------------------------------------------------
 
@@ -216,7 +230,7 @@ class WorkerMain:
         self._trainer_state = path
         return path
 
-    # -- Evaluate and Generate ------------------------------------------------------------------------------------------
+    # -- Evaluate, Generate and ComputeExpert ---------------------------------------------------------------------------
 
     def evaluate(self, job: Evaluate) -> Work[EvaluateDone]:
         """Nats per byte on the fixed validation windows."""
@@ -250,6 +264,27 @@ class WorkerMain:
             count += 1
             yield Checkpoint(count / job.max_tokens, Token(token))
         return GenerateDone(tokens=count, stopped=count < job.max_tokens)
+
+    def compute_expert(self, job: ComputeExpert) -> Work[ExpertComputed]:
+        """Rows through one expert, which is kept for the next call."""
+        rows = self._expert(job).compute(job.rows, job.index, job.count)
+        yield Checkpoint(1.0)
+        return ExpertComputed(rows)
+
+    def _expert(self, job: ComputeExpert) -> ExpertReader:
+        """An expert at these versions; those that were used last are kept."""
+        name = job.expert, tuple(tile.root for tile in job.tiles)
+        found = self.experts_kept.pop(name, None)
+        if found is None:
+            weights = self._read_tiles(job.tiles)
+            expert = self._device.expert(self._tile_map(), job.expert, weights)
+            found = expert, sum(values.nbytes for values in weights.values())
+        self.experts_kept[name] = found
+        while (
+            len(self.experts_kept) > 1 and sum(size for _, size in self.experts_kept.values()) > self.experts_bytes_max
+        ):
+            del self.experts_kept[next(iter(self.experts_kept))]
+        return found[0]
 
     def _reader(self, tiles: Sequence[TileFile]) -> Reader:
         """A reader of these tile versions; kept while they stay the same."""

@@ -14,6 +14,8 @@ from protocol.limits import (
     ADVERTS_MAX,
     BLOB_RANGE_BYTES_MAX,
     BLOBS_PER_REQUEST_MAX,
+    EXPERT_ROWS_BYTES_MAX,
+    EXPERT_TILES_MAX,
     FRAME_BYTES_MAX,
     GENESIS_BYTES_MAX,
     KIB,
@@ -84,13 +86,22 @@ CELLS: Final = RequestRule(
     False,
     "coded blobs: their cells, each with its proof, and the word that somebody keeps its own",
 )
+EXPERT: Final = RequestRule(
+    "/nock/expert/1",
+    EXPERT_ROWS_BYTES_MAX + 10 * EXPERT_TILES_MAX + KIB,
+    EXPERT_ROWS_BYTES_MAX + KIB,
+    3.0,
+    4,
+    False,
+    "rows of activations through an expert",
+)
 VOTE: Final = RequestRule(
     "/nock/vote/1", FRAME_BYTES_MAX, 0, 10.0, 1, True, "validator to validator: votes, proposals, certificates"
 )
 PING: Final = RequestRule("/nock/ping/1", 64, 4 * KIB, 10.0, 1, False, "are you there, and what time is it; hosts only")
 
 REQUESTS: Final = {
-    rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, STATE, CELLS, VOTE, PING)
+    rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, STATE, CELLS, EXPERT, VOTE, PING)
 }
 
 BLOB_ANSWER_OVERHEAD_BYTES_MAX: Final = 4 * KIB

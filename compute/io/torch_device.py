@@ -12,6 +12,7 @@ from protocol.ids import TileId
 
 if TYPE_CHECKING:
     from compute.learner import Learner
+    from compute.model.expert import RowsExpert
     from compute.model.moe import MoEModel
     from compute.model.tiling import Float32Array, TileMap
 
@@ -47,6 +48,12 @@ class TorchDevice:
         model = MoEModel(check_config(genesis.model)).to(self._name)
         model.load(tile_map.assemble(weights))
         return TorchReader(model)
+
+    def expert(self, tile_map: TileMap, expert: str, weights: Mapping[TileId, Float32Array]) -> RowsExpert:
+        """A `compute.model.expert.RowsExpert`, on this device."""
+        from compute.model.expert import RowsExpert
+
+        return RowsExpert(tile_map.assemble(weights), expert, self._name)
 
 
 class TorchTrainer:

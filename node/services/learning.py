@@ -196,7 +196,7 @@ class LearningService:
         """Who says in the distributed table that it holds the data set; connected to, if it can be."""
         return await self._find_providers(dataset_key(self._ground.genesis.datasets[0].root()))
 
-    async def _tile_files(self, bases: Sequence[tuple[TileId, Version]]) -> tuple[TileFile, ...]:
+    async def tile_files(self, bases: Sequence[tuple[TileId, Version]]) -> tuple[TileFile, ...]:
         """Files for the worker to map; raises ``Rejected(TILE_CORRUPT)`` for a version that is not here."""
 
         def find_files() -> tuple[TileFile, ...]:
@@ -239,7 +239,7 @@ class LearningService:
         job = Learn(
             round=request.round,
             learner=self._ground.peer,
-            tiles=await self._tile_files(request.bases),
+            tiles=await self.tile_files(request.bases),
             dataset=dataset,
             held=(),
             state_path=disk.path(f"{LEARNER_FOLDER}/{self.record.state_file}") if self.record.state_file else "",
@@ -457,7 +457,7 @@ class LearningService:
 
     async def _newest(self) -> tuple[TileFile, ...]:
         newest = [(tile, self._ground.tiles.newest(tile)) for tile in self._ground.work.tile_map.ids]
-        return await self._tile_files([(tile, version) for tile, version in newest if version is not None])
+        return await self.tile_files([(tile, version) for tile, version in newest if version is not None])
 
     @asynccontextmanager
     async def generate(

@@ -88,6 +88,9 @@ class AnalyticDevice:
     ) -> AnalyticReader:
         return AnalyticReader(self._landscape.loss(tuple(roots), weights))
 
+    def expert(self, tile_map: TileMap, expert: str, weights: Mapping[TileId, Float32]) -> AnalyticExpert:
+        return AnalyticExpert()
+
 
 class AnalyticTrainer:
     """A learner whose steps are taken all at once, after the time that they take. Between rounds it remembers nothing."""
@@ -164,6 +167,13 @@ class AnalyticReader:
     def generate(self, job: Generate) -> Iterator[int]:
         """Bytes that depend on the request and mean nothing."""
         return ((job.seed + position) % BYTE_TOKENS for position in range(job.max_tokens))
+
+
+class AnalyticExpert:
+    """An expert that gives back what it is given: the first slice does, and the others add nothing."""
+
+    def compute(self, rows: bytes, index: int, count: int) -> bytes:
+        return bytes(len(rows)) if index else rows
 
 
 class ModelDevice(TorchDevice):

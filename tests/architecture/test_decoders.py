@@ -50,6 +50,7 @@ RAW = {
     "compute/delta/bits.py": "delta",
     "compute/delta/codec.py": "delta",
     "compute/io/worker_loop.py": "worker call",
+    "compute/model/expert.py": "rows of a call; any bits are numbers",
     "compute/jobs.py": "worker call",
     "compute/model/genesis.py": "numbers from a hash",
     "node/api/handlers.py": "generate request",

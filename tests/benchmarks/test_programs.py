@@ -17,6 +17,7 @@ PROGRAMS = [
     "storage",
     "allocation",
     "expert_calls",
+    pytest.param("serve", marks=pytest.mark.slow),
     "encoding_check",
     "erasure",
     pytest.param("custody", marks=pytest.mark.slow),

@@ -24,6 +24,7 @@ from compute.expert_caller import (
     Refuted,
     Take,
     Unanswered,
+    Unwanted,
     Wake,
     Wanted,
     Woken,
@@ -235,6 +236,21 @@ def test_who_is_busy_is_asked_again_and_who_has_it_not_is_not():
     world.place({EXPERT: {B: 1}})
     world.run(world.now_us + SECOND_US)
     assert 2 in world.took_us
+
+
+def test_a_call_that_nobody_waits_for_any_more_blames_nobody():
+    """Its questions are dropped, and whoever had not answered yet is asked as often as before."""
+    world = World({A: slow, B: slow})
+    for number in range(40):
+        world.want(number)
+        world.run(world.now_us + 150 * MS)
+        world.tell(Unwanted(number))
+        world.run(world.now_us + 200 * MS)
+    assert world.open == {}
+    assert world.took_us == {}
+    assert world.given_up == []
+    assert abs(world.asked[A] - world.asked[B]) <= 1
+    world.tell(Unwanted(1))
 
 
 def test_an_expert_that_nobody_holds_has_no_answer():

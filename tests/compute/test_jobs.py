@@ -13,8 +13,10 @@ from compute.jobs import (
     Answer,
     Call,
     Cancel,
+    ComputeExpert,
     Dataset,
     Evaluate,
+    ExpertComputed,
     Generate,
     Hello,
     JobFailed,
@@ -38,6 +40,7 @@ JOBS = [
     Learn(2, b"k" * 32, TILES, DATASET, ((0, 1), (2,)), "state", "out", (TileDelta("trunk/0", 2, b"lost"),)),
     Evaluate(TILES, DATASET, 64),
     Generate(TILES, (256, 65), 10, 0.5, 40, 7, (256,)),
+    ComputeExpert(TILES, "layer0.expert1", 1, 2, bytes(64)),
     Cancel(),
     Shutdown(),
 ]
@@ -56,6 +59,7 @@ def test_a_call_survives_its_frame(job):
     [
         Progress(1, 30, 2.5),
         LearnDone(2, (TileDelta("trunk/0", 3, b"delta"),), "state", 1000, 2.5, 3000),
+        ExpertComputed(bytes(64)),
         JobFailed("error", "why"),
     ],
     ids=lambda reply: type(reply).__name__,
@@ -95,5 +99,5 @@ def test_frames_are_bounded():
 
 
 def test_people_come_before_training():
-    """Generation is more urgent than evaluation, evaluation than learning."""
-    assert URGENCY[Generate] < URGENCY[Evaluate] < URGENCY[Learn]
+    """A part of somebody's token is more urgent than our own answers, these than evaluation, evaluation than learning."""
+    assert URGENCY[ComputeExpert] < URGENCY[Generate] < URGENCY[Evaluate] < URGENCY[Learn]

@@ -73,7 +73,7 @@ from p2p.records import (
     choose_best,
     peer_key,
 )
-from p2p.requests import ADVERTS, BLOB, CELLS, DELTA, HELLO, PING, STATE, SYNC
+from p2p.requests import ADVERTS, BLOB, CELLS, DELTA, EXPERT, HELLO, PING, STATE, SYNC
 from p2p.topics import find_topic_rule, topic_text
 from p2p.transport import GossipReceived
 from protocol.availability import AvailabilityCertificate, AvailabilityClaim, AvailabilityVote, checkpoint_subject
@@ -83,6 +83,7 @@ from protocol.coded_tables import CheckedTable, TileTable, check_table, make_tab
 from protocol.digest import blob_digest
 from protocol.envelope import Envelope, Sealed, open_envelope, seal
 from protocol.erasure import BlobManifest, CheckedManifest, Geometry, LeafProof, Shard, check_manifest, make_manifest
+from protocol.experts import CallExpert, ExpertCalled
 from protocol.finality import (
     Body,
     Certificate,
@@ -788,12 +789,14 @@ def decode_delta(data: bytes) -> object:
 CALLS = (
     jobs.Hello("auto", 1, b"genesis"),
     jobs.Generate((jobs.TileFile("trunk/0", 3, bytes(32), "tiles/trunk-0.3"),), (256, 65), 10, 0.5, 40, 7, (256,)),
+    jobs.ComputeExpert((jobs.TileFile("layer0.expert1/0", 3, bytes(32), "t"),), "layer0.expert1", 1, 2, bytes(64)),
     jobs.Cancel(),
     jobs.Shutdown(),
 )
 REPLIES = (
     jobs.Progress(1, 30, 2.5),
     jobs.LearnDone(2, (jobs.TileDelta("trunk/0", 3, b"delta"),), "state", 1_000, 2.5, 3_000),
+    jobs.ExpertComputed(bytes(64)),
     jobs.JobFailed("error", "why"),
 )
 
@@ -1163,6 +1166,8 @@ DECODERS: tuple[Decoder, ...] = (
         (CustodyAnswer, take_answer),
         allowed=512 * KIB,  # a copy of the path in the tree, and its digests
     ),
+    message("call of an expert", CallExpert, EXPERT.request_bytes_max),
+    message("what an expert gave", ExpertCalled, EXPERT.response_bytes_max),
     message("question about cells", CellRequest, CELLS.request_bytes_max),
     message("manifest that is given", Manifest, FRAME_BYTES_MAX, Manifest(manifest_samples()[0])),
     message("tables that are given", Tables, FRAME_BYTES_MAX),

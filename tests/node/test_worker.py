@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from msgspec.structs import replace
 
 from compute.delta.codec import decode
 from compute.delta.feedback import begin_ahead, compress_with_feedback
 from compute.io.torch_device import TorchDevice
 from compute.io.worker_loop import JobCancelled, in_steps
-from compute.jobs import Dataset, Progress, TileDelta
+from compute.jobs import ComputeExpert, Dataset, Progress, TileDelta
 from compute.learner import Learner
 from compute.model.config import check_config
+from compute.model.layout import expert_group
+from compute.model.moe import MoEModel
 from compute.trainer import run_to_end
 from node.tile_work import matrices_of
 from node.worker import RESIDUAL, WorkerMain
@@ -203,6 +206,82 @@ def test_a_tile_that_is_not_what_was_decided_is_refused(bench: Bench, worker_of:
             with pytest.raises(Rejected) as refused:
                 run_to_end(work)
             assert refused.value.reason is Reason.TILE_CORRUPT
+
+
+def call_of(bench: Bench, expert: str, rows: np.ndarray, index: int = 0, count: int = 1) -> ComputeExpert:
+    tiles = tuple(tile for tile in bench.tiles if tile.tile.startswith(f"{expert}/"))
+    return ComputeExpert(tiles, expert, index, count, rows.astype("<f4").tobytes())
+
+
+def compute(worker: WorkerMain, job: ComputeExpert, width: int) -> np.ndarray:
+    return np.frombuffer(run_to_end(worker.compute_expert(job)).rows, "<f4").reshape(-1, width)
+
+
+def test_an_expert_computes_for_others_what_the_model_computes_with_it(bench: Bench) -> None:
+    """Bit for bit, from its own tiles alone; its slices give the same in sum; after another expert's call as before it."""
+    worker = model(bench)
+    config = check_config(bench.genesis.model)
+    whole = MoEModel(config)
+    whole.load(bench.tile_map.assemble(bench.weights))
+    rows = np.random.default_rng(1).standard_normal((5, config.width)).astype(np.float32)
+    for layer, expert in ((0, 1), (config.layers - 1, config.experts - 1), (0, 1)):
+        name = expert_group(layer, expert)
+        right = whole.blocks[layer].experts.compute(expert, torch.from_numpy(rows)).numpy()
+        assert np.array_equal(compute(worker, call_of(bench, name, rows), config.width), right)
+        for count in (2, 3):
+            slices = [compute(worker, call_of(bench, name, rows, index, count), config.width) for index in range(count)]
+            assert np.allclose(sum(slices), right, rtol=1e-4, atol=1e-6)
+
+
+@both_models
+def test_slices_of_an_expert_add_up(bench: Bench, worker_of: MakeWorker) -> None:
+    """Whatever an expert is in a world, as many rows come back as went in, and the slices are the whole."""
+    width = bench.genesis.model.width
+    rows = np.arange(3 * width, dtype=np.float32).reshape(3, width) / width
+    worker = worker_of(bench)
+    whole = compute(worker, call_of(bench, "layer0.expert0", rows), width)
+    assert whole.shape == rows.shape
+    slices = [compute(worker, call_of(bench, "layer0.expert0", rows, index, 4), width) for index in range(4)]
+    assert np.allclose(sum(slices), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_no_call_of_an_expert_is_refused(bench: Bench) -> None:
+    """Bytes that are no whole rows, slices that are none, tiles that are not the expert's or not what was decided."""
+    worker, width = model(bench), bench.genesis.model.width
+    good = call_of(bench, "layer0.expert0", np.ones((2, width)))
+    for bad in (
+        replace(good, rows=good.rows[:-1]),
+        replace(good, rows=b""),
+        replace(good, index=1),
+        replace(good, index=3, count=2),
+        replace(good, count=10**6),
+        replace(good, expert="layer9.expert9"),
+        replace(good, tiles=good.tiles[:-1]) if len(good.tiles) > 1 else replace(good, tiles=()),
+        replace(good, tiles=bench.tiles[:1]),
+    ):
+        with pytest.raises(Rejected) as refused:
+            run_to_end(worker.compute_expert(bad))
+        assert refused.value.reason is Reason.BAD_SHAPE
+    with pytest.raises(Rejected) as refused:
+        run_to_end(
+            worker.compute_expert(replace(good, tiles=(replace(good.tiles[0], root=bytes(32)), *good.tiles[1:])))
+        )
+    assert refused.value.reason is Reason.TILE_CORRUPT
+
+
+def test_experts_are_kept_within_their_bytes(bench: Bench) -> None:
+    """Those that were used last stay; one is kept however large it is."""
+    width = bench.genesis.model.width
+    sizes = 4 * sum(tile.values for tile in bench.tile_map.group_tiles("layer0.expert0"))
+    worker = model(bench)
+    worker.experts_bytes_max = 2 * sizes
+    rows = np.ones((1, width))
+    for number in (0, 1, 0, 2):
+        compute(worker, call_of(bench, f"layer0.expert{number}", rows), width)
+    assert [name for name, _ in worker.experts_kept] == ["layer0.expert0", "layer0.expert2"]
+    worker.experts_bytes_max = 1
+    compute(worker, call_of(bench, "layer0.expert3", rows), width)
+    assert len(worker.experts_kept) == 1
 
 
 def test_only_the_real_model_reads_text(bench: Bench) -> None:

@@ -1,0 +1,196 @@
+"""Calling experts at peers: the shell of ``compute.expert_caller``, which sends what that asks and tells it what comes back.
+
+    async with open_expert_client(...) as client:
+        client.place({expert: {peer: share}})          whenever that is known better
+        rows = await client.call(expert, versions, rows, patience_seconds)
+
+An answer must have as many bytes as the question: whoever gives anything else is refuted, and reported.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+
+import trio
+
+from compute.expert_caller import (
+    SECOND_US,
+    Answered,
+    AskExpert,
+    CallingEvent,
+    CallingRule,
+    CallingStatistics,
+    Drop,
+    ExpertCaller,
+    Failure,
+    GiveUp,
+    Placed,
+    Refuted,
+    Take,
+    Unanswered,
+    Unwanted,
+    Wake,
+    Wanted,
+    Woken,
+)
+from p2p.requests import EXPERT
+from p2p.transport import RequestFailed, Transport
+from protocol.codec import decode, encode
+from protocol.experts import CallExpert, ExpertCalled, ExpertSlice
+from protocol.ids import PeerId, Version
+from protocol.rejection import Reason, Rejected
+
+FAILURES = {
+    Reason.BUSY: Failure.BUSY,
+    Reason.NOT_FOUND: Failure.ABSENT,
+}  # what a holder says; anything else: it is lost
+
+
+class _Call:
+    """One call that somebody waits for."""
+
+    def __init__(self, request: bytes, rows_bytes: int) -> None:
+        self.request = request
+        self.rows_bytes = rows_bytes
+        self.is_over = trio.Event()
+        self.rows: bytes | None = None
+
+
+class ExpertClient:
+    """The calls of one node."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        generator: Random,
+        report: Callable[[PeerId, Rejected], None],
+        nursery: trio.Nursery,
+        rule: CallingRule | None = None,
+    ) -> None:
+        """``report``: a peer gave what is no answer."""
+        self._transport = transport
+        self._caller = ExpertCaller(generator, rule)
+        self._report = report
+        self._nursery = nursery
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, _Call] = {}
+        self._given: dict[int, bytes] = {}  # by question, until it is taken
+        self._asking: dict[int, trio.CancelScope] = {}  # by question
+        self._waking = trio.CancelScope()  # around the sleep until the next Wake
+        self._wake_at = math.inf
+
+    def place(self, copies: Mapping[ExpertSlice, Mapping[PeerId, int]]) -> None:
+        """Who holds what from now on, and in which proportion they are to be called."""
+        self._tell(Placed(copies))
+
+    def refute(self, peer: PeerId) -> None:
+        """What a peer gave was found to be wrong."""
+        self._tell(Refuted(peer))
+
+    def statistics(self) -> CallingStatistics:
+        return self._caller.statistics()
+
+    async def call(
+        self, expert: ExpertSlice, versions: Sequence[Version], rows: bytes, patience_seconds: float
+    ) -> bytes:
+        """What a slice of an expert makes of rows; see ``protocol.experts.CallExpert``.
+
+        Raises ``Rejected(BUSY)`` when nobody gave it in time.
+        """
+        number = next(self._numbers)
+        request = CallExpert(expert.expert, expert.index, expert.count, tuple(versions), rows)
+        call = self._calls[number] = _Call(encode(request), len(rows))
+        try:
+            self._tell(Wanted(number, expert, _now_us() + int(patience_seconds * SECOND_US)))
+            await call.is_over.wait()
+        finally:
+            del self._calls[number]
+            if not call.is_over.is_set():
+                self._tell(Unwanted(number))
+        if call.rows is None:
+            raise Rejected(Reason.BUSY, f"no peer computed {expert} within {patience_seconds:g} s")
+        return call.rows
+
+    async def run(self) -> None:
+        """Wake the machine in time, until cancelled."""
+        while True:
+            with trio.CancelScope() as self._waking:
+                await trio.sleep_until(self._wake_at)
+                self._wake_at = math.inf
+                self._tell(Woken())
+
+    def _tell(self, event: CallingEvent) -> None:
+        for effect in self._caller.handle(event, _now_us()):
+            match effect:
+                case AskExpert(question, number, peer):
+                    self._nursery.start_soon(self._ask, question, peer, self._calls[number])
+                case Take(question, number):
+                    self._end(number, self._given.pop(question))
+                case GiveUp(number):
+                    self._end(number, None)
+                case Drop(question):
+                    self._given.pop(question, None)
+                    if question in self._asking:
+                        self._asking[question].cancel()
+                case Wake(at_us):
+                    self._wake_at = at_us / SECOND_US
+                    self._waking.cancel()
+
+    def _end(self, number: int, rows: bytes | None) -> None:
+        call = self._calls[number]
+        call.rows = rows
+        call.is_over.set()
+
+    async def _ask(self, question: int, peer: PeerId, call: _Call) -> None:
+        with trio.CancelScope() as scope:
+            self._asking[question] = scope
+            try:
+                self._tell(await self._answer(question, peer, call))
+            finally:
+                del self._asking[question]
+
+    async def _answer(self, question: int, peer: PeerId, call: _Call) -> CallingEvent:
+        try:
+            data = await self._transport.request(
+                peer,
+                EXPERT.protocol,
+                call.request,
+                timeout_seconds=EXPERT.timeout_seconds,
+                response_bytes_max=EXPERT.response_bytes_max,
+            )
+        except RequestFailed:
+            return Unanswered(question, Failure.LOST)
+        except Rejected as refusal:
+            return Unanswered(question, FAILURES.get(refusal.reason, Failure.LOST))
+        try:
+            rows = decode(ExpertCalled, data, limit_bytes=EXPERT.response_bytes_max).rows
+            if len(rows) != call.rows_bytes:
+                raise Rejected(Reason.BAD_SHAPE, f"{len(rows)} bytes of rows for {call.rows_bytes}")
+        except Rejected as refusal:
+            self._report(peer, refusal)
+            return Refuted(peer)
+        self._given[question] = rows
+        return Answered(question)
+
+
+@asynccontextmanager
+async def open_expert_client(
+    transport: Transport,
+    generator: Random,
+    report: Callable[[PeerId, Rejected], None],
+    rule: CallingRule | None = None,
+) -> AsyncIterator[ExpertClient]:
+    """A client that works until the block is left."""
+    async with trio.open_nursery() as nursery:
+        client = ExpertClient(transport, generator, report, nursery, rule)
+        nursery.start_soon(client.run)
+        yield client
+        nursery.cancel_scope.cancel()
+
+
+def _now_us() -> int:
+    return int(trio.current_time() * SECOND_US)
