@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from copy import copy
 from typing import Final
 
 LOOKS_MAX: Final = 64  # at each expert, in the mean: near the best long before; samples take three to ten
@@ -45,13 +46,10 @@ class Shares:
 
     def with_copy(self, expert: int, holder: int) -> Shares:
         """The division when one more holds an expert. This one stays as it is."""
-        after = object.__new__(Shares)
-        after._works, after._speeds = self._works, self._speeds
-        after.loads = list(self.loads)
-        after.parts = [list(part) for part in self.parts]
-        after._holders = list(self._holders)
-        after._experts_of = list(self._experts_of)
-        after.parts[expert].append(0)
+        after = copy(self)
+        after.loads, after.parts = list(self.loads), list(self.parts)
+        after._holders, after._experts_of = list(self._holders), list(self._experts_of)
+        after.parts[expert] = [*self.parts[expert], 0]
         after._holders[expert] = [*self._holders[expert], holder]
         after._experts_of[holder] = [*self._experts_of[holder], expert]
         after._settle([expert])

@@ -85,8 +85,8 @@ class Move:
 class Plan:
     """The copies of each slice, in the slice's order of peers; and what is to change for that.
 
-    ``moves``: what is not held yet; ``evicted``: by peer, what must go first, so that there is room; ``surplus``: by peer, what
-    may go when it was surplus for an hour; ``homeless``: slices that nobody has room for.
+    ``moves``: what is not held yet; ``evicted``: by peer, what it holds and is not to hold, which goes first, for its room;
+    ``surplus``: by peer, what may go when it was surplus for an hour; ``homeless``: slices that nobody has room for.
     """
 
     copies: dict[ExpertSlice, tuple[Copy, ...]]
@@ -145,7 +145,7 @@ class _Draft:
     def __init__(self, holders: Sequence[Holder], demands: Sequence[Demand]) -> None:
         self._holders = holders
         self._speeds = [holder.speed for holder in holders]
-        self._evicted: list[tuple[int, _Slice]] = []
+        self._evictions = 0
         rooms = [holder.room_bytes for holder in holders]
         hot = _find_hot(demands)
         self._slices = [
@@ -238,7 +238,7 @@ class _Draft:
             return False
         for other in gone:
             other.having.remove(number)
-            self._evicted.append((number, other))
+        self._evictions += len(gone)
         self._room[number] = room
         return True
 
@@ -266,13 +266,14 @@ class _Draft:
 
     def _balance(self) -> None:
         """Add copies until nobody is far off its share, or no copy would pay."""
-        shares: Shares | None = self._shared()
-        if shares is None or self._worst_percent(shares.loads) <= OFF_PERCENT:
+        shares = self._shared()
+        if self._worst_percent(shares.loads) <= OFF_PERCENT:
             return
         for _ in range(ADDED_MAX):
-            shares = self._draw_work(shares) if self._worst_percent(shares.loads) > AIM_PERCENT else None
-            if shares is None:
+            drawn = self._draw_work(shares) if self._worst_percent(shares.loads) > AIM_PERCENT else None
+            if drawn is None:
                 return
+            shares = drawn
 
     def _draw_work(self, shares: Shares) -> Shares | None:
         """Give whoever does least for its speed a copy of what would bring it most; how work is divided then.
@@ -294,10 +295,10 @@ class _Draft:
                 if each.pays(drawn)
             ]
             for _, _, at in sorted(offers)[:OFFERS_TRIED]:
-                each, after, evictions = self._slices[at], shares.with_copy(at, number), len(self._evicted)
+                each, after, evictions = self._slices[at], shares.with_copy(at, number), self._evictions
                 if each.pays(after.loads[number] - loads[number]) and self._make_room(each, number):
                     self._take(each, number)
-                    return after if len(self._evicted) == evictions else self._shared()
+                    return after if self._evictions == evictions else self._shared()
         return None
 
     def _drawn(self, each: _Slice, parts: Sequence[int], number: int, loads: Sequence[int]) -> int:
@@ -313,11 +314,8 @@ class _Draft:
     def _result(self) -> Plan:
         copies: dict[ExpertSlice, tuple[Copy, ...]] = {}
         surplus: dict[PeerId, list[ExpertSlice]] = {}
-        evicted: dict[PeerId, list[ExpertSlice]] = {}
         moves: list[Move] = []
-        for number, each in dict.fromkeys(self._evicted):
-            if number not in each.having and each.name in self._holders[number].held:
-                evicted.setdefault(self._holders[number].peer, []).append(each.name)
+        going = {holder.peer: dict.fromkeys(sorted(holder.held)) for holder in self._holders}
         for each, parts in zip(self._slices, self._shared().parts, strict=True):
             calls = {number: part // each.size_bytes for number, part in zip(each.having, parts, strict=True)}
             order = self._order(each, each.having)
@@ -325,6 +323,7 @@ class _Draft:
             staying = self._staying(each)
             for number in order:
                 holder = self._holders[number]
+                going[holder.peer].pop(each.name, None)
                 if each.name not in holder.held:
                     moves.append(Move(each.name, holder.peer, each.size_bytes))
                 elif number not in staying and calls[number] <= COLD_CALLS:
@@ -332,7 +331,7 @@ class _Draft:
         return Plan(
             copies,
             tuple(moves),
-            {peer: tuple(names) for peer, names in evicted.items()},
+            {peer: tuple(names) for peer, names in going.items() if names},
             {peer: tuple(names) for peer, names in surplus.items()},
             tuple(each.name for each in self._slices if not each.having),
         )

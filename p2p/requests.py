@@ -91,7 +91,7 @@ EXPERT: Final = RequestRule(
     EXPERT_ROWS_BYTES_MAX + 10 * EXPERT_TILES_MAX + KIB,
     EXPERT_ROWS_BYTES_MAX + KIB,
     3.0,
-    4,
+    1,
     False,
     "rows of activations through an expert",
 )
