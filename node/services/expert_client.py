@@ -127,13 +127,13 @@ class ExpertClient:
         for effect in self._caller.handle(event, _now_us()):
             match effect:
                 case AskExpert(question, number, peer):
+                    self._asking[question] = trio.CancelScope()  # it may be dropped before it has begun
                     self._nursery.start_soon(self._ask, question, peer, self._calls[number])
                 case Take(question, number):
                     self._end(number, self._given.pop(question))
                 case GiveUp(number):
                     self._end(number, None)
                 case Drop(question):
-                    self._given.pop(question, None)
                     if question in self._asking:
                         self._asking[question].cancel()
                 case Wake(at_us):
@@ -146,12 +146,12 @@ class ExpertClient:
         call.is_over.set()
 
     async def _ask(self, question: int, peer: PeerId, call: _Call) -> None:
-        with trio.CancelScope() as scope:
-            self._asking[question] = scope
-            try:
+        try:
+            with self._asking[question]:
                 self._tell(await self._answer(question, peer, call))
-            finally:
-                del self._asking[question]
+        finally:
+            del self._asking[question]
+            self._given.pop(question, None)  # what came too late
 
     async def _answer(self, question: int, peer: PeerId, call: _Call) -> CallingEvent:
         try:

@@ -259,5 +259,11 @@ def test_whoever_stops_waiting_takes_its_questions_back(bench: Bench):
         began = trio.current_time()
         assert await client.call(EXPERT_1, versions(bench), rows, 5.0) == right(bench, rows)
         assert trio.current_time() - began < 0.3
+        asked = worker.calls
+        with trio.move_on_after(0) as left:
+            await client.call(EXPERT_1, versions(bench), rows, 5.0)
+        assert left.cancelled_caught
+        await trio.sleep(1.0)
+        assert worker.calls == asked  # it was taken back before it was sent
 
     converse(1, talk)
