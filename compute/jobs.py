@@ -56,6 +56,21 @@ class TileFile(Part, frozen=True):
     path: str
 
 
+class ExpertPart(Part, frozen=True):
+    """Rows of one expert of a layer: what is to go through it, or what came of that. Form as in ComputeExpert."""
+
+    expert: int
+    rows: bytes
+
+
+class DecodedToken(Part, frozen=True):
+    """The next token of an answer, and whether the answer ends with it; -1 where a stop token ended it, which is no part."""
+
+    name: str
+    token: int
+    ends: bool
+
+
 class TileDelta(Part, frozen=True):
     """The compressed delta of one tile: inline in `payload`, or in the file `path` when that is not empty."""
 
@@ -157,6 +172,41 @@ class ComputeExpert(Job, frozen=True, tag="compute"):
     rows: bytes
 
 
+class BeginAnswer(Job, frozen=True, tag="begin"):
+    """Begin an answer with a trunk whose experts are elsewhere; answered by Noted.
+
+    decoder: a number that the node chose, never used before; its first answer brings it, an EndAnswer without a name ends it.
+    tiles: the trunk's. The rest as in Generate.
+    """
+
+    decoder: int
+    tiles: tuple[TileFile, ...]
+    name: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    temperature: float
+    top_k: int
+    seed: int
+    stop_tokens: tuple[int, ...]
+
+
+class DecodeStep(Job, frozen=True, tag="decode"):
+    """Go on with a decoder's step, or begin one; answered by RowsWanted as often as there are layers, then by Decoded.
+
+    outputs: what experts made of the rows that the last answer wanted; nothing at the beginning of a step.
+    """
+
+    decoder: int
+    outputs: tuple[ExpertPart, ...]
+
+
+class EndAnswer(Job, frozen=True, tag="end"):
+    """Forget an answer, whatever its state, or without a name the decoder with all of its answers; answered by Noted."""
+
+    decoder: int
+    name: str
+
+
 class Cancel(Job, frozen=True, tag="cancel"):
     """End the call that this one shares its number with; it answers JobFailed("cancelled") unless it was done.
 
@@ -168,12 +218,21 @@ class Shutdown(Job, frozen=True, tag="shutdown"):
     """Exit at once. Closing the worker's standard input does the same."""
 
 
-AnyJob = Hello | Learn | Evaluate | Generate | ComputeExpert | Cancel | Shutdown
+AnyJob = Hello | Learn | Evaluate | Generate | ComputeExpert | BeginAnswer | DecodeStep | EndAnswer | Cancel | Shutdown
 
-URGENCY: Final[dict[type[Job], int]] = {Hello: 0, ComputeExpert: 1, Generate: 2, Evaluate: 3, Learn: 4}
+URGENCY: Final[dict[type[Job], int]] = {
+    Hello: 0,
+    ComputeExpert: 1,
+    BeginAnswer: 1,
+    DecodeStep: 1,
+    EndAnswer: 1,
+    Generate: 2,
+    Evaluate: 3,
+    Learn: 4,
+}
 """Smaller goes first, between two steps of what runs: people who wait for an answer come before training (DESIGN.md 7.7).
 
-An expert goes between two tokens of our own answers: it is a part of one token of somebody's.
+A part of one token of somebody's goes between two whole tokens of our own.
 """
 
 
@@ -232,6 +291,23 @@ class ExpertComputed(Reply, frozen=True, tag="computed"):
     rows: bytes
 
 
+class Noted(Reply, frozen=True, tag="noted"):
+    """Final answer to BeginAnswer and EndAnswer."""
+
+
+class RowsWanted(Reply, frozen=True, tag="wanted"):
+    """Final answer to DecodeStep: what goes through which experts of a layer before the step can go on."""
+
+    layer: int
+    parts: tuple[ExpertPart, ...]
+
+
+class Decoded(Reply, frozen=True, tag="decoded"):
+    """Final answer to DecodeStep: a step is done, with a token of every answer that had its turn."""
+
+    tokens: tuple[DecodedToken, ...]
+
+
 class JobFailed(Reply, frozen=True, tag="failed"):
     """Final answer to a call that failed. `code` is the code of a Reason, "cancelled", "diverged" or "error" (our fault)."""
 
@@ -239,9 +315,31 @@ class JobFailed(Reply, frozen=True, tag="failed"):
     detail: str
 
 
-AnyReply = Ready | Progress | LearnDone | EvaluateDone | Token | GenerateDone | ExpertComputed | JobFailed
+AnyReply = (
+    Ready
+    | Progress
+    | LearnDone
+    | EvaluateDone
+    | Token
+    | GenerateDone
+    | ExpertComputed
+    | Noted
+    | RowsWanted
+    | Decoded
+    | JobFailed
+)
 
-FINAL_REPLIES: Final = (Ready, LearnDone, EvaluateDone, GenerateDone, ExpertComputed, JobFailed)
+FINAL_REPLIES: Final = (
+    Ready,
+    LearnDone,
+    EvaluateDone,
+    GenerateDone,
+    ExpertComputed,
+    Noted,
+    RowsWanted,
+    Decoded,
+    JobFailed,
+)
 
 
 # -- work ---------------------------------------------------------------------------------------------------------------

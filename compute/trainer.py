@@ -4,6 +4,7 @@
     Device.trainer --> Trainer          load --> steps --> changes, round after round; export_state goes to disk with them
     Device.reader --> Reader            weights that are only read: evaluate, generate
     Device.expert --> ExpertReader      those of one expert: compute
+    Device.decoder --> AnswerDecoder    those of a trunk: begin, step, end
 
 A worker process has torch behind them (`compute.io.torch_device`), a simulated one whatever its world makes of them. This
 file imports neither torch nor numpy: a worker reads it before it has said that it lives.
@@ -15,7 +16,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
-from compute.jobs import DeviceReport, Generate, Learn
+from compute.jobs import BeginAnswer, Decoded, DeviceReport, ExpertPart, Generate, Learn, RowsWanted
 from protocol.genesis import Genesis
 from protocol.ids import TileId
 
@@ -93,6 +94,25 @@ class ExpertReader(Protocol):
         ...
 
 
+class AnswerDecoder(Protocol):
+    """Answers under way whose experts are elsewhere."""
+
+    def begin(self, job: BeginAnswer) -> None:
+        """One more. Raises Rejected(BAD_ARGUMENT)."""
+        ...
+
+    def end(self, name: str) -> None:
+        """Forget one; no error where there is none."""
+        ...
+
+    def step(self, outputs: Sequence[ExpertPart]) -> RowsWanted | Decoded:
+        """Go on, or begin; see `compute.jobs.DecodeStep`.
+
+        Raises Rejected(BAD_SHAPE) for outputs that are not those of the rows that were wanted; then they are wanted still.
+        """
+        ...
+
+
 class Device(Protocol):
     """Where a worker computes."""
 
@@ -112,6 +132,10 @@ class Device(Protocol):
 
     def expert(self, tile_map: TileMap, expert: str, weights: Mapping[TileId, Float32Array]) -> ExpertReader:
         """An expert with the weights of all its tiles. Raises Rejected(BAD_SHAPE)."""
+        ...
+
+    def decoder(self, genesis: Genesis, tile_map: TileMap, weights: Mapping[TileId, Float32Array]) -> AnswerDecoder:
+        """A decoder with the weights of the trunk's tiles. Raises Rejected(BAD_SHAPE)."""
         ...
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from copy import copy
 from typing import Final
 
 LOOKS_MAX: Final = 64  # at each expert, in the mean: near the best long before; samples take three to ten
@@ -46,7 +45,8 @@ class Shares:
 
     def with_copy(self, expert: int, holder: int) -> Shares:
         """The division when one more holds an expert. This one stays as it is."""
-        after = copy(self)
+        after = Shares.__new__(Shares)  # what follows is all that there is of it
+        after._works, after._speeds = self._works, self._speeds
         after.loads, after.parts = list(self.loads), list(self.parts)
         after._holders, after._experts_of = list(self._holders), list(self._experts_of)
         after.parts[expert] = [*self.parts[expert], 0]

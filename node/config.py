@@ -71,6 +71,9 @@ class StorageSettings:
     history: bool
 
 
+HERE, ELSEWHERE = "here", "elsewhere"  # where experts are
+
+
 @dataclass(frozen=True, slots=True)
 class ComputeSettings:
     """Which device learns, with how many threads, if at all."""
@@ -78,6 +81,7 @@ class ComputeSettings:
     device: str  # "auto", "cpu", "cuda" or "cuda:N"
     threads: int
     learn: bool
+    experts: str  # HERE or ELSEWHERE: where text is generated
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +230,13 @@ NODE_KEYS: Final = (
         option="--threads",
     ),
     Key("compute.learn", flag, True, "false: keep and serve the model, but train nothing."),
+    Key(
+        "compute.experts",
+        text(f"{HERE}|{ELSEWHERE}", f"{HERE} or {ELSEWHERE}"),
+        HERE,
+        "elsewhere: this node's answers are computed by the experts of its peers, and it computes none for others.",
+        option="--experts",
+    ),
     Key(
         "api.listen",
         check_api_address,

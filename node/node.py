@@ -25,6 +25,7 @@ import structlog
 import trio
 from msgspec.structs import replace
 
+from compute.io.pool import WorkerHandle
 from consensus.beacon import OnionKeeper
 from consensus.engine import Effect, Engine
 from consensus.events import (
@@ -73,7 +74,7 @@ from node import log as node_log
 from node.api.view import NodeView
 from node.chain_index import DroppedTransactions, find_transaction
 from node.clock import Clock
-from node.config import Settings
+from node.config import ELSEWHERE, HERE, Settings
 from node.faults import CrashPoints
 from node.ground import Ground, open_ground
 from node.history_work import HistoryWork
@@ -91,9 +92,11 @@ from node.recovery_disagreement import (
     record_disagreement,
 )
 from node.recovery_fork import adopt_when_due
+from node.services.answering import Answering
 from node.services.backfill import Backfill
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
+from node.services.expert_client import ExpertClient
 from node.services.expert_server import ExpertServer
 from node.services.gossip import Gossip
 from node.services.history import HistoryService
@@ -197,12 +200,13 @@ class Node:
             machine.make_worker,
             machine.in_thread,
         )
+        self.answering: Answering | None = None  # where experts are elsewhere
         self.expert_server = ExpertServer(
             transport,
             ground.work.tile_map,
             ground.tiles.newest,
             self.learning.tile_files,
-            lambda: None if self.learning.device is None else self.learning.worker,
+            lambda: self._find_worker(HERE),
         )
         self.dropped = DroppedTransactions()
         submit = Submission(
@@ -351,8 +355,10 @@ class Node:
                 await self.transport.subscribe(topic)
             for peer in self.transport.connected_peers():
                 await self.reactor.post(PeerConnected(peer))
-            if self.ground.settings.compute.learn:
+            if self._computes:
                 await nursery.start(self.learning.worker.run)
+            if self.ground.settings.compute.experts == ELSEWHERE:
+                self.answering = self._open_answering(nursery)
             nursery.start_soon(self._boot)
             nursery.start_soon(self.presence.run)
             await self.stop_requested.wait()
@@ -372,7 +378,7 @@ class Node:
         self._start(self._listen)  # nothing may reach the machine before its first event
         self._start(self._poll_blocks)
         async with trio.open_nursery() as preparing:  # the worker imports torch while we catch up
-            if self.ground.settings.compute.learn:
+            if self._computes:
                 preparing.start_soon(self._prepare_learner)
             await self._wait_for_roster()
             if self.ground.ledger.tip() is None:
@@ -412,7 +418,36 @@ class Node:
     async def _prepare_learner(self) -> None:
         device = await self.learning.wait_greeted()
         log.info("device", device=device.device, name=device.name, tier=device.tier)
-        await self.learning.ensure_dataset()
+        if self.ground.settings.compute.learn:
+            await self.learning.ensure_dataset()
+
+    @property
+    def _computes(self) -> bool:
+        """Whether there is a worker: to learn, or to decode what experts elsewhere compute."""
+        compute = self.ground.settings.compute
+        return compute.learn or compute.experts == ELSEWHERE
+
+    def _find_worker(self, experts: str) -> WorkerHandle | None:
+        """The worker once it was greeted, where experts are computed so; else None."""
+        learning = self.learning
+        return learning.worker if learning.device and self.ground.settings.compute.experts == experts else None
+
+    def _open_answering(self, nursery: trio.Nursery) -> Answering:
+        """Text by the experts of peers."""
+        client = ExpertClient(self.transport, random.Random(self.ground.peer), self.report, nursery)
+        nursery.start_soon(client.run)
+        answering = Answering(
+            self.transport,
+            self.inbound.adverts,
+            client,
+            self.ground.work.tile_map,
+            self.ground.tiles.newest,
+            self.learning.tile_files,
+            lambda: self._find_worker(ELSEWHERE),
+            nursery,
+        )
+        nursery.start_soon(answering.run)
+        return answering
 
     def _recall_rounds(self) -> None:
         """What the ledger knows of rounds before this start, for whoever asks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
 
@@ -287,18 +287,25 @@ class View:
     ) -> AsyncIterator[AsyncIterator[str]]:
         node = self._node
         if node.learning.device is None:
-            raise Rejected(Reason.BUSY, "this node has no worker to generate with; start it without --no-learn")
-        async with node.learning.generate(tokenizer.encode(prompt), tokens_max, temperature, seed) as replies:
-            yield _texts(replies)
+            raise Rejected(
+                Reason.BUSY,
+                "this node has no worker to generate with; start it without --no-learn, or with --experts elsewhere",
+            )
+        tokens = tokenizer.encode(prompt)
+        if node.answering is not None:
+            async with node.answering.generate(tokens, tokens_max, temperature, seed) as decoded:
+                yield _texts(decoded)
+        else:
+            async with node.learning.generate(tokens, tokens_max, temperature, seed) as replies:
+                yield _texts(reply.token async for reply in replies if isinstance(reply, Token))
 
     def request_stop(self) -> None:
         self._node.stop_requested.set()
 
 
-async def _texts(replies: Any) -> AsyncIterator[str]:
-    """Pieces of text from a worker's replies, one a token."""
+async def _texts(tokens: AsyncIterator[int]) -> AsyncIterator[str]:
+    """Pieces of text, one a token."""
     decoder = tokenizer.StreamDecoder()
-    async for reply in replies:
-        if isinstance(reply, Token):
-            yield decoder.push(reply.token)
+    async for token in tokens:
+        yield decoder.push(token)
     yield decoder.finish()

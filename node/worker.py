@@ -24,8 +24,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from compute.io.torch_device import TorchDevice
 from compute.io.worker_loop import in_steps, serve
 from compute.jobs import (
+    BeginAnswer,
     Checkpoint,
     ComputeExpert,
+    Decoded,
+    DecodeStep,
+    EndAnswer,
     Evaluate,
     EvaluateDone,
     ExpertComputed,
@@ -35,14 +39,16 @@ from compute.jobs import (
     Job,
     Learn,
     LearnDone,
+    Noted,
     Progress,
     Ready,
+    RowsWanted,
     TileDelta,
     TileFile,
     Token,
     Work,
 )
-from compute.trainer import Device, ExpertReader, Reader, Trainer
+from compute.trainer import AnswerDecoder, Device, ExpertReader, Reader, Trainer
 from node.clock import Clock
 from protocol.genesis import MILLION, Genesis, check_genesis
 from protocol.ids import Digest, TileId
@@ -99,6 +105,7 @@ class WorkerMain:
         # By name and roots of tiles, with their bytes, the last used last.
         self.experts_kept: dict[tuple[str, tuple[bytes, ...]], tuple[ExpertReader, int]] = {}
         self.experts_bytes_max = EXPERTS_BYTES_MAX
+        self._decoders: dict[int, AnswerDecoder] = {}
 
     @property
     def work(self) -> Mapping[type[Job], Callable[[Any], Work[Any]]]:
@@ -109,6 +116,9 @@ class WorkerMain:
             Evaluate: self.evaluate,
             Generate: self.generate,
             ComputeExpert: self.compute_expert,
+            BeginAnswer: self.begin_answer,
+            DecodeStep: self.decode_step,
+            EndAnswer: self.end_answer,
         }
 
     # -- Hello ----------------------------------------------------------------------------------------------------------
@@ -230,7 +240,7 @@ class WorkerMain:
         self._trainer_state = path
         return path
 
-    # -- Evaluate, Generate and ComputeExpert ---------------------------------------------------------------------------
+    # -- Evaluate and Generate ------------------------------------------------------------------------------------------
 
     def evaluate(self, job: Evaluate) -> Work[EvaluateDone]:
         """Nats per byte on the fixed validation windows."""
@@ -264,6 +274,37 @@ class WorkerMain:
             count += 1
             yield Checkpoint(count / job.max_tokens, Token(token))
         return GenerateDone(tokens=count, stopped=count < job.max_tokens)
+
+    # -- experts and trunks by themselves -------------------------------------------------------------------------------
+
+    def begin_answer(self, job: BeginAnswer) -> Work[Noted]:
+        """One more answer of a decoder, which is made for its first one."""
+        decoder = self._decoders.get(job.decoder)
+        if decoder is None:
+            decoder = self._device.decoder(self._need_genesis(), self._tile_map(), self._read_tiles(job.tiles))
+        decoder.begin(job)
+        self._decoders[job.decoder] = decoder
+        yield Checkpoint(1.0)
+        return Noted()
+
+    def decode_step(self, job: DecodeStep) -> Work[RowsWanted | Decoded]:
+        """As far as the trunk goes by itself."""
+        decoder = self._decoders.get(job.decoder)
+        if decoder is None:
+            raise Rejected(Reason.BAD_ARGUMENT, f"there is no decoder {job.decoder}")
+        reply = decoder.step(job.outputs)
+        yield Checkpoint(1.0)
+        return reply
+
+    def end_answer(self, job: EndAnswer) -> Work[Noted]:
+        """One answer less, or a decoder less."""
+        decoder = self._decoders.get(job.decoder)
+        if decoder is not None and job.name:
+            decoder.end(job.name)
+        elif decoder is not None:
+            del self._decoders[job.decoder]
+        yield Checkpoint(1.0)
+        return Noted()
 
     def compute_expert(self, job: ComputeExpert) -> Work[ExpertComputed]:
         """Rows through one expert, which is kept for the next call."""

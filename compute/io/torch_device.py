@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compute.model.expert import RowsExpert
     from compute.model.moe import MoEModel
     from compute.model.tiling import Float32Array, TileMap
+    from compute.rows_decoder import RowsDecoder
 
 
 class TorchDevice:
@@ -54,6 +55,16 @@ class TorchDevice:
         from compute.model.expert import RowsExpert
 
         return RowsExpert(tile_map.assemble(weights), expert, self._name)
+
+    def decoder(self, genesis: Genesis, tile_map: TileMap, weights: Mapping[TileId, Float32Array]) -> RowsDecoder:
+        """A `compute.rows_decoder.RowsDecoder` of a trunk on this device."""
+        from compute.model.config import check_config
+        from compute.model.moe import TRUNK_ALONE, MoEModel
+        from compute.rows_decoder import RowsDecoder
+
+        model = MoEModel(check_config(genesis.model), TRUNK_ALONE).to(self._name)
+        model.load(tile_map.assemble(weights))
+        return RowsDecoder(model)
 
 
 class TorchTrainer:

@@ -28,6 +28,11 @@ from node.commands.options import data_dir_option
 )
 @click.option("--no-history", is_flag=True, help="Leave the blocks below the checkpoint that the node began with.")
 @click.option("--no-learn", is_flag=True, help="Keep and serve the model, but train nothing.")
+@click.option(
+    "--experts",
+    metavar="WHERE",
+    help="here, or elsewhere: generate text with the experts of peers, also with --no-learn.",
+)
 @click.option("--api", metavar="IP:PORT", help="Where the HTTP API listens; loopback only.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
 @click.option("--crash-at", multiple=True, hidden=True, metavar="POINT@ROUND", help="For tests: kill -9 of oneself.")
@@ -44,6 +49,7 @@ def start(
     resync: bool,
     no_history: bool,
     no_learn: bool,
+    experts: str | None,
     api: str | None,
     log_level: str | None,
     crash_at: tuple[str, ...],
@@ -63,6 +69,7 @@ def start(
         "compute.device": device,
         "compute.threads": threads,
         "compute.learn": False if no_learn else None,
+        "compute.experts": experts,
         "api.listen": api,
         "log.level": log_level,
     }

@@ -193,4 +193,4 @@ async def open_expert_client(
 
 
 def _now_us() -> int:
-    return int(trio.current_time() * SECOND_US)
+    return round(trio.current_time() * SECOND_US)  # rounded down, a moment that was slept to could be one before it

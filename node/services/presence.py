@@ -11,6 +11,7 @@ import trio
 
 from consensus.events import ClockJudged
 from node.adverts import ADVERT_SECONDS, advert_seconds
+from node.config import HERE
 from node.inbound import AuthorRejected
 from node.services.learning import dataset_key
 from p2p.records import build_peer_record, peer_key, record_key
@@ -126,7 +127,9 @@ class Presence:
 
     def _advert(self) -> Advert:
         node = self._node
-        device = node.learning.device
+        device = (
+            node.learning.device if node.ground.settings.compute.experts == HERE else None
+        )  # others ask for experts
         statistics = node.engine.rounds.statistics()
         learns = node.ground.settings.compute.learn
         roles = (("member",) if node.me is not None else ()) + (("learner",) if learns else ())

@@ -18,11 +18,21 @@ from compute.data import tokens_of_windows, validation_windows
 from compute.exact import Float32
 from compute.io.device import configure, import_torch
 from compute.io.torch_device import TorchDevice
-from compute.jobs import DeviceReport, Generate, Learn
+from compute.jobs import (
+    BeginAnswer,
+    Decoded,
+    DecodedToken,
+    DeviceReport,
+    ExpertPart,
+    Generate,
+    Learn,
+    RowsWanted,
+)
 from compute.model.tiling import TileMap
 from compute.trainer import BytesBatch, Held, StepsReport, run_to_end
 from protocol.genesis import Genesis, LearningRule
 from protocol.ids import PeerId, TileId, Version
+from protocol.rejection import Reason, Rejected
 from simnet.compute import Valley
 from simnet.villains.villain import Conspiracy, Villain
 
@@ -90,6 +100,9 @@ class AnalyticDevice:
 
     def expert(self, tile_map: TileMap, expert: str, weights: Mapping[TileId, Float32]) -> AnalyticExpert:
         return AnalyticExpert()
+
+    def decoder(self, genesis: Genesis, tile_map: TileMap, weights: Mapping[TileId, Float32]) -> AnalyticDecoder:
+        return AnalyticDecoder(genesis.model.layers, genesis.model.width)
 
 
 class AnalyticTrainer:
@@ -174,6 +187,45 @@ class AnalyticExpert:
 
     def compute(self, rows: bytes, index: int, count: int) -> bytes:
         return bytes(len(rows)) if index else rows
+
+
+class AnalyticDecoder:
+    """A trunk that sends one row through expert 0 of each layer, and then chooses bytes that mean nothing."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        self._layers = layers
+        self._row = bytes(4 * width)
+        self._answers: dict[str, BeginAnswer] = {}
+        self._chosen: dict[str, int] = {}
+        self._layer: int | None = None  # whose rows are wanted
+
+    def begin(self, job: BeginAnswer) -> None:
+        if job.name in self._answers:
+            raise Rejected(Reason.BAD_ARGUMENT, f"an answer called {job.name!r} is under way")
+        self._answers[job.name] = job
+        self._chosen[job.name] = 0
+
+    def end(self, name: str) -> None:
+        self._answers.pop(name, None)
+        self._chosen.pop(name, None)
+
+    def step(self, outputs: Sequence[ExpertPart]) -> RowsWanted | Decoded:
+        wanted = [] if self._layer is None else [(0, len(self._row))]
+        if [(part.expert, len(part.rows)) for part in outputs] != wanted:
+            raise Rejected(Reason.BAD_SHAPE, "other rows than were wanted")
+        self._layer = 0 if self._layer is None else self._layer + 1
+        if self._answers and self._layer < self._layers:
+            return RowsWanted(self._layer, (ExpertPart(0, self._row),))
+        self._layer = None
+        return Decoded(tuple(self._decode(job) for job in list(self._answers.values())))
+
+    def _decode(self, job: BeginAnswer) -> DecodedToken:
+        token = (job.seed + self._chosen[job.name]) % BYTE_TOKENS
+        self._chosen[job.name] += 1
+        ends = self._chosen[job.name] == job.max_tokens
+        if ends:
+            self.end(job.name)
+        return DecodedToken(job.name, token, ends)
 
 
 class ModelDevice(TorchDevice):

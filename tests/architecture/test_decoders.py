@@ -52,6 +52,7 @@ RAW = {
     "compute/io/worker_loop.py": "worker call",
     "compute/model/expert.py": "rows of a call; any bits are numbers",
     "compute/jobs.py": "worker call",
+    "compute/rows_decoder.py": "rows of a call; any bits are numbers",
     "compute/model/genesis.py": "numbers from a hash",
     "node/api/handlers.py": "generate request",
     "node/chain_proof.py": "proof file",

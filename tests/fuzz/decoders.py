@@ -790,6 +790,9 @@ CALLS = (
     jobs.Hello("auto", 1, b"genesis"),
     jobs.Generate((jobs.TileFile("trunk/0", 3, bytes(32), "tiles/trunk-0.3"),), (256, 65), 10, 0.5, 40, 7, (256,)),
     jobs.ComputeExpert((jobs.TileFile("layer0.expert1/0", 3, bytes(32), "t"),), "layer0.expert1", 1, 2, bytes(64)),
+    jobs.BeginAnswer(1, (jobs.TileFile("trunk/0", 3, bytes(32), "t"),), "a", (65,), 10, 0.5, 40, 7, (256,)),
+    jobs.DecodeStep(1, (jobs.ExpertPart(3, bytes(64)),)),
+    jobs.EndAnswer(1, "a"),
     jobs.Cancel(),
     jobs.Shutdown(),
 )
@@ -797,6 +800,9 @@ REPLIES = (
     jobs.Progress(1, 30, 2.5),
     jobs.LearnDone(2, (jobs.TileDelta("trunk/0", 3, b"delta"),), "state", 1_000, 2.5, 3_000),
     jobs.ExpertComputed(bytes(64)),
+    jobs.Noted(),
+    jobs.RowsWanted(2, (jobs.ExpertPart(3, bytes(64)),)),
+    jobs.Decoded((jobs.DecodedToken("a", 65, False),)),
     jobs.JobFailed("error", "why"),
 )
 

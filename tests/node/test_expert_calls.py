@@ -61,6 +61,10 @@ def serve(bench: Bench, host: Transport, worker: Worker | None, newest: int = 0)
     return ExpertServer(host, bench.tile_map, lambda tile: Version(newest), tile_files, lambda: worker)
 
 
+def no_blame(peer: PeerId, refusal: Rejected) -> None:
+    raise AssertionError(f"{peer.hex()} is blamed: {refusal}")
+
+
 Talk = Callable[[list[Transport], ExpertClient], Awaitable[None]]
 
 
@@ -83,10 +87,11 @@ def converse(hosts: int, talk: Talk, refused: Counter[PeerId] | None = None) -> 
             while any(len(host.connected_peers()) < hosts for host in made):
                 await trio.sleep(0.1)
 
-            def report(peer: PeerId, refusal: Rejected) -> None:
-                assert refused is not None, f"{peer.hex()} is blamed: {refusal}"
+            def count(peer: PeerId, refusal: Rejected) -> None:
+                assert refused is not None
                 refused[peer] += 1
 
+            report = no_blame if refused is None else count
             client = await opened.enter_async_context(open_expert_client(made[0], random.Random(1), report))
             client.place({EXPERT_1: {host.peer_id: 1 for host in made[1:]}})
             await talk(made, client)

@@ -16,7 +16,19 @@ from compute.delta.codec import decode
 from compute.delta.feedback import begin_ahead, compress_with_feedback
 from compute.io.torch_device import TorchDevice
 from compute.io.worker_loop import JobCancelled, in_steps
-from compute.jobs import ComputeExpert, Dataset, Progress, TileDelta
+from compute.jobs import (
+    BeginAnswer,
+    ComputeExpert,
+    Dataset,
+    Decoded,
+    DecodeStep,
+    EndAnswer,
+    ExpertPart,
+    Progress,
+    RowsWanted,
+    TileDelta,
+    Token,
+)
 from compute.learner import Learner
 from compute.model.config import check_config
 from compute.model.layout import expert_group
@@ -243,6 +255,81 @@ def test_slices_of_an_expert_add_up(bench: Bench, worker_of: MakeWorker) -> None
     assert whole.shape == rows.shape
     slices = [compute(worker, call_of(bench, "layer0.expert0", rows, index, 4), width) for index in range(4)]
     assert np.allclose(sum(slices), whole, rtol=1e-4, atol=1e-6)
+
+
+def begin_of(bench: Bench, name: str, prompt: tuple[int, ...], max_tokens: int) -> BeginAnswer:
+    trunk = tuple(tile for tile in bench.tiles if tile.tile.startswith("trunk/"))
+    return BeginAnswer(1, trunk, name, prompt, max_tokens, 0.0, 0, 3, (256,))
+
+
+def decode_all(bench: Bench, gateway: WorkerMain, holder: WorkerMain) -> list[Decoded]:
+    """Steps of decoder 1, whose experts another worker computes, while each gives somebody a token."""
+    said = []
+    while True:
+        reply = run_to_end(gateway.decode_step(DecodeStep(1, ())))
+        while isinstance(reply, RowsWanted):
+            outputs = []
+            for part in reply.parts:
+                expert = expert_group(reply.layer, part.expert)
+                tiles = tuple(tile for tile in bench.tiles if tile.tile.startswith(f"{expert}/"))
+                computed = run_to_end(holder.compute_expert(ComputeExpert(tiles, expert, 0, 1, part.rows)))
+                outputs.append(ExpertPart(part.expert, computed.rows))
+            reply = run_to_end(gateway.decode_step(DecodeStep(1, tuple(outputs))))
+        if not reply.tokens:
+            return said
+        said.append(reply)
+
+
+def test_a_trunk_answers_with_experts_of_another_worker_as_a_whole_model_does(bench: Bench) -> None:
+    """Two answers in one decoder, of which one is stopped: the other has the tokens of a worker with all of the model."""
+    gateway, holder = model(bench), model(bench)
+    whole = [
+        checkpoint.reply.token
+        for checkpoint in holder.generate(replace(bench.generation(12), prompt=(65, 66)))
+        if isinstance(checkpoint.reply, Token)
+    ]
+    for name, prompt in (("a", (65, 66)), ("b", (67,))):
+        run_to_end(gateway.begin_answer(begin_of(bench, name, prompt, 12)))
+    run_to_end(gateway.end_answer(EndAnswer(1, "b")))
+    said = decode_all(bench, gateway, holder)
+    assert [token.token for reply in said for token in reply.tokens if token.token >= 0] == whole
+    assert said[-1].tokens[0].ends
+    assert {token.name for reply in said for token in reply.tokens} == {"a"}
+
+
+@both_models
+def test_answers_end_where_they_were_told_to(bench: Bench, worker_of: MakeWorker) -> None:
+    """As many tokens as were asked for, unless a stop token comes; then the decoder may go, and is not known any more."""
+    gateway, holder = worker_of(bench), worker_of(bench)
+    run_to_end(gateway.begin_answer(begin_of(bench, "a", (65,), 3)))
+    with pytest.raises(Rejected, match="under way"):
+        run_to_end(gateway.begin_answer(begin_of(bench, "a", (65,), 3)))
+    said = decode_all(bench, gateway, holder)
+    assert 1 <= len(said) <= 3
+    assert [reply.tokens[0].ends for reply in said] == [False] * (len(said) - 1) + [True]
+    run_to_end(gateway.end_answer(EndAnswer(1, "")))
+    run_to_end(gateway.end_answer(EndAnswer(1, "")))
+    with pytest.raises(Rejected, match="no decoder"):
+        run_to_end(gateway.decode_step(DecodeStep(1, ())))
+
+
+@both_models
+def test_outputs_of_other_rows_are_refused_and_the_step_goes_on(bench: Bench, worker_of: MakeWorker) -> None:
+    """Missing, too many, too short: the same rows are wanted still."""
+    gateway = worker_of(bench)
+    run_to_end(gateway.begin_answer(begin_of(bench, "a", (65,), 3)))
+    for wrong in ((ExpertPart(0, bytes(4)),), (ExpertPart(99, bytes(4 * bench.genesis.model.width)),)):
+        with pytest.raises(Rejected) as refused:
+            run_to_end(gateway.decode_step(DecodeStep(1, wrong)))
+        assert refused.value.reason is Reason.BAD_SHAPE
+    wanted = run_to_end(gateway.decode_step(DecodeStep(1, ())))
+    assert isinstance(wanted, RowsWanted)
+    for wrong in ((), wanted.parts[1:], (*wanted.parts, ExpertPart(99, b"")), (replace(wanted.parts[0], rows=b""),)):
+        if wrong != wanted.parts:
+            with pytest.raises(Rejected) as refused:
+                run_to_end(gateway.decode_step(DecodeStep(1, wrong)))
+            assert refused.value.reason is Reason.BAD_SHAPE
+    assert run_to_end(gateway.decode_step(DecodeStep(1, wanted.parts))) != wanted
 
 
 def test_what_is_no_call_of_an_expert_is_refused(bench: Bench) -> None:

@@ -1,0 +1,74 @@
+"""A decoder whose rows go out and come back as bytes: between a worker process and its node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+import torch
+
+from compute.decoding import Decoder, ExpertRows, Step
+from compute.jobs import BeginAnswer, Decoded, DecodedToken, ExpertPart, RowsWanted
+from compute.model.expert import ROW_TYPE
+from compute.model.moe import MoEModel
+from compute.sampling import Sampling
+from protocol.rejection import Reason, Rejected
+
+NO_TOKEN = -1  # see `compute.jobs.DecodedToken`
+
+
+class RowsDecoder:
+    """`compute.decoding.Decoder`, one call of `step` for each layer and one for the token."""
+
+    def __init__(self, model: MoEModel) -> None:
+        self._decoder = Decoder(model)
+        self._width = model.config.width
+        self._step: Step | None = None
+        self._wanted: ExpertRows | None = None
+
+    def begin(self, job: BeginAnswer) -> None:
+        sampling = Sampling(job.max_tokens, job.temperature, job.top_k, job.seed, frozenset(job.stop_tokens))
+        if job.name in self._decoder:
+            raise Rejected(Reason.BAD_ARGUMENT, f"an answer called {job.name!r} is under way")
+        self._decoder.add(job.name, job.prompt, sampling)
+
+    def end(self, name: str) -> None:
+        self._decoder.remove(name)
+
+    def step(self, outputs: Sequence[ExpertPart]) -> RowsWanted | Decoded:
+        """One layer further; see `compute.jobs.DecodeStep`. Raises Rejected(BAD_SHAPE)."""
+        given = self._check(outputs)
+        try:
+            if self._step is None:
+                self._step = self._decoder.step()
+                self._wanted = next(self._step)
+            else:
+                self._wanted = self._step.send(given)
+        except StopIteration as end:
+            self._step = self._wanted = None
+            return Decoded(
+                tuple(
+                    DecodedToken(each.name, NO_TOKEN if each.token is None else each.token, each.ends)
+                    for each in end.value
+                )
+            )
+        parts = tuple(
+            ExpertPart(expert, rows_PD.cpu().numpy().astype(ROW_TYPE, copy=False).tobytes())
+            for expert, rows_PD in self._wanted.rows.items()
+        )
+        return RowsWanted(self._wanted.layer, parts)
+
+    def _check(self, outputs: Sequence[ExpertPart]) -> dict[int, torch.Tensor]:
+        """The outputs of exactly the rows that are wanted. Raises Rejected(BAD_SHAPE)."""
+        wanted = {} if self._wanted is None else {expert: len(rows) for expert, rows in self._wanted.rows.items()}
+        row_bytes = ROW_TYPE.itemsize * self._width
+        if {part.expert: len(part.rows) for part in outputs} != {
+            expert: count * row_bytes for expert, count in wanted.items()
+        }:
+            raise Rejected(
+                Reason.BAD_SHAPE, f"rows of experts {[part.expert for part in outputs]} for {sorted(wanted)}"
+            )
+        return {
+            part.expert: torch.from_numpy(numpy.frombuffer(part.rows, ROW_TYPE).reshape(-1, self._width).copy())
+            for part in outputs
+        }

@@ -1,0 +1,253 @@
+"""A node without experts answers with those of its peers: the whole model's tokens, whatever comes and goes meanwhile."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from compute.io.pool import JobLost
+from compute.jobs import DecodeStep, EndAnswer, Token
+from compute.trainer import run_to_end
+from node.adverts import Adverts
+from node.services.answering import ANSWERS_MAX, Answering
+from node.services.expert_client import open_expert_client
+from node.services.expert_server import ExpertServer
+from p2p.io.memory_host import MemoryNetwork, open_memory_host
+from p2p.transport import Transport
+from protocol.ids import PeerId, TileId, Version
+from protocol.learning import Advert
+from protocol.rejection import Reason, Rejected
+from simnet.virtual.learner import ModelDevice, made_report
+from tests.node.test_expert_calls import no_blame
+from tests.node.worker_samples import Bench, bench_in_memory
+
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return bench_in_memory()
+
+
+class Worker:
+    """A worker whose jobs take a moment, one after the other; dead from some job on, if it is told so."""
+
+    def __init__(self, bench: Bench, seconds: float = 0.002) -> None:
+        self.main = bench.worker(ModelDevice(made_report("node")))
+        self.seconds = seconds
+        self.dies_after: int | None = None
+        self.jobs: list[Any] = []
+        self._one = trio.Lock()
+
+    async def call(self, job: Any, timeout_seconds: float = 0.0) -> Any:
+        async with self._one:
+            self.jobs.append(job)
+            if self.dies_after is not None and len(self.jobs) > self.dies_after:
+                raise JobLost("it was killed")
+            await trio.sleep(self.seconds)
+            return run_to_end(self.main.work[type(job)](job))
+
+
+class Known(Adverts):
+    """Adverts of peers with a device."""
+
+    def __init__(self, able: set[PeerId]) -> None:
+        super().__init__()
+        self.able = able
+
+    def find(self, peer: PeerId) -> Advert | None:
+        device = "cpu" if peer in self.able else ""
+        return Advert((), "", (), device, 0, 0, 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]  # rounds and heights are numbers
+
+
+class Village:
+    """A node without experts, and holders."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.version = Version(0)
+        self.door = Worker(bench)
+        self.hosts: list[Transport] = []
+        self.holders: list[Worker | None] = []
+        self.answering: Answering
+
+    async def tile_files(self, bases: Any) -> Any:
+        by_name = {tile.tile: tile for tile in self.bench.tiles}
+        return tuple(by_name[tile] for tile, version in bases)
+
+    def newest(self, tile: TileId) -> Version:
+        return self.version
+
+    async def answer(self, prompt: str, tokens: int = TOKENS, temperature: float = 0.0) -> list[int]:
+        async with self.answering.generate(list(prompt.encode()), tokens, temperature, 1) as decoded:
+            return [token async for token in decoded]
+
+    def whole(self, prompt: str, tokens: int = TOKENS, temperature: float = 0.0) -> list[int]:
+        """What a worker with all of the model says."""
+        job = replace(self.bench.generation(tokens), prompt=tuple(prompt.encode()), temperature=temperature, seed=1)
+        replies = (checkpoint.reply for checkpoint in self.bench.worker(ModelDevice(made_report("all"))).generate(job))
+        return [reply.token for reply in replies if isinstance(reply, Token)]
+
+
+def live(bench: Bench, holders: int, talk: Callable[[Village], Awaitable[None]]) -> None:
+    """A village with so many holders."""
+
+    async def main() -> None:
+        network, village = MemoryNetwork(random.Random(5)), Village(bench)
+        async with AsyncExitStack() as opened:
+            for number in range(holders + 1):
+                host = open_memory_host(
+                    network,
+                    bytes([number]) * 32,
+                    hello=b"hello",
+                    check_hello=lambda peer, hello: None,
+                    bootstrap=[address for other in village.hosts for address in other.addresses],
+                )
+                village.hosts.append(await opened.enter_async_context(host))
+            while any(len(host.connected_peers()) < holders for host in village.hosts):
+                await trio.sleep(0.1)
+            for number, host in enumerate(village.hosts[1:]):
+                village.holders.append(Worker(bench))
+                ExpertServer(
+                    host,
+                    bench.tile_map,
+                    village.newest,
+                    village.tile_files,
+                    lambda number=number: village.holders[number],
+                )
+            client = await opened.enter_async_context(open_expert_client(village.hosts[0], random.Random(1), no_blame))
+            nursery = await opened.enter_async_context(trio.open_nursery())
+            village.answering = Answering(
+                village.hosts[0],
+                Known({host.peer_id for host in village.hosts[1:]}),
+                client,
+                bench.tile_map,
+                village.newest,
+                village.tile_files,
+                lambda: village.door,
+                nursery,
+            )
+            nursery.start_soon(village.answering.run)
+            await trio.sleep(0.1)
+            await talk(village)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_node_without_experts_says_what_the_whole_model_says(bench: Bench) -> None:
+    """Token for token, greedy and sampled; every expert was computed by a peer, and the decoder goes with its last answer."""
+
+    async def talk(village: Village) -> None:
+        for prompt, temperature in (("def ", 0.0), ("return self", 1.0)):
+            assert await village.answer(prompt, TOKENS, temperature) == village.whole(prompt, TOKENS, temperature)
+        assert not any(type(job).__name__ == "ComputeExpert" for job in village.door.jobs)
+        assert all(worker is not None and worker.jobs for worker in village.holders)
+        await trio.sleep(1.0)
+        assert [job.name for job in village.door.jobs if isinstance(job, EndAnswer)] == ["", ""]
+
+    live(bench, 2, talk)
+
+
+def test_answers_share_steps_and_none_is_mixed_up_with_another(bench: Bench) -> None:
+    """Twenty come one after the other while others are under way; some are left in the middle: all others are as if alone."""
+    prompts = [f"method_{number}(" for number in range(20)]
+
+    async def talk(village: Village) -> None:
+        said: dict[str, list[int]] = {}
+
+        async def ask(prompt: str, delay: float) -> None:
+            await trio.sleep(delay)
+            said[prompt] = await village.answer(prompt)
+
+        async def leave(delay: float) -> None:
+            await trio.sleep(delay)
+            async with village.answering.generate([65], 200, 0.0, 1) as decoded, aclosing(decoded) as tokens:
+                async for _ in tokens:
+                    break
+
+        async with trio.open_nursery() as nursery:
+            for number, prompt in enumerate(prompts):
+                nursery.start_soon(ask, prompt, 0.01 * number)
+                nursery.start_soon(leave, 0.013 * number)
+        for prompt in prompts:
+            assert said[prompt] == village.whole(prompt), prompt
+        steps = sum(isinstance(job, DecodeStep) for job in village.door.jobs)
+        assert steps < 20 * TOKENS * (bench.genesis.model.layers + 1) / 2  # they were not alone
+
+    live(bench, 2, talk)
+
+
+def test_an_answer_survives_its_holders_one_by_one(bench: Bench) -> None:
+    """Two of three stop computing in the middle: no token is lost or said twice, and none takes three seconds."""
+
+    async def talk(village: Village) -> None:
+        said: list[int] = []
+        gaps: list[float] = []
+        before = trio.current_time()
+        async with village.answering.generate(list(b"def "), 40, 0.0, 1) as decoded:
+            async for token in decoded:
+                gaps.append(trio.current_time() - before)
+                before = trio.current_time()
+                said.append(token)
+                if len(said) in (10, 20):
+                    village.holders[len(said) // 10 - 1] = None
+        assert said == village.whole("def ", 40)
+        assert max(gaps) < 3.0
+
+    live(bench, 3, talk)
+
+
+def test_what_cannot_go_on_ends_with_its_reason(bench: Bench) -> None:
+    """Nobody computes any more, or the worker dies: all answers under way end so, and later ones begin anew."""
+
+    async def fail(village: Village, prompt: str) -> None:
+        with pytest.raises(Rejected) as refused:
+            await village.answer(prompt, 200)
+        assert refused.value.reason is Reason.BUSY
+
+    async def talk(village: Village) -> None:
+        holders = list(village.holders)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail, village, "def ")
+            nursery.start_soon(fail, village, "return ")
+            await trio.sleep(0.2)
+            village.holders[:] = [None, None]
+        village.holders[:] = holders
+        assert await village.answer("def ") == village.whole("def ")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail, village, "def ")
+            await trio.sleep(0.2)
+            village.door.dies_after = len(village.door.jobs)
+        village.door = Worker(bench)  # as the supervisor starts the next one
+        assert await village.answer("def ") == village.whole("def ")
+        with pytest.raises(Rejected, match="no token"):
+            await village.answer("")
+
+    live(bench, 2, talk)
+
+
+def test_no_more_answers_than_there_is_room_for(bench: Bench) -> None:
+    """Whoever comes when it is full is told so; a version that comes meanwhile is another decoder's."""
+
+    async def talk(village: Village) -> None:
+        async with AsyncExitStack() as opened:
+            for number in range(ANSWERS_MAX):
+                village.version = Version(number % 2)
+                await opened.enter_async_context(village.answering.generate([65], 1000, 0.0, 1))
+            with pytest.raises(Rejected) as refused:
+                await village.answer("def ")
+            assert refused.value.reason is Reason.BUSY
+            begun = {job.decoder for job in village.door.jobs if type(job).__name__ == "BeginAnswer"}
+            assert len(begun) == 2
+        await trio.sleep(5.0)
+        assert await village.answer("def ") == village.whole("def ")
+
+    live(bench, 2, talk)

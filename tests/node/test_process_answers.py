@@ -1,0 +1,42 @@
+"""A real node without experts, among real nodes that have them: what it answers, and what it says when nobody has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.node.processes import Network, NodeProcess, run_command, wait_for
+
+PROMPT = "def method_1("
+TOKENS = 16
+
+
+def chat(node: NodeProcess) -> str:
+    """What a node continues the prompt with."""
+    done = run_command(
+        *("chat", "--data-dir", str(node.directory), "--tokens", str(TOKENS), "--temperature", "0", PROMPT)
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_node_without_experts_answers_as_those_who_have_them(tmp_path: Path) -> None:
+    """Over real sockets, with a worker that has the trunk alone: the same text; also when one of the two holders is killed."""
+    with Network(tmp_path, 2, strangers=1) as network:
+        *members, door = network.nodes
+        for number, member in enumerate(members):
+            member.start("--rounds", "1", bootstrap=[other.address for other in members[:number]])
+        for member in members:
+            member.wait_rounds(1)
+        door.start("--no-learn", "--experts", "elsewhere", bootstrap=[member.address for member in members])
+        wait_for(
+            "the same versions everywhere", lambda: door.versions() == members[0].versions() == members[1].versions()
+        )
+        wait_for("its worker", lambda: door.log("device"))
+        wait_for("holders", lambda: sum(bool(peer["device"]) for peer in door.get("/peers") or ()) == 2)
+        expected = chat(members[0])
+        assert expected
+        assert chat(door) == expected
+        for worker in members[0].kill():
+            worker.wait(10)
+        assert chat(door) == expected
+        assert door.get("/status")["device"] == "cpu"
