@@ -30,6 +30,7 @@ PROGRAMS = [
 ]
 
 
+@pytest.mark.timeout(900)  # thirteen nodes start on two cores, while other tests run
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_short_form_prints_rows(name: str) -> None:
     """With --quick --json the last line of stdout is one object whose rows have exactly the documented fields."""

@@ -245,13 +245,16 @@ class Network:
         name: str = "network",
         rules: Mapping[str, object] = _NONE,
         config: Mapping[str, object] = _NONE,
+        created_ms: int | None = None,
     ) -> None:
-        """``rules`` of the network's template and ``config`` of every node are values by place."""
+        """``rules`` of the network's template and ``config`` of every node are values by place; founded now, if not said."""
         self.nodes = [NodeProcess(folder / f"{name}-{index}") for index in range(members + strangers)]
         keys = [create_keys(node.places.keys) for node in self.nodes]
         shards = [corpus()[at : at + 65_536] for at in range(0, len(corpus()), 65_536)]
         template = load_template("test", overrides={"name": name, "learning.round_seconds": ROUND_SECONDS, **rules})
-        genesis = found_network(template, [each.card() for each in keys[:members]], shards, 0, Clock().now_ms())
+        genesis = found_network(
+            template, [each.card() for each in keys[:members]], shards, 0, created_ms or Clock().now_ms()
+        )
         self.network_id = genesis.network_id().hex()
         for number, node in enumerate(self.nodes):
             if number == 0:

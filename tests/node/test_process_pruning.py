@@ -52,7 +52,7 @@ def test_a_node_prunes_is_killed_and_goes_on(tmp_path: Path) -> None:
         said = run_command("chain", "block", "1", "--data-dir", str(node.directory)).stderr
         assert "block 1 was pruned here" in said
 
-        newcomer.start("--no-learn", bootstrap=[node.address])
+        newcomer.start("--no-learn", "--from-genesis", bootstrap=[node.address])
         wait_for(
             "the newcomer's complaint", lambda: bool(newcomer.log("no connected peer keeps the next block any more"))
         )

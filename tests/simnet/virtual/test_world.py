@@ -228,6 +228,7 @@ def test_a_chain_that_stands_is_asked_for_less_and_less_often() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # hours of virtual time: on a machine that others use, the longest takes five minutes
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_scenario_passes(name: str) -> None:
     """CI-sized, every rule that it names holds."""
