@@ -96,16 +96,14 @@ class Answering:
         self._nursery = nursery
         self._numbers = itertools.count(1)
         self._decoders: dict[int, _Decoder] = {}
+        self._able: tuple[PeerId, ...] = ()  # who computes experts
 
     async def run(self) -> None:
         """Keep knowing who computes: peers that are connected and have a device. All of them alike, while nobody plans."""
-        known: tuple[PeerId, ...] | None = None
         while True:
-            able = tuple(peer for peer in self._transport.connected_peers() if self._computes(peer))
-            if able != known or known:  # who said that it has an expert not may have it by now
-                known = able
-                copies = dict.fromkeys(able, 1)
-                self._client.place({ExpertSlice(expert): copies for expert in self._experts})
+            self._able = tuple(peer for peer in self._transport.connected_peers() if self._computes(peer))
+            copies = dict.fromkeys(self._able, 1)  # again each time: who had not the right version may have it by now
+            self._client.place({ExpertSlice(expert): copies for expert in self._experts})
             await trio.sleep(PLACE_SECONDS)
 
     def _computes(self, peer: PeerId) -> bool:
@@ -123,6 +121,8 @@ class Answering:
         worker = self._find_worker()
         if worker is None:
             raise Rejected(Reason.BUSY, "this node has no worker to generate with")
+        if not self._able:
+            raise Rejected(Reason.BUSY, "no peer that is connected computes experts; try again when one is there")
         if sum(len(decoder.streams) for decoder in self._decoders.values()) >= ANSWERS_MAX:
             raise Rejected(Reason.BUSY, f"{ANSWERS_MAX} answers are under way")
         name = f"answer-{next(self._numbers)}"

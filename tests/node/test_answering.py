@@ -234,6 +234,18 @@ def test_what_cannot_go_on_ends_with_its_reason(bench: Bench) -> None:
     live(bench, 2, talk)
 
 
+def test_where_nobody_computes_that_is_said_at_once(bench: Bench) -> None:
+    """Before anything is begun, and without waiting for anybody."""
+
+    async def talk(village: Village) -> None:
+        with pytest.raises(Rejected, match="no peer that is connected computes experts"):
+            await village.answer("def ")
+        assert village.door.jobs == []
+        assert trio.current_time() < 5.0
+
+    live(bench, 0, talk)
+
+
 def test_no_more_answers_than_there_is_room_for(bench: Bench) -> None:
     """Whoever comes when it is full is told so; a version that comes meanwhile is another decoder's."""
 
