@@ -26,7 +26,6 @@ sys.path.insert(
 
 from benchmarks.common import Row, compare, report, say, standard_options, time_calls
 from consensus.expert_allocation import OFF_PERCENT, Demand, Holder, Plan, plan_allocation
-from protocol.experts import ExpertSlice
 from protocol.ids import PeerId
 from protocol.limits import MIB
 
@@ -62,11 +61,7 @@ def demands_of(experts: int, peers: int, turned: int) -> list[Demand]:
 
 def carried_out(holders: Sequence[Holder], plan: Plan) -> list[Holder]:
     """When all did what the plan says."""
-    held: dict[PeerId, list[ExpertSlice]] = {each.peer: [] for each in holders}
-    for name, copies in plan.copies.items():
-        for copy in copies:
-            held[copy.peer].append(name)
-    return [replace(each, held=frozenset(held[each.peer])) for each in holders]
+    return [replace(each, held=plan.held(each.peer)) for each in holders]
 
 
 def off_percent(holders: Sequence[Holder], calls: dict[PeerId, float]) -> float:

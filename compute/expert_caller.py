@@ -18,7 +18,8 @@ robin, as in nginx, so that also a few calls are divided like many. Who is late 
                 twice as long each time; a connection that is lost is the same at once
     quarantine  whoever gave what was no answer of that expert is not asked for five minutes (001 895), whatever is lost by it
 
-So with two living holders a dead one costs one second, once. Time is in microseconds: on a loopback an answer takes hundreds.
+So a dead holder costs a call some milliseconds while hedges are saved up, and where they are not one second, once. Time is in
+microseconds: on a loopback an answer takes a few thousand.
 """
 
 from __future__ import annotations

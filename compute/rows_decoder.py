@@ -60,14 +60,10 @@ class RowsDecoder:
 
     def _check(self, outputs: Sequence[ExpertPart]) -> dict[int, torch.Tensor]:
         """The outputs of exactly the rows that are wanted. Raises Rejected(BAD_SHAPE)."""
-        wanted = {} if self._wanted is None else {expert: len(rows) for expert, rows in self._wanted.rows.items()}
-        row_bytes = ROW_TYPE.itemsize * self._width
-        if {part.expert: len(part.rows) for part in outputs} != {
-            expert: count * row_bytes for expert, count in wanted.items()
-        }:
-            raise Rejected(
-                Reason.BAD_SHAPE, f"rows of experts {[part.expert for part in outputs]} for {sorted(wanted)}"
-            )
+        rows = {} if self._wanted is None else self._wanted.rows
+        sizes = [(expert, ROW_TYPE.itemsize * rows_PD.numel()) for expert, rows_PD in rows.items()]
+        if sorted((part.expert, len(part.rows)) for part in outputs) != sizes:
+            raise Rejected(Reason.BAD_SHAPE, f"rows of experts {[part.expert for part in outputs]} for {list(rows)}")
         return {
             part.expert: torch.from_numpy(numpy.frombuffer(part.rows, ROW_TYPE).reshape(-1, self._width).copy())
             for part in outputs

@@ -1,4 +1,4 @@
-"""What a worker computes with, as protocols: the device, a trainer on it, a reader of weights, and one expert.
+"""What a worker computes with, as protocols: the device, a trainer on it, and readers of weights, of an expert, of a trunk.
 
     Device.open --> DeviceReport        once, at the greeting
     Device.trainer --> Trainer          load --> steps --> changes, round after round; export_state goes to disk with them

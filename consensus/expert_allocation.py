@@ -95,6 +95,10 @@ class Plan:
     surplus: dict[PeerId, tuple[ExpertSlice, ...]]
     homeless: tuple[ExpertSlice, ...]
 
+    def held(self, peer: PeerId) -> frozenset[ExpertSlice]:
+        """What a peer holds when all is done."""
+        return frozenset(name for name, copies in self.copies.items() if any(copy.peer == peer for copy in copies))
+
 
 def plan_allocation(holders: Iterable[Holder], demands: Iterable[Demand]) -> Plan:
     """The plan of everybody who knows these holders and demands, in whatever order; each peer and expert once."""

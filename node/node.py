@@ -26,6 +26,7 @@ import trio
 from msgspec.structs import replace
 
 from compute.io.pool import WorkerHandle
+from compute.model.tiling import FLOAT32_BYTES
 from consensus.beacon import OnionKeeper
 from consensus.engine import Effect, Engine
 from consensus.events import (
@@ -379,7 +380,7 @@ class Node:
         self._start(self._poll_blocks)
         async with trio.open_nursery() as preparing:  # the worker imports torch while we catch up
             if self._computes:
-                preparing.start_soon(self._prepare_learner)
+                preparing.start_soon(self._prepare_worker)
             await self._wait_for_roster()
             if self.ground.ledger.tip() is None:
                 await self.presence.find_providers(
@@ -415,7 +416,7 @@ class Node:
                 from_epoch=self._votes_from,
             )
 
-    async def _prepare_learner(self) -> None:
+    async def _prepare_worker(self) -> None:
         device = await self.learning.wait_greeted()
         log.info("device", device=device.device, name=device.name, tier=device.tier)
         if self.ground.settings.compute.learn:
@@ -445,6 +446,7 @@ class Node:
             self.learning.tile_files,
             lambda: self._find_worker(ELSEWHERE),
             nursery,
+            row_bytes=FLOAT32_BYTES * self.ground.genesis.model.width,
         )
         nursery.start_soon(answering.run)
         return answering

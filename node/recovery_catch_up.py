@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from consensus.light_client import LightClientRule
-from node.config import Settings
+from node.config import HERE, Settings
 from node.ground import Ground
 from node.keys import AskPassphrase
 from node.node import Node, run_node
@@ -42,7 +42,8 @@ def catch_up(settings: Settings, ask_passphrase: AskPassphrase | None = None) ->
         facts["state_root"] = node.engine.execution.state.root().hex()
         facts["refusal"] = node.engine.finality.statistics().refusal
 
-    run_node(replace(settings, compute=replace(settings.compute, learn=False)), ask_passphrase, until=until)
+    compute = replace(settings.compute, learn=False, experts=HERE)  # no worker for either
+    run_node(replace(settings, compute=compute), ask_passphrase, until=until)
     return facts
 
 

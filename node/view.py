@@ -277,7 +277,10 @@ class View:
             "audit": node.keeping.audit.statistics(),
             "ledger": node.ground.ledger.statistics(),
             "worker": node.learning.worker.statistics(),
+            "experts_served": node.expert_server.statistics(),
         }
+        if node.answering is not None:
+            parts["experts_called"] = node.answering.statistics()
         yield from node_metrics(self.status(), parts)
         yield from chain_metrics(self.chain.status(), self.chain.members())
 

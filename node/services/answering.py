@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 import trio
 
+from compute.expert_caller import CallingStatistics
 from compute.io.pool import JobError, JobLost, JobTimedOut
 from compute.jobs import (
     BeginAnswer,
@@ -38,6 +39,7 @@ from node.services.expert_server import Computes
 from p2p.transport import Transport
 from protocol.experts import ExpertSlice
 from protocol.ids import PeerId, TileId, Version
+from protocol.limits import EXPERT_ROWS_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 
 log = structlog.get_logger()
@@ -84,7 +86,11 @@ class Answering:
         tile_files: Callable[[Sequence[tuple[TileId, Version]]], Awaitable[tuple[TileFile, ...]]],
         find_worker: Callable[[], Computes | None],
         nursery: trio.Nursery,
+        *,
+        row_bytes: int,
+        call_bytes_max: int = EXPERT_ROWS_BYTES_MAX,
     ) -> None:
+        """``row_bytes``: of one row of activations; ``call_bytes_max``: of the rows of one call."""
         self._transport = transport
         self._adverts = adverts
         self._client = client
@@ -94,9 +100,14 @@ class Answering:
         self._tile_files = tile_files
         self._find_worker = find_worker
         self._nursery = nursery
+        self._call_bytes_max, self._row_bytes = call_bytes_max, row_bytes
         self._numbers = itertools.count(1)
         self._decoders: dict[int, _Decoder] = {}
         self._able: tuple[PeerId, ...] = ()  # who computes experts
+
+    def statistics(self) -> CallingStatistics:
+        """Of the calls of experts."""
+        return self._client.statistics()
 
     async def run(self) -> None:
         """Keep knowing who computes: peers that are connected and have a device. All of them alike, while nobody plans."""
@@ -170,6 +181,7 @@ class Answering:
             stream.is_begun = True
         except BaseException:
             decoder.streams.pop(name, None)
+            self._nursery.start_soon(self._end, worker, EndAnswer(decoder.number, name))  # it may have begun
             raise
         finally:
             decoder.change()
@@ -221,26 +233,32 @@ class Answering:
 
     async def _compute(self, decoder: _Decoder, wanted: RowsWanted) -> tuple[ExpertPart, ...]:
         """What the experts of a layer make of their rows, all at once."""
-        given: dict[int, bytes] = {}
+        given: dict[tuple[int, int], bytes] = {}  # by expert, and where its rows begin
         refusals: list[Rejected] = []
 
-        async def ask(part: ExpertPart, scope: trio.CancelScope) -> None:
-            name = expert_group(wanted.layer, part.expert)
+        async def ask(expert: int, first: int, rows: bytes, scope: trio.CancelScope) -> None:
+            name = expert_group(wanted.layer, expert)
             versions = [decoder.versions[tile.id] for tile in self._tile_map.group_tiles(name)]
             try:
-                given[part.expert] = await self._client.call(
-                    ExpertSlice(name), versions, part.rows, EXPERT_PATIENCE_SECONDS
+                given[expert, first] = await self._client.call(
+                    ExpertSlice(name), versions, rows, EXPERT_PATIENCE_SECONDS
                 )
             except Rejected as refusal:
                 refusals.append(refusal)
                 scope.cancel()
 
+        size = self._call_bytes_max // self._row_bytes * self._row_bytes
         async with trio.open_nursery() as nursery:
             for part in wanted.parts:
-                nursery.start_soon(ask, part, nursery.cancel_scope)
+                for first in range(0, len(part.rows), size):
+                    rows = part.rows[first : first + size]
+                    nursery.start_soon(ask, part.expert, first, rows, nursery.cancel_scope)
         if refusals:
             raise refusals[0]
-        return tuple(ExpertPart(part.expert, given[part.expert]) for part in wanted.parts)
+        return tuple(
+            ExpertPart(part.expert, b"".join(given[part.expert, first] for first in range(0, len(part.rows), size)))
+            for part in wanted.parts
+        )
 
 
 async def _call(worker: Computes, job: BeginAnswer | DecodeStep | EndAnswer) -> object:

@@ -44,10 +44,8 @@ from protocol.experts import CallExpert, ExpertCalled, ExpertSlice
 from protocol.ids import PeerId, Version
 from protocol.rejection import Reason, Rejected
 
-FAILURES = {
-    Reason.BUSY: Failure.BUSY,
-    Reason.NOT_FOUND: Failure.ABSENT,
-}  # what a holder says; anything else: it is lost
+# What a holder says; after anything else it is left alone for a while.
+FAILURES = {Reason.BUSY: Failure.BUSY, Reason.OVER_BUDGET: Failure.BUSY, Reason.NOT_FOUND: Failure.ABSENT}
 
 
 class _Call:

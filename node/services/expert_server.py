@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from compute.io.pool import JobError, JobLost, JobTimedOut
@@ -26,6 +27,15 @@ from protocol.rejection import Reason, Rejected
 CALLS_MAX: Final = 64  # that wait or are computed: a quarter of a second of small ones (a guess)
 CALLS_PER_PEER_MAX: Final = 16  # a step of a caller's decoding calls a handful of experts at once
 VERSIONS_SERVED: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertStatistics:
+    """Calls of peers: those that were answered since the start, with the bytes of their rows, and those under way."""
+
+    served: int
+    waiting: int
+    given_bytes: int
 
 
 class Computes(Protocol):
@@ -51,8 +61,7 @@ class ExpertServer:
         self._tile_files = tile_files
         self._find_worker = find_worker
         self._calls: Counter[PeerId] = Counter()  # that wait or are computed
-        self.served = 0
-        self.rows_bytes = 0  # given
+        self._served = self._given_bytes = 0
         transport.set_request_handler(EXPERT.protocol, self.serve)
 
     async def serve(self, peer: PeerId, data: bytes) -> bytes:
@@ -70,9 +79,12 @@ class ExpertServer:
         finally:
             self._calls[peer] -= 1
             self._calls += Counter()  # whoever waits for nothing is forgotten
-        self.served += 1
-        self.rows_bytes += len(rows)
+        self._served += 1
+        self._given_bytes += len(rows)
         return encode(ExpertCalled(rows))
+
+    def statistics(self) -> ExpertStatistics:
+        return ExpertStatistics(self._served, self._calls.total(), self._given_bytes)
 
     def _check(self, request: CallExpert) -> list[tuple[TileId, Version]]:
         """The tiles that are meant; raises ``Rejected``."""

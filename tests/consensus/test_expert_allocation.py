@@ -40,14 +40,8 @@ def called(*calls: int, size: int = SIZE, call_bytes: int = CALL_BYTES) -> list[
 
 def carried_out(holders: list[Holder], plan: Plan, *, drop: bool = False) -> list[Holder]:
     """The same peers when all did what the plan says; with ``drop`` also let go of what is surplus."""
-    held: dict[PeerId, set[ExpertSlice]] = {each.peer: set() for each in holders}
-    for name, copies in plan.copies.items():
-        for copy in copies:
-            held.get(copy.peer, set()).add(name)  # others' parts are not ours
-    if drop:
-        for each, names in plan.surplus.items():
-            held[each] -= set(names)
-    return [replace(each, held=frozenset(held[each.peer])) for each in holders]
+    dropped = plan.surplus if drop else {}
+    return [replace(each, held=plan.held(each.peer) - set(dropped.get(each.peer, ()))) for each in holders]
 
 
 def off_percent(holders: list[Holder], plan: Plan) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,13 +19,12 @@ from node.adverts import Adverts
 from node.services.answering import ANSWERS_MAX, Answering
 from node.services.expert_client import open_expert_client
 from node.services.expert_server import ExpertServer
-from p2p.io.memory_host import MemoryNetwork, open_memory_host
-from p2p.transport import Transport
 from protocol.ids import PeerId, TileId, Version
 from protocol.learning import Advert
+from protocol.limits import EXPERT_ROWS_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from simnet.virtual.learner import ModelDevice, made_report
-from tests.node.test_expert_calls import no_blame
+from tests.node.memory_hosts import connected_hosts, no_report
 from tests.node.worker_samples import Bench, bench_in_memory
 
 TOKENS = 12
@@ -74,7 +73,6 @@ class Village:
         self.bench = bench
         self.version = Version(0)
         self.door = Worker(bench)
-        self.hosts: list[Transport] = []
         self.holders: list[Worker | None] = []
         self.answering: Answering
 
@@ -96,24 +94,22 @@ class Village:
         return [reply.token for reply in replies if isinstance(reply, Token)]
 
 
-def live(bench: Bench, holders: int, talk: Callable[[Village], Awaitable[None]]) -> None:
+def live(
+    bench: Bench,
+    holders: int,
+    talk: Callable[[Village], Awaitable[None]],
+    call_bytes_max: int = EXPERT_ROWS_BYTES_MAX,
+) -> None:
     """A village with so many holders."""
 
     async def main() -> None:
-        network, village = MemoryNetwork(random.Random(5)), Village(bench)
-        async with AsyncExitStack() as opened:
-            for number in range(holders + 1):
-                host = open_memory_host(
-                    network,
-                    bytes([number]) * 32,
-                    hello=b"hello",
-                    check_hello=lambda peer, hello: None,
-                    bootstrap=[address for other in village.hosts for address in other.addresses],
-                )
-                village.hosts.append(await opened.enter_async_context(host))
-            while any(len(host.connected_peers()) < holders for host in village.hosts):
-                await trio.sleep(0.1)
-            for number, host in enumerate(village.hosts[1:]):
+        village = Village(bench)
+        async with (
+            connected_hosts(holders + 1) as hosts,
+            open_expert_client(hosts[0], Random(1), no_report) as client,
+            trio.open_nursery() as nursery,
+        ):
+            for number, host in enumerate(hosts[1:]):
                 village.holders.append(Worker(bench))
                 ExpertServer(
                     host,
@@ -122,17 +118,17 @@ def live(bench: Bench, holders: int, talk: Callable[[Village], Awaitable[None]])
                     village.tile_files,
                     lambda number=number: village.holders[number],
                 )
-            client = await opened.enter_async_context(open_expert_client(village.hosts[0], random.Random(1), no_blame))
-            nursery = await opened.enter_async_context(trio.open_nursery())
             village.answering = Answering(
-                village.hosts[0],
-                Known({host.peer_id for host in village.hosts[1:]}),
+                hosts[0],
+                Known({host.peer_id for host in hosts[1:]}),
                 client,
                 bench.tile_map,
                 village.newest,
                 village.tile_files,
                 lambda: village.door,
                 nursery,
+                row_bytes=4 * bench.genesis.model.width,
+                call_bytes_max=call_bytes_max,
             )
             nursery.start_soon(village.answering.run)
             await trio.sleep(0.1)
@@ -230,6 +226,44 @@ def test_what_cannot_go_on_ends_with_its_reason(bench: Bench) -> None:
         assert await village.answer("def ") == village.whole("def ")
         with pytest.raises(Rejected, match="no token"):
             await village.answer("")
+
+    live(bench, 2, talk)
+
+
+def test_more_rows_than_a_call_takes_go_in_several(bench: Bench) -> None:
+    """A long prompt through a wide model: no call is larger than may be, and the text is the same."""
+    row_bytes = 4 * bench.genesis.model.width
+    sizes: list[int] = []
+
+    async def talk(village: Village) -> None:
+        for worker in village.holders:
+            assert worker is not None
+            worker.seconds = 0.0
+        assert await village.answer("def method(self):") == village.whole("def method(self):")
+        sizes.extend(len(job.rows) for worker in village.holders if worker is not None for job in worker.jobs)
+
+    live(bench, 2, talk, call_bytes_max=3 * row_bytes + 1)
+    assert max(sizes) == 3 * row_bytes
+
+
+def test_an_answer_that_is_left_while_it_begins_is_ended(bench: Bench) -> None:
+    """The worker is told, or it would go on decoding for nobody beside those who stay."""
+
+    async def talk(village: Village) -> None:
+        async def stay() -> None:
+            assert await village.answer("def ", 40) == village.whole("def ", 40)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stay)
+            await trio.sleep(0.1)
+            village.door.seconds = 0.5
+            with trio.move_on_after(0.2) as left:
+                async with village.answering.generate([65], 1000, 0.0, 1):
+                    raise AssertionError("it began at once")
+            assert left.cancelled_caught
+            village.door.seconds = 0.002
+        named = [job.name for job in village.door.jobs if isinstance(job, EndAnswer) and job.name]
+        assert len(named) == 1
 
     live(bench, 2, talk)
 

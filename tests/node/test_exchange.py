@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -15,8 +13,6 @@ from trio.testing import MockClock
 
 from consensus.regions import SERVED_DIRECTLY, Regions
 from node.services.exchange import RELAY_PATIENCE_SECONDS, Exchange, _Expected
-from p2p.io.memory_host import MemoryNetwork, open_memory_host
-from p2p.transport import Transport
 from protocol.codec import encode
 from protocol.digest import blob_digest
 from protocol.ids import Digest, Height, PeerId, Version
@@ -28,6 +24,7 @@ from tests.consensus.genesis import TILES
 from tests.consensus.samples import make_head
 from tests.node.chain_samples import SmallChain
 from tests.node.ground_samples import MemoryGround, make_ground
+from tests.node.memory_hosts import connected_hosts, no_report
 
 
 def ground_of(blocks: int, pruned_below: int = 1) -> MemoryGround:
@@ -52,18 +49,7 @@ def converse(
     """Nodes that are all connected, each in its region if there are any, and what is done with their exchanges."""
 
     async def main() -> None:
-        network = MemoryNetwork(random.Random(5))
-        async with AsyncExitStack() as opened:
-            hosts: list[Transport] = []
-            for number in range(len(grounds)):
-                host = open_memory_host(
-                    network,
-                    bytes([number]) * 32,
-                    hello=b"hello",
-                    check_hello=lambda peer, hello: None,
-                    bootstrap=[address for host in hosts for address in host.addresses],
-                )
-                hosts.append(await opened.enter_async_context(host))
+        async with connected_hosts(len(grounds)) as hosts:
             labels = [Regions(host.peer_id, region) for host, region in zip(hosts, regions, strict=False)]
             for each in labels:
                 for host, region in zip(hosts, regions, strict=True):
@@ -72,15 +58,9 @@ def converse(
                 Exchange(ground, host, in_tile_thread, no_report, *labels[number : number + 1])
                 for number, (ground, host) in enumerate(zip(grounds, hosts, strict=True))
             ]
-            while any(len(host.connected_peers()) < len(hosts) - 1 for host in hosts):
-                await trio.sleep(0.1)
             await talk(made)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
-
-
-def no_report(peer: PeerId, refusal: Rejected) -> None:
-    raise AssertionError(f"{peer.hex()} is blamed: {refusal}")
 
 
 def test_another_peer_is_asked_for_what_one_has_pruned():

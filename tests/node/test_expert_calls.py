@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ from compute.io.pool import JobLost
 from compute.jobs import ComputeExpert, TileFile
 from compute.trainer import run_to_end
 from node.services.expert_client import ExpertClient, open_expert_client
-from node.services.expert_server import CALLS_MAX, CALLS_PER_PEER_MAX, ExpertServer
-from p2p.io.memory_host import MemoryNetwork, open_memory_host
+from node.services.expert_server import CALLS_MAX, CALLS_PER_PEER_MAX, ExpertServer, ExpertStatistics
 from p2p.requests import EXPERT
 from p2p.transport import Transport
 from protocol.codec import decode, encode
@@ -26,6 +24,7 @@ from protocol.experts import CallExpert, ExpertCalled, ExpertSlice
 from protocol.ids import PeerId, TileId, Version
 from protocol.rejection import Reason, Rejected
 from simnet.virtual.learner import ModelDevice, made_report
+from tests.node.memory_hosts import connected_hosts, no_report
 from tests.node.worker_samples import Bench, bench_in_memory
 
 NAME = "layer0.expert1"
@@ -61,10 +60,6 @@ def serve(bench: Bench, host: Transport, worker: Worker | None, newest: int = 0)
     return ExpertServer(host, bench.tile_map, lambda tile: Version(newest), tile_files, lambda: worker)
 
 
-def no_blame(peer: PeerId, refusal: Rejected) -> None:
-    raise AssertionError(f"{peer.hex()} is blamed: {refusal}")
-
-
 Talk = Callable[[list[Transport], ExpertClient], Awaitable[None]]
 
 
@@ -72,27 +67,12 @@ def converse(hosts: int, talk: Talk, refused: Counter[PeerId] | None = None) -> 
     """A caller, the first, and so many others, all connected."""
 
     async def main() -> None:
-        network = MemoryNetwork(random.Random(5))
-        async with AsyncExitStack() as opened:
-            made: list[Transport] = []
-            for number in range(hosts + 1):
-                host = open_memory_host(
-                    network,
-                    bytes([number]) * 32,
-                    hello=b"hello",
-                    check_hello=lambda peer, hello: None,
-                    bootstrap=[address for other in made for address in other.addresses],
-                )
-                made.append(await opened.enter_async_context(host))
-            while any(len(host.connected_peers()) < hosts for host in made):
-                await trio.sleep(0.1)
+        def count(peer: PeerId, refusal: Rejected) -> None:
+            assert refused is not None
+            refused[peer] += 1
 
-            def count(peer: PeerId, refusal: Rejected) -> None:
-                assert refused is not None
-                refused[peer] += 1
-
-            report = no_blame if refused is None else count
-            client = await opened.enter_async_context(open_expert_client(made[0], random.Random(1), report))
+        report = no_report if refused is None else count
+        async with connected_hosts(hosts + 1) as made, open_expert_client(made[0], Random(1), report) as client:
             client.place({EXPERT_1: {host.peer_id: 1 for host in made[1:]}})
             await talk(made, client)
 
@@ -122,7 +102,7 @@ def test_a_peer_computes_what_a_node_would_compute_itself(bench: Bench):
         servers = [serve(bench, host, Worker(bench)) for host in hosts[1:]]
         for _ in range(10):
             assert await client.call(EXPERT_1, versions(bench), rows, 5.0) == right(bench, rows)
-        assert [server.served for server in servers] == [5, 5]
+        assert [server.statistics().served for server in servers] == [5, 5]
         half = ExpertSlice(NAME, 1, 2)
         client.place({half: {hosts[1].peer_id: 1}})
         assert await client.call(half, versions(bench), rows, 5.0) == right(bench, rows, 1, 2)
@@ -147,7 +127,7 @@ def test_whoever_cannot_compute_says_so_and_another_is_asked(bench: Bench):
             began = trio.current_time()
             assert await client.call(EXPERT_1, versions(bench), rows, 5.0) == right(bench, rows)
             assert trio.current_time() - began < 1.0
-        assert good.served == 8
+        assert good.statistics().served == 8
         with pytest.raises(Rejected) as refused:
             await client.call(EXPERT_1, versions(bench, 3), rows, 1.0)
         assert refused.value.reason is Reason.BUSY
@@ -191,6 +171,26 @@ def test_whoever_gives_what_is_no_answer_is_reported_and_left_out(bench: Bench, 
     converse(2, talk, blamed)
 
 
+def test_whoever_is_asked_too_often_is_busy_and_does_not_rest(bench: Bench):
+    """A holder over whose budget a caller is answers it again a moment later; meanwhile others do."""
+    rows = rows_of(bench)
+
+    async def talk(hosts: list[Transport], client: ExpertClient) -> None:
+        asked = []
+
+        async def refuse(peer: PeerId, data: bytes) -> bytes:
+            asked.append(trio.current_time())
+            raise Rejected(Reason.OVER_BUDGET, "too often")
+
+        hosts[1].set_request_handler(EXPERT.protocol, refuse)
+        serve(bench, hosts[2], Worker(bench))
+        for _ in range(40):
+            assert await client.call(EXPERT_1, versions(bench), rows, 5.0) == right(bench, rows)
+        assert len(asked) >= 5  # one that rests would be asked after one second, two, four
+
+    converse(2, talk)
+
+
 def test_a_call_that_makes_no_sense_is_refused_with_its_reason(bench: Bench):
     """An expert that the model has not, the trunk, too few versions, versions that are not kept, rows that are none."""
     rows = rows_of(bench)
@@ -215,7 +215,7 @@ def test_a_call_that_makes_no_sense_is_refused_with_its_reason(bench: Bench):
             assert refused.value.reason is reason, request
         answer = await server.serve(hosts[0].peer_id, encode(good))
         assert decode(ExpertCalled, answer, limit_bytes=EXPERT.response_bytes_max).rows == right(bench, rows)
-        assert (server.served, server.rows_bytes) == (1, len(rows))
+        assert server.statistics() == ExpertStatistics(served=1, waiting=0, given_bytes=len(rows))
 
     converse(2, talk)
 
