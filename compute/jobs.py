@@ -5,9 +5,8 @@
       | <----------------- Answer(1, Ready(...)) --  |
       | -- Call(2, Learn(...)) ------------------->  |
       | <-------------- Answer(2, Progress(...)) --  |   after every local step
-      | -- Call(3, Generate(...)) ---------------->  |   more urgent: served between two steps of 2
-      | <----------------- Answer(3, Token(...)) --  |
-      | <---------- Answer(3, GenerateDone(...)) --  |
+      | -- Call(3, DecodeStep(...)) -------------->  |   more urgent: served between two steps of 2
+      | <--------------- Answer(3, Decoded(...)) --  |
       | -- Call(2, Cancel()) --------------------->  |   or: the final answer of 2, LearnDone
       | <------------- Answer(2, JobFailed(...)) --  |
 
@@ -147,18 +146,6 @@ class Evaluate(Job, frozen=True, tag="evaluate"):
     validation_sequences: int
 
 
-class Generate(Job, frozen=True, tag="generate"):
-    """Continue a prompt of token ids; streams Token, ends in GenerateDone. Sampling as in `compute.sampling.Sampling`."""
-
-    tiles: tuple[TileFile, ...]
-    prompt: tuple[int, ...]
-    max_tokens: int
-    temperature: float
-    top_k: int
-    seed: int
-    stop_tokens: tuple[int, ...]
-
-
 class ComputeExpert(Job, frozen=True, tag="compute"):
     """Rows through slice `index` of `count` of an expert, whose group's tiles at the named versions are these.
 
@@ -173,10 +160,10 @@ class ComputeExpert(Job, frozen=True, tag="compute"):
 
 
 class BeginAnswer(Job, frozen=True, tag="begin"):
-    """Begin an answer with a trunk whose experts are elsewhere; answered by Noted.
+    """Begin to continue a prompt of token ids; answered by Noted.
 
     decoder: a number that the node chose, never used before; its first answer brings it, an EndAnswer without a name ends it.
-    tiles: the trunk's. The rest as in Generate.
+    tiles: the model's, or the trunk's alone, whose experts are elsewhere. Sampling as in `compute.sampling.Sampling`.
     """
 
     decoder: int
@@ -191,7 +178,7 @@ class BeginAnswer(Job, frozen=True, tag="begin"):
 
 
 class DecodeStep(Job, frozen=True, tag="decode"):
-    """Go on with a decoder's step, or begin one; answered by RowsWanted as often as there are layers, then by Decoded.
+    """Go on with a decoder's step, or begin one; answered by Decoded, before it by RowsWanted for each layer of a trunk alone.
 
     outputs: what experts made of the rows that the last answer wanted; nothing at the beginning of a step.
     """
@@ -218,7 +205,7 @@ class Shutdown(Job, frozen=True, tag="shutdown"):
     """Exit at once. Closing the worker's standard input does the same."""
 
 
-AnyJob = Hello | Learn | Evaluate | Generate | ComputeExpert | BeginAnswer | DecodeStep | EndAnswer | Cancel | Shutdown
+AnyJob = Hello | Learn | Evaluate | ComputeExpert | BeginAnswer | DecodeStep | EndAnswer | Cancel | Shutdown
 
 URGENCY: Final[dict[type[Job], int]] = {
     Hello: 0,
@@ -226,14 +213,10 @@ URGENCY: Final[dict[type[Job], int]] = {
     BeginAnswer: 1,
     DecodeStep: 1,
     EndAnswer: 1,
-    Generate: 2,
-    Evaluate: 3,
-    Learn: 4,
+    Evaluate: 2,
+    Learn: 3,
 }
-"""Smaller goes first, between two steps of what runs: people who wait for an answer come before training (DESIGN.md 7.7).
-
-A part of one token of somebody's goes between two whole tokens of our own.
-"""
+"""Smaller goes first, between two steps of what runs: people who wait for an answer come before training (DESIGN.md 7.7)."""
 
 
 # -- replies ------------------------------------------------------------------------------------------------------------
@@ -272,19 +255,6 @@ class EvaluateDone(Reply, frozen=True, tag="evaluated"):
     tokens: int
 
 
-class Token(Reply, frozen=True, tag="token"):
-    """The next token of a Generate."""
-
-    token: int
-
-
-class GenerateDone(Reply, frozen=True, tag="generated"):
-    """Final answer to Generate: how many tokens, and whether a stop token or the limit ended it."""
-
-    tokens: int
-    stopped: bool
-
-
 class ExpertComputed(Reply, frozen=True, tag="computed"):
     """Final answer to ComputeExpert: as many rows of the same form, which the slices of an expert give in sum."""
 
@@ -315,25 +285,12 @@ class JobFailed(Reply, frozen=True, tag="failed"):
     detail: str
 
 
-AnyReply = (
-    Ready
-    | Progress
-    | LearnDone
-    | EvaluateDone
-    | Token
-    | GenerateDone
-    | ExpertComputed
-    | Noted
-    | RowsWanted
-    | Decoded
-    | JobFailed
-)
+AnyReply = Ready | Progress | LearnDone | EvaluateDone | ExpertComputed | Noted | RowsWanted | Decoded | JobFailed
 
 FINAL_REPLIES: Final = (
     Ready,
     LearnDone,
     EvaluateDone,
-    GenerateDone,
     ExpertComputed,
     Noted,
     RowsWanted,

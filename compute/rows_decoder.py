@@ -1,4 +1,4 @@
-"""A decoder whose rows go out and come back as bytes: between a worker process and its node."""
+"""A decoder as jobs drive it, between a worker process and its node: rows for experts elsewhere go and come as bytes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy
 import torch
 
-from compute.decoding import Decoder, ExpertRows, Step
+from compute.decoding import Decoded as Chosen
+from compute.decoding import Decoder, ExpertRows, Step, drive
 from compute.jobs import BeginAnswer, Decoded, DecodedToken, ExpertPart, RowsWanted
 from compute.model.expert import ROW_TYPE
-from compute.model.moe import MoEModel
+from compute.model.moe import TRUNK_ALONE, MoEModel, check_held
 from compute.sampling import Sampling
 from protocol.rejection import Reason, Rejected
 
@@ -18,10 +19,11 @@ NO_TOKEN = -1  # see `compute.jobs.DecodedToken`
 
 
 class RowsDecoder:
-    """`compute.decoding.Decoder`, one call of `step` for each layer and one for the token."""
+    """`compute.decoding.Decoder`: one call of `step` for a token, and before it one for each layer of a trunk alone."""
 
     def __init__(self, model: MoEModel) -> None:
         self._decoder = Decoder(model)
+        self._is_trunk = model.held == check_held(model.config, TRUNK_ALONE)
         self._width = model.config.width
         self._step: Step | None = None
         self._wanted: ExpertRows | None = None
@@ -36,8 +38,10 @@ class RowsDecoder:
         self._decoder.remove(name)
 
     def step(self, outputs: Sequence[ExpertPart]) -> RowsWanted | Decoded:
-        """One layer further; see `compute.jobs.DecodeStep`. Raises Rejected(BAD_SHAPE)."""
+        """One layer or token further; see `compute.jobs.DecodeStep`. Raises Rejected(BAD_SHAPE)."""
         given = self._check(outputs)
+        if not self._is_trunk:
+            return _decoded(drive(self._decoder.step(), self._decoder.model))
         try:
             if self._step is None:
                 self._step = self._decoder.step()
@@ -46,12 +50,7 @@ class RowsDecoder:
                 self._wanted = self._step.send(given)
         except StopIteration as end:
             self._step = self._wanted = None
-            return Decoded(
-                tuple(
-                    DecodedToken(each.name, NO_TOKEN if each.token is None else each.token, each.ends)
-                    for each in end.value
-                )
-            )
+            return _decoded(end.value)
         parts = tuple(
             ExpertPart(expert, rows_PD.cpu().numpy().astype(ROW_TYPE, copy=False).tobytes())
             for expert, rows_PD in self._wanted.rows.items()
@@ -68,3 +67,9 @@ class RowsDecoder:
             part.expert: torch.from_numpy(numpy.frombuffer(part.rows, ROW_TYPE).reshape(-1, self._width).copy())
             for part in outputs
         }
+
+
+def _decoded(chosen: Sequence[Chosen]) -> Decoded:
+    return Decoded(
+        tuple(DecodedToken(each.name, NO_TOKEN if each.token is None else each.token, each.ends) for each in chosen)
+    )

@@ -2,9 +2,9 @@
 
     Device.open --> DeviceReport        once, at the greeting
     Device.trainer --> Trainer          load --> steps --> changes, round after round; export_state goes to disk with them
-    Device.reader --> Reader            weights that are only read: evaluate, generate
+    Device.reader --> Reader            weights that are only read: evaluate, decoder
     Device.expert --> ExpertReader      those of one expert: compute
-    Device.decoder --> AnswerDecoder    those of a trunk: begin, step, end
+    Device.decoder --> AnswerDecoder    those of a trunk: begin, step, end; a reader's decoder needs nobody else
 
 A worker process has torch behind them (`compute.io.torch_device`), a simulated one whatever its world makes of them. This
 file imports neither torch nor numpy: a worker reads it before it has said that it lives.
@@ -12,11 +12,11 @@ file imports neither torch nor numpy: a worker reads it before it has said that 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
-from compute.jobs import BeginAnswer, Decoded, DeviceReport, ExpertPart, Generate, Learn, RowsWanted
+from compute.jobs import BeginAnswer, Decoded, DeviceReport, ExpertPart, Learn, RowsWanted
 from protocol.genesis import Genesis
 from protocol.ids import TileId
 
@@ -81,8 +81,8 @@ class Reader(Protocol):
         """
         ...
 
-    def generate(self, job: Generate) -> Iterator[int]:
-        """The tokens that follow the job's prompt, one by one. Raises Rejected(BAD_ARGUMENT) before the first."""
+    def decoder(self) -> AnswerDecoder:
+        """A decoder that wants no rows."""
         ...
 
 
@@ -95,7 +95,7 @@ class ExpertReader(Protocol):
 
 
 class AnswerDecoder(Protocol):
-    """Answers under way whose experts are elsewhere."""
+    """Answers under way; where it has no experts, they are elsewhere."""
 
     def begin(self, job: BeginAnswer) -> None:
         """One more. Raises Rejected(BAD_ARGUMENT)."""

@@ -93,7 +93,7 @@ from node.recovery_disagreement import (
     record_disagreement,
 )
 from node.recovery_fork import adopt_when_due
-from node.services.answering import Answering
+from node.services.answering import Answering, answers_max
 from node.services.backfill import Backfill
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
@@ -105,6 +105,7 @@ from node.services.housekeeping import Housekeeping
 from node.services.keeping import Keeping
 from node.services.learning import WORKER_COMMAND, LearningService, MakeWorker, worker_process
 from node.services.presence import Presence, model_key
+from node.services.remote_experts import RemoteExperts
 from node.services.state_fetch import StateFetch
 from node.services.state_server import StateServer
 from node.services.submission import Submission
@@ -201,7 +202,8 @@ class Node:
             machine.make_worker,
             machine.in_thread,
         )
-        self.answering: Answering | None = None  # where experts are elsewhere
+        self.answering: Answering | None = None  # where there is a worker
+        self.remote_experts: RemoteExperts | None = None  # where experts are elsewhere
         self.expert_server = ExpertServer(
             transport,
             ground.work.tile_map,
@@ -358,7 +360,6 @@ class Node:
                 await self.reactor.post(PeerConnected(peer))
             if self._computes:
                 await nursery.start(self.learning.worker.run)
-            if self.ground.settings.compute.experts == ELSEWHERE:
                 self.answering = self._open_answering(nursery)
             nursery.start_soon(self._boot)
             nursery.start_soon(self.presence.run)
@@ -434,22 +435,28 @@ class Node:
         return learning.worker if learning.device and self.ground.settings.compute.experts == experts else None
 
     def _open_answering(self, nursery: trio.Nursery) -> Answering:
-        """Text by the experts of peers."""
-        client = ExpertClient(self.transport, random.Random(self.ground.peer), self.report, nursery)
-        nursery.start_soon(client.run)
-        answering = Answering(
-            self.transport,
-            self.inbound.adverts,
-            client,
-            self.ground.work.tile_map,
-            self.ground.tiles.newest,
+        """Text by our own experts, or by those of peers."""
+        ground = self.ground
+        if ground.settings.compute.experts == ELSEWHERE:
+            client = ExpertClient(self.transport, random.Random(ground.peer), self.report, nursery)
+            nursery.start_soon(client.run)
+            self.remote_experts = RemoteExperts(
+                self.transport,
+                self.inbound.adverts,
+                client,
+                ground.work.tile_map,
+                row_bytes=FLOAT32_BYTES * ground.genesis.model.width,
+            )
+            nursery.start_soon(self.remote_experts.run)
+        return Answering(
+            ground.work.tile_map,
+            ground.tiles.newest,
             self.learning.tile_files,
-            lambda: self._find_worker(ELSEWHERE),
+            lambda: self._find_worker(ground.settings.compute.experts),
             nursery,
-            row_bytes=FLOAT32_BYTES * self.ground.genesis.model.width,
+            self.remote_experts,
+            answers_max=answers_max(ground.genesis.model),
         )
-        nursery.start_soon(answering.run)
-        return answering
 
     def _recall_rounds(self) -> None:
         """What the ledger knows of rounds before this start, for whoever asks."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import Metric
 
 from compute import tokenizer
-from compute.jobs import Token
 from node.api.view import Facts
 from node.chain_view import ChainView
 from node.chain_words import subject_words
@@ -280,7 +279,9 @@ class View:
             "experts_served": node.expert_server.statistics(),
         }
         if node.answering is not None:
-            parts["experts_called"] = node.answering.statistics()
+            parts["answers"] = node.answering.statistics()
+        if node.remote_experts is not None:
+            parts["experts_called"] = node.remote_experts.statistics()
         yield from node_metrics(self.status(), parts)
         yield from chain_metrics(self.chain.status(), self.chain.members())
 
@@ -289,18 +290,14 @@ class View:
         self, prompt: str, tokens_max: int, temperature: float, seed: int
     ) -> AsyncIterator[AsyncIterator[str]]:
         node = self._node
-        if node.learning.device is None:
+        if node.answering is None or node.learning.device is None:
             raise Rejected(
                 Reason.BUSY,
                 "this node has no worker to generate with; start it without --no-learn, or with --experts elsewhere",
             )
         tokens = tokenizer.encode(prompt)
-        if node.answering is not None:
-            async with node.answering.generate(tokens, tokens_max, temperature, seed) as decoded:
-                yield _texts(decoded)
-        else:
-            async with node.learning.generate(tokens, tokens_max, temperature, seed) as replies:
-                yield _texts(reply.token async for reply in replies if isinstance(reply, Token))
+        async with node.answering.generate(tokens, tokens_max, temperature, seed) as decoded:
+            yield _texts(decoded)
 
     def request_stop(self) -> None:
         self._node.stop_requested.set()

@@ -33,8 +33,6 @@ from compute.jobs import (
     Evaluate,
     EvaluateDone,
     ExpertComputed,
-    Generate,
-    GenerateDone,
     Hello,
     Job,
     Learn,
@@ -45,7 +43,6 @@ from compute.jobs import (
     RowsWanted,
     TileDelta,
     TileFile,
-    Token,
     Work,
 )
 from compute.trainer import AnswerDecoder, Device, ExpertReader, Reader, Trainer
@@ -114,7 +111,6 @@ class WorkerMain:
             Hello: self.hello,
             Learn: self.learn,
             Evaluate: self.evaluate,
-            Generate: self.generate,
             ComputeExpert: self.compute_expert,
             BeginAnswer: self.begin_answer,
             DecodeStep: self.decode_step,
@@ -240,7 +236,7 @@ class WorkerMain:
         self._trainer_state = path
         return path
 
-    # -- Evaluate and Generate ------------------------------------------------------------------------------------------
+    # -- Evaluate -------------------------------------------------------------------------------------------------------
 
     def evaluate(self, job: Evaluate) -> Work[EvaluateDone]:
         """Nats per byte on the fixed validation windows."""
@@ -267,21 +263,13 @@ class WorkerMain:
         for windows in batches:
             yield tokens_of_windows(windows, context, shards)
 
-    def generate(self, job: Generate) -> Work[GenerateDone]:
-        """Stream the continuation of a prompt."""
-        count = 0
-        for token in self._reader(job.tiles).generate(job):
-            count += 1
-            yield Checkpoint(count / job.max_tokens, Token(token))
-        return GenerateDone(tokens=count, stopped=count < job.max_tokens)
-
-    # -- experts and trunks by themselves -------------------------------------------------------------------------------
+    # -- answers, and experts for those of others -----------------------------------------------------------------------
 
     def begin_answer(self, job: BeginAnswer) -> Work[Noted]:
         """One more answer of a decoder, which is made for its first one."""
         decoder = self._decoders.get(job.decoder)
         if decoder is None:
-            decoder = self._device.decoder(self._need_genesis(), self._tile_map(), self._read_tiles(job.tiles))
+            decoder = self._decoder(job.tiles)
         decoder.begin(job)
         self._decoders[job.decoder] = decoder
         yield Checkpoint(1.0)
@@ -305,6 +293,15 @@ class WorkerMain:
             del self._decoders[job.decoder]
         yield Checkpoint(1.0)
         return Noted()
+
+    def _decoder(self, tiles: Sequence[TileFile]) -> AnswerDecoder:
+        """Of the whole model, which evaluations read too, or of the trunk alone."""
+        from compute.model.layout import TRUNK
+
+        tile_map = self._tile_map()
+        if tile_map.groups_of(TileId(tile.tile) for tile in tiles) == {TRUNK}:
+            return self._device.decoder(self._need_genesis(), tile_map, self._read_tiles(tiles))
+        return self._reader(tiles).decoder()
 
     def compute_expert(self, job: ComputeExpert) -> Work[ExpertComputed]:
         """Rows through one expert, which is kept for the next call."""

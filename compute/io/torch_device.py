@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from compute.jobs import DeviceReport, Generate, Learn
+from compute.jobs import DeviceReport, Learn
 from compute.trainer import BytesBatch, Held, StepsReport
 from protocol.genesis import Genesis
 from protocol.ids import TileId
@@ -103,15 +103,7 @@ class TorchReader:
 
         return evaluate_batches(self._model, batches)
 
-    def generate(self, job: Generate) -> Iterator[int]:
-        from compute.decoding import generate
-        from compute.sampling import Sampling
+    def decoder(self) -> RowsDecoder:
+        from compute.rows_decoder import RowsDecoder
 
-        sampling = Sampling(
-            max_tokens=job.max_tokens,
-            temperature=job.temperature,
-            top_k=job.top_k,
-            seed=job.seed,
-            stop_tokens=frozenset(job.stop_tokens),
-        )
-        return generate(self._model, job.prompt, sampling)
+        return RowsDecoder(self._model)

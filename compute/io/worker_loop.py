@@ -7,6 +7,10 @@ A handler is a plain function of (job, desk) that returns the final reply. Betwe
 `desk.checkpoint()`, which runs every waiting call that is more urgent than its own, then returns, or raises
 JobCancelled. Work that is written as a generator (`compute.jobs.Work`) becomes a handler by `in_steps`.
 
+Whoever decodes asks again a moment after each answer. A checkpoint that ran something therefore waits for that moment, or
+each token would wait for one more step of learning (anticipatory scheduling: Iyer and Druschel, SOSP 2001). It returns
+after a while all the same: people who read come first, but training goes on.
+
 The parent's death closes our standard input, whatever killed it; that is the whole orphan protection. (PR_SET_PDEATHSIG
 would be wrong here: it fires when the *thread* that spawned us ends, and trio spawns from short-lived threads.) For it
 to work while torch is being imported, `serve` must be entered first: handlers import what they need.
@@ -18,6 +22,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Final
@@ -50,6 +55,9 @@ Handler = Callable[[Any, "Desk"], AnyReply]
 
 EVERY_CALL: Final = len(URGENCY)
 """An urgency that none has: every waiting call goes before it."""
+
+ANTICIPATION_SECONDS: Final = 0.005  # node and pipe need one or two between two tokens
+URGENT_SECONDS_MAX: Final = 1.0  # of a checkpoint; then at least one step of what it interrupts
 
 
 class Desk:
@@ -90,13 +98,23 @@ class WorkerLoop:
             self._serve(call)
 
     def run_waiting(self, urgency: int) -> None:
-        """Run waiting calls that are more urgent than `urgency`, the most urgent first, until there is none."""
-        while True:
-            with self._condition:
-                call = self._waiting.take(urgency)
-            if call is None:
-                return
+        """Run waiting calls that are more urgent than `urgency`, the most urgent first, until none comes any more."""
+        began = time.monotonic()
+        patience_seconds = 0.0
+        while (call := self._take(urgency, patience_seconds)) is not None:
             self._serve(call)
+            if time.monotonic() - began > URGENT_SECONDS_MAX:
+                return
+            patience_seconds = ANTICIPATION_SECONDS
+
+    def _take(self, urgency: int, patience_seconds: float) -> Call | None:
+        """The next call that is more urgent, which may yet come."""
+        with self._condition:
+            call = self._waiting.take(urgency)
+            if call is None and patience_seconds:
+                self._condition.wait(patience_seconds)
+                call = self._waiting.take(urgency)
+            return call
 
     def is_cancelled(self, number: int) -> bool:
         """Whether the call was cancelled."""

@@ -1,6 +1,9 @@
-"""Answers whose experts are elsewhere: the trunk decodes in our worker, and each layer's rows go to peers and come back.
+"""Answers: our worker decodes, with its own experts or with those of peers, to whom each layer's rows go.
 
-    generate --> BeginAnswer --> [ DecodeStep --> RowsWanted --> calls of experts, all at once --> ] ... --> Decoded --> tokens
+    generate --> BeginAnswer --> DecodeStep --> Decoded --> tokens              again until the last token of the last answer
+                                  |      ^
+                                  v      |
+                                RowsWanted --> experts of peers, all at once     once for each layer
 
 Answers that mean the same versions of all tiles share a decoder, whose steps read a token of each. A decoder begins with an
 answer and ends with its last one; between two jobs of it the worker does whatever else there is. What cannot go on, because
@@ -18,7 +21,6 @@ from typing import Final
 import structlog
 import trio
 
-from compute.expert_caller import CallingStatistics
 from compute.io.pool import JobError, JobLost, JobTimedOut
 from compute.jobs import (
     BeginAnswer,
@@ -30,24 +32,36 @@ from compute.jobs import (
     RowsWanted,
     TileFile,
 )
-from compute.model.layout import TRUNK, expert_group
-from compute.model.tiling import TileMap
+from compute.model.layout import TRUNK
+from compute.model.tiling import FLOAT32_BYTES, TileMap
 from compute.tokenizer import END
-from node.adverts import Adverts
-from node.services.expert_client import ExpertClient
 from node.services.expert_server import Computes
-from p2p.transport import Transport
-from protocol.experts import ExpertSlice
-from protocol.ids import PeerId, TileId, Version
-from protocol.limits import EXPERT_ROWS_BYTES_MAX
-from protocol.rejection import Reason, Rejected
+from node.services.remote_experts import RemoteExperts
+from protocol.genesis import ModelShape
+from protocol.ids import TileId, Version
+from protocol.rejection import InvariantBroken, Reason, Rejected
 
 log = structlog.get_logger()
 
-EXPERT_PATIENCE_SECONDS: Final = 10.0  # three holders may be lost on the way
 JOB_PATIENCE_SECONDS: Final = 30.0  # a micro-step of learning is in front of it
-PLACE_SECONDS: Final = 2.0  # between two looks at who computes
-ANSWERS_MAX: Final = 256  # at a time (a guess)
+CACHE_BYTES_MAX: Final = 2**30  # of keys and values of all answers under way, in the worker
+ANSWERS_MIN, ANSWERS_MAX = 4, 1024  # at a time, whatever the model
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweringStatistics:
+    """Answers under way, and since the start: those begun, their tokens, and those that could not go on."""
+
+    under_way: int
+    begun: int
+    tokens: int
+    given_up: int
+
+
+def answers_max(model: ModelShape) -> int:
+    """How many answers are under way at most: as many as have room for a whole context of keys and values each."""
+    cache_bytes = 2 * FLOAT32_BYTES * model.layers * model.context * model.width
+    return max(ANSWERS_MIN, min(ANSWERS_MAX, CACHE_BYTES_MAX // cache_bytes))
 
 
 @dataclass(slots=True)
@@ -74,52 +88,34 @@ class _Decoder:
 
 
 class Answering:
-    """The answers of one node, by the experts of others."""
+    """The answers of one node."""
 
     def __init__(
         self,
-        transport: Transport,
-        adverts: Adverts,
-        client: ExpertClient,
         tile_map: TileMap,
         newest: Callable[[TileId], Version | None],
         tile_files: Callable[[Sequence[tuple[TileId, Version]]], Awaitable[tuple[TileFile, ...]]],
         find_worker: Callable[[], Computes | None],
         nursery: trio.Nursery,
+        experts: RemoteExperts | None = None,
         *,
-        row_bytes: int,
-        call_bytes_max: int = EXPERT_ROWS_BYTES_MAX,
+        answers_max: int = ANSWERS_MAX,
     ) -> None:
-        """``row_bytes``: of one row of activations; ``call_bytes_max``: of the rows of one call."""
-        self._transport = transport
-        self._adverts = adverts
-        self._client = client
+        """``experts``: those of peers; None: the worker has them all."""
         self._tile_map = tile_map
-        self._experts = {tile.group: None for tile in tile_map.tiles if tile.group != TRUNK}
+        self._remote = experts
+        self._answers_max = answers_max
         self._newest = newest
         self._tile_files = tile_files
         self._find_worker = find_worker
         self._nursery = nursery
-        self._call_bytes_max, self._row_bytes = call_bytes_max, row_bytes
         self._numbers = itertools.count(1)
         self._decoders: dict[int, _Decoder] = {}
-        self._able: tuple[PeerId, ...] = ()  # who computes experts
+        self._under_way = self._begun = self._tokens = self._given_up = 0
 
-    def statistics(self) -> CallingStatistics:
-        """Of the calls of experts."""
-        return self._client.statistics()
-
-    async def run(self) -> None:
-        """Keep knowing who computes: peers that are connected and have a device. All of them alike, while nobody plans."""
-        while True:
-            self._able = tuple(peer for peer in self._transport.connected_peers() if self._computes(peer))
-            copies = dict.fromkeys(self._able, 1)  # again each time: who had not the right version may have it by now
-            self._client.place({ExpertSlice(expert): copies for expert in self._experts})
-            await trio.sleep(PLACE_SECONDS)
-
-    def _computes(self, peer: PeerId) -> bool:
-        advert = self._adverts.find(peer)
-        return advert is not None and bool(advert.device)
+    def statistics(self) -> AnsweringStatistics:
+        """A snapshot of the counters."""
+        return AnsweringStatistics(self._under_way, self._begun, self._tokens, self._given_up)
 
     @asynccontextmanager
     async def generate(
@@ -132,14 +128,13 @@ class Answering:
         worker = self._find_worker()
         if worker is None:
             raise Rejected(Reason.BUSY, "this node has no worker to generate with")
-        if not self._able:
-            raise Rejected(Reason.BUSY, "no peer that is connected computes experts; try again when one is there")
-        if sum(len(decoder.streams) for decoder in self._decoders.values()) >= ANSWERS_MAX:
-            raise Rejected(Reason.BUSY, f"{ANSWERS_MAX} answers are under way")
+        if self._remote is not None:
+            self._remote.check()
+        if self._under_way >= self._answers_max:
+            raise Rejected(Reason.BUSY, f"{self._answers_max} answers are under way")
         name = f"answer-{next(self._numbers)}"
         send, receive = trio.open_memory_channel[int](max_tokens)
         stream = _Stream(send)
-        decoder = await self._begin(worker, stream, name, tuple(prompt), max_tokens, temperature, seed)
 
         async def tokens() -> AsyncIterator[int]:
             async for token in receive:
@@ -147,12 +142,17 @@ class Answering:
             if stream.failure is not None:
                 raise stream.failure
 
+        self._under_way += 1
         try:
-            yield tokens()
+            decoder = await self._begin(worker, stream, name, tuple(prompt), max_tokens, temperature, seed)
+            try:
+                yield tokens()
+            finally:
+                if decoder.streams.pop(name, None) is not None:
+                    self._nursery.start_soon(self._end, worker, EndAnswer(decoder.number, name))
+                send.close()
         finally:
-            if decoder.streams.pop(name, None) is not None:
-                self._nursery.start_soon(self._end, worker, EndAnswer(decoder.number, name))
-            send.close()
+            self._under_way -= 1
 
     async def _begin(
         self,
@@ -167,8 +167,8 @@ class Answering:
         versions = {tile: version for tile in self._tile_map.ids if (version := self._newest(tile)) is not None}
         if len(versions) < len(self._tile_map.ids):
             raise Rejected(Reason.BUSY, "this node has not all of the model yet")
-        trunk = [(tile.id, versions[tile.id]) for tile in self._tile_map.group_tiles(TRUNK)]
-        files = await self._tile_files(trunk)
+        tiles = self._tile_map.tiles if self._remote is None else self._tile_map.group_tiles(TRUNK)
+        files = await self._tile_files([(tile.id, versions[tile.id]) for tile in tiles])
         decoder = next((each for each in self._decoders.values() if each.versions == versions), None)
         if decoder is None:
             decoder = _Decoder(next(self._numbers), versions)
@@ -179,6 +179,7 @@ class Answering:
         try:
             await _call(worker, job)
             stream.is_begun = True
+            self._begun += 1
         except BaseException:
             decoder.streams.pop(name, None)
             self._nursery.start_soon(self._end, worker, EndAnswer(decoder.number, name))  # it may have begun
@@ -206,13 +207,16 @@ class Answering:
                 reply = await _call(worker, DecodeStep(decoder.number, outputs))
                 match reply:
                     case RowsWanted():
-                        outputs = await self._compute(decoder, reply)
+                        if self._remote is None:
+                            raise InvariantBroken("a worker with all experts asked for rows")
+                        outputs = await self._remote.compute(decoder.versions, reply)
                     case Decoded(tokens):
                         outputs = ()
                         for each in tokens:
                             self._say(decoder, each)
         except Rejected as failure:
             log.warning("answers were given up", answers=len(decoder.streams), why=str(failure))
+            self._given_up += len(decoder.streams)
             for stream in decoder.streams.values():
                 stream.failure = failure
                 stream.send.close()
@@ -226,39 +230,11 @@ class Answering:
         if stream is None:
             return  # nobody reads it any more
         if decoded.token >= 0:
+            self._tokens += 1
             stream.send.send_nowait(decoded.token)
         if decoded.ends:
             del decoder.streams[decoded.name]
             stream.send.close()
-
-    async def _compute(self, decoder: _Decoder, wanted: RowsWanted) -> tuple[ExpertPart, ...]:
-        """What the experts of a layer make of their rows, all at once."""
-        given: dict[tuple[int, int], bytes] = {}  # by expert, and where its rows begin
-        refusals: list[Rejected] = []
-
-        async def ask(expert: int, first: int, rows: bytes, scope: trio.CancelScope) -> None:
-            name = expert_group(wanted.layer, expert)
-            versions = [decoder.versions[tile.id] for tile in self._tile_map.group_tiles(name)]
-            try:
-                given[expert, first] = await self._client.call(
-                    ExpertSlice(name), versions, rows, EXPERT_PATIENCE_SECONDS
-                )
-            except Rejected as refusal:
-                refusals.append(refusal)
-                scope.cancel()
-
-        size = self._call_bytes_max // self._row_bytes * self._row_bytes
-        async with trio.open_nursery() as nursery:
-            for part in wanted.parts:
-                for first in range(0, len(part.rows), size):
-                    rows = part.rows[first : first + size]
-                    nursery.start_soon(ask, part.expert, first, rows, nursery.cancel_scope)
-        if refusals:
-            raise refusals[0]
-        return tuple(
-            ExpertPart(part.expert, b"".join(given[part.expert, first] for first in range(0, len(part.rows), size)))
-            for part in wanted.parts
-        )
 
 
 async def _call(worker: Computes, job: BeginAnswer | DecodeStep | EndAnswer) -> object:

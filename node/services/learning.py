@@ -14,8 +14,7 @@ or after it, with residuals that fit; what was journaled is sent again, bit for 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +22,12 @@ import structlog
 import trio
 
 from compute.delta.codec import payload_bytes_max
-from compute.io.pool import JobError, JobLost, JobTimedOut, Replies, Worker, WorkerHandle, worker_environment
+from compute.io.pool import JobError, JobLost, JobTimedOut, Worker, WorkerHandle, worker_environment
 from compute.jobs import (
     Dataset,
     DeviceReport,
     Evaluate,
     EvaluateDone,
-    Generate,
     Hello,
     Learn,
     Progress,
@@ -458,12 +456,3 @@ class LearningService:
     async def _newest(self) -> tuple[TileFile, ...]:
         newest = [(tile, self._ground.tiles.newest(tile)) for tile in self._ground.work.tile_map.ids]
         return await self.tile_files([(tile, version) for tile, version in newest if version is not None])
-
-    @asynccontextmanager
-    async def generate(
-        self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int
-    ) -> AsyncIterator[Replies]:
-        """Stream the worker's replies to a request for text."""
-        job = Generate(await self._newest(), tuple(prompt), max_tokens, temperature, 0, seed, (256,))
-        async with self.worker.stream(job) as replies:
-            yield replies

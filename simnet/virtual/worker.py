@@ -25,8 +25,8 @@ from compute.jobs import (
     Answer,
     AnyReply,
     Call,
+    DecodeStep,
     Evaluate,
-    Generate,
     Hello,
     Job,
     Learn,
@@ -103,8 +103,8 @@ class VirtualWorker(SupervisedWorker):
                 return self._learn_seconds
             case Evaluate():
                 return self._evaluate_seconds
-            case Generate():
-                return TOKEN_SECONDS * job.max_tokens
+            case DecodeStep():
+                return TOKEN_SECONDS
             case _:
                 return 0.0
 

@@ -5,7 +5,7 @@ Learn         `round` steps, a checkpoint after each, answering Progress; round 
               every step waits for a file of that name, so that a test decides when it goes on
 Evaluate      validation_sequences: 1 exits, 2 raises, 3 says Progress and hangs without checkpoints, 4 prints to both outputs,
               5 writes garbage, 6 has a bug
-Generate      streams its prompt
+DecodeStep    says nothing of any answer
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from pathlib import Path
 from compute.io.worker_loop import Desk, serve
 from compute.jobs import (
     AnyReply,
+    Decoded,
+    DecodeStep,
     DeviceReport,
     Evaluate,
     EvaluateDone,
-    Generate,
-    GenerateDone,
     Hello,
     Learn,
     LearnDone,
     Progress,
     Ready,
-    Token,
 )
 from protocol.rejection import Reason, Rejected
 
@@ -70,11 +69,9 @@ def evaluate(job: Evaluate, desk: Desk) -> AnyReply:
     return EvaluateDone(0, os.getpid())
 
 
-def generate(job: Generate, desk: Desk) -> AnyReply:
-    for token in job.prompt:
-        desk.send(Token(token))
-    return GenerateDone(len(job.prompt), False)
+def decode_step(job: DecodeStep, desk: Desk) -> AnyReply:
+    return Decoded(())
 
 
 if __name__ == "__main__":
-    serve({Hello: hello, Learn: learn, Evaluate: evaluate, Generate: generate})
+    serve({Hello: hello, Learn: learn, Evaluate: evaluate, DecodeStep: decode_step})

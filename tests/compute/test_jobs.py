@@ -23,7 +23,6 @@ from compute.jobs import (
     Evaluate,
     ExpertComputed,
     ExpertPart,
-    Generate,
     Hello,
     JobFailed,
     Learn,
@@ -47,7 +46,6 @@ JOBS = [
     Hello("auto", 1, b"genesis"),
     Learn(2, b"k" * 32, TILES, DATASET, ((0, 1), (2,)), "state", "out", (TileDelta("trunk/0", 2, b"lost"),)),
     Evaluate(TILES, DATASET, 64),
-    Generate(TILES, (256, 65), 10, 0.5, 40, 7, (256,)),
     ComputeExpert(TILES, "layer0.expert1", 1, 2, bytes(64)),
     BeginAnswer(1, TILES, "answer-1", (256, 65), 10, 0.5, 40, 7, (256,)),
     DecodeStep(1, (ExpertPart(3, bytes(64)),)),
@@ -113,5 +111,5 @@ def test_frames_are_bounded():
 
 
 def test_people_come_before_training():
-    """A part of somebody's token is more urgent than our own answers, these than evaluation, evaluation than learning."""
-    assert URGENCY[ComputeExpert] < URGENCY[Generate] < URGENCY[Evaluate] < URGENCY[Learn]
+    """Answers, our own and those of others, are more urgent than evaluation, evaluation than learning."""
+    assert URGENCY[ComputeExpert] == URGENCY[DecodeStep] < URGENCY[Evaluate] < URGENCY[Learn]

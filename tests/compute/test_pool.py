@@ -16,17 +16,16 @@ import trio
 from compute.io.pool import JobError, JobLost, JobTimedOut, Worker, worker_environment
 from compute.jobs import (
     Dataset,
+    Decoded,
+    DecodeStep,
     Evaluate,
     EvaluateDone,
-    Generate,
-    GenerateDone,
     Hello,
     JobFailed,
     Learn,
     LearnDone,
     Progress,
     Ready,
-    Token,
 )
 from protocol.rejection import Reason, Rejected
 
@@ -42,10 +41,6 @@ def learn(rounds, gate=""):
 
 def evaluate(what):
     return Evaluate((), DATASET, what)
-
-
-def generate(*tokens):
-    return Generate((), tokens, 10, 0.0, 0, 0, ())
 
 
 def run_with_worker(test, argv=FAKE_WORKER, **options):
@@ -91,22 +86,23 @@ def test_calls_are_answered():
 
 
 def test_replies_stream_in_order():
-    """Tokens as they come, the final reply last."""
+    """Steps as they are done, the final reply last."""
 
     async def test(worker, log):
-        async with worker.stream(generate(5, 6, 7)) as replies:
-            assert [reply async for reply in replies] == [Token(5), Token(6), Token(7), GenerateDone(3, False)]
+        async with worker.stream(learn(3)) as replies:
+            said = [reply async for reply in replies]
+        assert said == [*(Progress(step, 3, 0.0) for step in range(3)), LearnDone(3, (), "", 3, 0.0, 0)]
 
     run_with_worker(test)
 
 
-def test_generation_is_served_between_two_steps_of_learning(tmp_path):
-    """While learning waits at its gate, a generation begins and ends; then learning goes on to its own end."""
+def test_decoding_is_served_between_two_steps_of_learning(tmp_path):
+    """While learning waits at its gate, a step of decoding begins and ends; then learning goes on to its own end."""
 
     async def test(worker, log):
         gate = tmp_path / "gate"
         async with worker.stream(learn(2, str(gate))) as steps:
-            assert await worker.call(generate(1)) == GenerateDone(1, False)
+            assert await worker.call(DecodeStep(1, ())) == Decoded(())
             gate.touch()
             assert [type(reply) async for reply in steps] == [Progress, Progress, LearnDone]
 

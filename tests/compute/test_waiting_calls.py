@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute.jobs import URGENCY, Call, Cancel, Dataset, Evaluate, Generate, Hello, Learn
+from compute.jobs import URGENCY, Call, Cancel, Dataset, DecodeStep, Evaluate, Hello, Learn
 from compute.waiting_calls import WaitingCalls
 
 DATASET = Dataset(bytes(32), ())
 JOBS = (
     Hello("cpu", 1),
-    Generate((), (), 1, 0.0, 0, 0, ()),
+    DecodeStep(1, ()),
     Evaluate((), DATASET, 1),
     Learn(0, b"", (), DATASET, (), "", ""),
 )
@@ -35,7 +35,7 @@ def test_a_cancelled_call_that_waits_is_taken_at_the_next_checkpoint() -> None:
     running = waiting.take(EVERY_CALL)
     assert running is not None
     waiting.accept(Call(2, Cancel()))
-    cancelled = waiting.take(URGENCY[Generate])
+    cancelled = waiting.take(URGENCY[DecodeStep])
     assert cancelled is not None
     assert (cancelled.number, waiting.is_cancelled(2), waiting.is_cancelled(0)) == (2, True, False)
     waiting.end(2)

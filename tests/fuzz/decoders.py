@@ -788,7 +788,6 @@ def decode_delta(data: bytes) -> object:
 
 CALLS = (
     jobs.Hello("auto", 1, b"genesis"),
-    jobs.Generate((jobs.TileFile("trunk/0", 3, bytes(32), "tiles/trunk-0.3"),), (256, 65), 10, 0.5, 40, 7, (256,)),
     jobs.ComputeExpert((jobs.TileFile("layer0.expert1/0", 3, bytes(32), "t"),), "layer0.expert1", 1, 2, bytes(64)),
     jobs.BeginAnswer(1, (jobs.TileFile("trunk/0", 3, bytes(32), "t"),), "a", (65,), 10, 0.5, 40, 7, (256,)),
     jobs.DecodeStep(1, (jobs.ExpertPart(3, bytes(64)),)),

@@ -13,21 +13,23 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from compute.io.pool import JobLost
-from compute.jobs import DecodeStep, EndAnswer, Token
+from compute.jobs import DecodeStep, EndAnswer
 from compute.trainer import run_to_end
 from node.adverts import Adverts
-from node.services.answering import ANSWERS_MAX, Answering
+from node.services.answering import Answering
 from node.services.expert_client import open_expert_client
 from node.services.expert_server import ExpertServer
+from node.services.remote_experts import RemoteExperts
 from protocol.ids import PeerId, TileId, Version
 from protocol.learning import Advert
 from protocol.limits import EXPERT_ROWS_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from simnet.virtual.learner import ModelDevice, made_report
 from tests.node.memory_hosts import connected_hosts, no_report
-from tests.node.worker_samples import Bench, bench_in_memory
+from tests.node.worker_samples import Bench, answer, bench_in_memory
 
 TOKENS = 12
+ANSWERS_MAX = 64
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +91,8 @@ class Village:
 
     def whole(self, prompt: str, tokens: int = TOKENS, temperature: float = 0.0) -> list[int]:
         """What a worker with all of the model says."""
-        job = replace(self.bench.generation(tokens), prompt=tuple(prompt.encode()), temperature=temperature, seed=1)
-        replies = (checkpoint.reply for checkpoint in self.bench.worker(ModelDevice(made_report("all"))).generate(job))
-        return [reply.token for reply in replies if isinstance(reply, Token)]
+        job = replace(self.bench.answer(tokens), prompt=tuple(prompt.encode()), temperature=temperature, seed=1)
+        return answer(self.bench.worker(ModelDevice(made_report("all"))), job)
 
 
 def live(
@@ -99,8 +100,10 @@ def live(
     holders: int,
     talk: Callable[[Village], Awaitable[None]],
     call_bytes_max: int = EXPERT_ROWS_BYTES_MAX,
+    *,
+    is_whole: bool = False,
 ) -> None:
-    """A village with so many holders."""
+    """A village with so many holders; ``is_whole``: whose door needs none."""
 
     async def main() -> None:
         village = Village(bench)
@@ -118,19 +121,24 @@ def live(
                     village.tile_files,
                     lambda number=number: village.holders[number],
                 )
-            village.answering = Answering(
+            experts = RemoteExperts(
                 hosts[0],
                 Known({host.peer_id for host in hosts[1:]}),
                 client,
+                bench.tile_map,
+                row_bytes=4 * bench.genesis.model.width,
+                call_bytes_max=call_bytes_max,
+            )
+            nursery.start_soon(experts.run)
+            village.answering = Answering(
                 bench.tile_map,
                 village.newest,
                 village.tile_files,
                 lambda: village.door,
                 nursery,
-                row_bytes=4 * bench.genesis.model.width,
-                call_bytes_max=call_bytes_max,
+                None if is_whole else experts,
+                answers_max=ANSWERS_MAX,
             )
-            nursery.start_soon(village.answering.run)
             await trio.sleep(0.1)
             await talk(village)
             nursery.cancel_scope.cancel()
@@ -150,6 +158,30 @@ def test_a_node_without_experts_says_what_the_whole_model_says(bench: Bench) -> 
         assert [job.name for job in village.door.jobs if isinstance(job, EndAnswer)] == ["", ""]
 
     live(bench, 2, talk)
+
+
+def test_a_node_with_all_experts_asks_nobody(bench: Bench) -> None:
+    """Its worker alone decodes, many answers in a step: of twenty each says what it says alone."""
+
+    async def talk(village: Village) -> None:
+        said: dict[str, list[int]] = {}
+
+        async def ask(prompt: str) -> None:
+            said[prompt] = await village.answer(prompt)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(ask, f"method_{number}(")
+        for prompt, tokens in said.items():
+            assert tokens == village.whole(prompt), prompt
+        steps = sum(isinstance(job, DecodeStep) for job in village.door.jobs)
+        assert steps < 2 * TOKENS + 20
+        assert all(worker is not None and not worker.jobs for worker in village.holders)
+        statistics = village.answering.statistics()
+        assert (statistics.under_way, statistics.begun, statistics.given_up) == (0, 20, 0)
+        assert statistics.tokens == sum(map(len, said.values()))
+
+    live(bench, 1, talk, is_whole=True)
 
 
 def test_answers_share_steps_and_none_is_mixed_up_with_another(bench: Bench) -> None:

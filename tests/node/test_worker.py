@@ -27,7 +27,6 @@ from compute.jobs import (
     Progress,
     RowsWanted,
     TileDelta,
-    Token,
 )
 from compute.learner import Learner
 from compute.model.config import check_config
@@ -41,7 +40,7 @@ from protocol.rejection import Reason, Rejected
 from simnet.compute import Valley
 from simnet.villains import Conspiracy
 from simnet.virtual.learner import AnalyticDevice, Landscape, ModelDevice, made_report
-from tests.node.worker_samples import Bench, bench_in_memory, bench_on_disk, learn, three_rounds
+from tests.node.worker_samples import Bench, answer, bench_in_memory, bench_on_disk, learn, three_rounds
 
 REPORT = made_report("bench")
 
@@ -147,9 +146,14 @@ def test_a_model_in_this_process_learns_what_a_worker_process_learns(tmp_path: P
 
 @both_models
 def test_work_is_done_in_shares(bench: Bench, worker_of: MakeWorker) -> None:
-    """Every job's shares rise to the whole; learning says how far it is, reading how it continues."""
+    """Every job's shares rise to the whole; learning says how far it is."""
     worker, rule = worker_of(bench), bench.genesis.learning
-    for work in (worker.learn(bench.first), worker.evaluate(bench.evaluation), worker.generate(bench.generation(3))):
+    for work in (
+        worker.learn(bench.first),
+        worker.evaluate(bench.evaluation),
+        worker.begin_answer(bench.answer(3)),
+        worker.decode_step(DecodeStep(1, ())),
+    ):
         shares = [checkpoint.share for checkpoint in work]
         assert shares == sorted(shares)
         assert shares[-1] == 1.0
@@ -283,11 +287,7 @@ def decode_all(bench: Bench, gateway: WorkerMain, holder: WorkerMain) -> list[De
 def test_a_trunk_answers_with_experts_of_another_worker_as_a_whole_model_does(bench: Bench) -> None:
     """Two answers in one decoder, of which one is stopped: the other has the tokens of a worker with all of the model."""
     gateway, holder = model(bench), model(bench)
-    whole = [
-        checkpoint.reply.token
-        for checkpoint in holder.generate(replace(bench.generation(12), prompt=(65, 66)))
-        if isinstance(checkpoint.reply, Token)
-    ]
+    whole = answer(holder, replace(bench.answer(12), prompt=(65, 66)))
     for name, prompt in (("a", (65, 66)), ("b", (67,))):
         run_to_end(gateway.begin_answer(begin_of(bench, name, prompt, 12)))
     run_to_end(gateway.end_answer(EndAnswer(1, "b")))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from compute.jobs import Dataset, Evaluate, Generate, Hello, Learn, LearnDone, TileFile
+from compute.jobs import BeginAnswer, Dataset, DecodeStep, EndAnswer, Evaluate, Hello, Learn, LearnDone, TileFile
 from compute.model.genesis import genesis_tile
 from compute.model.tiling import TileMap
 from compute.trainer import Device, run_to_end
@@ -65,8 +65,9 @@ class Bench:
         self.files.write(path, [block])
         return TileFile(tile, 0, root, path)
 
-    def generation(self, max_tokens: int) -> Generate:
-        return Generate(self.tiles, (65,), max_tokens, 0.0, 0, 0, (256,))
+    def answer(self, max_tokens: int) -> BeginAnswer:
+        """One of the whole model."""
+        return BeginAnswer(1, self.tiles, "a", (65,), max_tokens, 0.0, 0, 0, (256,))
 
     def worker(self, device: Device) -> WorkerMain:
         """A worker that was greeted."""
@@ -97,6 +98,19 @@ def bench_in_memory(disk: VirtualDisk | None = None) -> Bench:
 
 def learn(worker: WorkerMain, job: Learn) -> Any:
     return run_to_end(worker.learn(job))
+
+
+def answer(worker: WorkerMain, job: BeginAnswer) -> list[int]:
+    """The tokens of an answer of the whole model that is alone in its decoder, which goes with it."""
+    run_to_end(worker.begin_answer(job))
+    said: list[int] = []
+    ends = False
+    while not ends:
+        (decoded,) = run_to_end(worker.decode_step(DecodeStep(job.decoder, ()))).tokens
+        ends = decoded.ends
+        said.extend([decoded.token] if decoded.token >= 0 else [])
+    run_to_end(worker.end_answer(EndAnswer(job.decoder, "")))
+    return said
 
 
 def three_rounds(bench: Bench, worker: WorkerMain) -> tuple[list[LearnDone], bytes]:

@@ -16,15 +16,17 @@ from trio.testing import MockClock
 
 from compute.io.pool import JobError, JobLost, JobTimedOut, WorkerHandle
 from compute.jobs import (
+    Decoded,
+    DecodedToken,
+    DecodeStep,
     EvaluateDone,
-    GenerateDone,
     Hello,
     JobFailed,
     LearnDone,
+    Noted,
     Progress,
     Ready,
     Shutdown,
-    Token,
 )
 from compute.model.tiling import TileMap
 from compute.trainer import Device, run_to_end
@@ -144,11 +146,14 @@ def test_what_is_urgent_goes_first_and_takes_its_time() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, "learning", machine.bench.first, 0)
             nursery.start_soon(ask, "evaluation", machine.bench.evaluation, 30)
-            nursery.start_soon(ask, "generation", machine.bench.generation(20), 32)
+            nursery.start_soon(ask, "begin", machine.bench.answer(20), 31)
+            for _ in range(20):
+                nursery.start_soon(ask, "tokens", DecodeStep(1, ()), 32)
         urgent_seconds = EVALUATE_SECONDS + 20 * TOKEN_SECONDS
         assert ends == pytest.approx(
             {
-                "generation": 32 + 20 * TOKEN_SECONDS,
+                "begin": 31,
+                "tokens": 32 + 20 * TOKEN_SECONDS,
                 "evaluation": 30 + urgent_seconds,
                 "learning": LEARN_SECONDS + urgent_seconds,
             }
@@ -171,13 +176,16 @@ def test_an_evaluation_is_the_loss_of_the_versions_that_it_names() -> None:
     run(test)
 
 
-def test_an_answer_is_streamed() -> None:
-    """As many tokens as were asked for, at the pace of a reader."""
+def test_an_answer_comes_token_by_token() -> None:
+    """As many as were asked for, at the pace of a reader."""
 
     async def test(machine: Machine) -> None:
-        replies = await timed(machine.worker, machine.bench.generation(3))
-        assert [reply for _, reply in replies] == [Token(0), Token(1), Token(2), GenerateDone(3, False)]
-        assert [at for at, _ in replies] == pytest.approx([TOKEN_SECONDS, 2 * TOKEN_SECONDS, *[3 * TOKEN_SECONDS] * 2])
+        assert await machine.worker.call(machine.bench.answer(3)) == Noted()
+        began = trio.current_time()
+        for token in range(3):
+            said = await machine.worker.call(DecodeStep(1, ()))
+            assert said == Decoded((DecodedToken("a", token, token == 2),))
+        assert trio.current_time() - began == pytest.approx(3 * TOKEN_SECONDS)
 
     run(test)
 
