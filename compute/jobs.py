@@ -175,6 +175,7 @@ class BeginAnswer(Job, frozen=True, tag="begin"):
     top_k: int
     seed: int
     stop_tokens: tuple[int, ...]
+    top_p: float = 1.0
 
 
 class DecodeStep(Job, frozen=True, tag="decode"):

@@ -29,7 +29,7 @@ class RowsDecoder:
         self._wanted: ExpertRows | None = None
 
     def begin(self, job: BeginAnswer) -> None:
-        sampling = Sampling(job.max_tokens, job.temperature, job.top_k, job.seed, frozenset(job.stop_tokens))
+        sampling = Sampling(job.max_tokens, job.temperature, job.top_k, job.seed, frozenset(job.stop_tokens), job.top_p)
         if job.name in self._decoder:
             raise Rejected(Reason.BAD_ARGUMENT, f"an answer called {job.name!r} is under way")
         self._decoder.add(job.name, job.prompt, sampling)

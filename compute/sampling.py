@@ -22,6 +22,8 @@ class Sampling:
 
     temperature: 0 takes the likeliest token (greedy); 1 samples from the model's own distribution.
     top_k: sample among the k likeliest only; 0 among all.
+    top_p: sample among the likeliest only, of which there are just enough to have this probability together
+        (nucleus sampling: Holtzman et al., ICLR 2020); 1 among all.
     """
 
     max_tokens: int
@@ -29,6 +31,7 @@ class Sampling:
     top_k: int = 0
     seed: int = 0
     stop_tokens: frozenset[int] = frozenset({END})
+    top_p: float = 1.0
 
 
 def check_request(prompt: Sequence[int], sampling: Sampling, vocabulary: int) -> None:
@@ -42,6 +45,8 @@ def check_request(prompt: Sequence[int], sampling: Sampling, vocabulary: int) ->
         raise Rejected(Reason.BAD_ARGUMENT, f"max_tokens is {sampling.max_tokens}, it must be at least 1")
     if not 0.0 <= sampling.temperature <= 100.0:
         raise Rejected(Reason.BAD_ARGUMENT, f"temperature is {sampling.temperature}, it must be between 0 and 100")
+    if not 0.0 < sampling.top_p <= 1.0:
+        raise Rejected(Reason.BAD_ARGUMENT, f"top_p is {sampling.top_p}, it must be above 0 and at most 1")
     if sampling.top_k < 0:
         raise Rejected(Reason.BAD_ARGUMENT, f"top_k is {sampling.top_k}, it must be 0 (all) or more")
 
@@ -55,4 +60,8 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
         least = scores_V.topk(sampling.top_k).values[-1]
         scores_V = scores_V.masked_fill(scores_V < least, -torch.inf)
     probabilities_V = (scores_V / sampling.temperature).softmax(dim=-1)
+    if sampling.top_p < 1.0:
+        ranked_V, order_V = probabilities_V.sort(descending=True, stable=True)
+        before_V = ranked_V.cumsum(dim=-1) - ranked_V  # of all that are likelier: none of the first, which stays
+        probabilities_V = probabilities_V.index_fill(0, order_V[before_V >= sampling.top_p], 0.0)
     return int(torch.multinomial(probabilities_V, 1, generator=generator))

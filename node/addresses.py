@@ -4,6 +4,7 @@
 /dns4/home.example.org/tcp/4001             what to tell others instead, where that is not how they reach us
 /ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...     whom to dial: only with the peer id can we know who answers
 127.0.0.1:0                                 the HTTP API; port 0 lets the system choose
+https://chat.example.org                    an origin whose pages may call it
 """
 
 from __future__ import annotations
@@ -63,14 +64,21 @@ def parse_peer_address(text: object) -> Address:
 
 
 def check_api_address(text: object) -> str:
-    """``IP:PORT`` of a loopback interface; raises ``ValueError``."""
+    """``IP:PORT`` of this machine; raises ``ValueError``."""
     host, _, port = str(text).rpartition(":")
     try:
-        is_loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
-        is_loopback = False
-    if not is_loopback or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
+        host = ""
+    if not host or (":" in host) != host.startswith("[") or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
         raise ValueError(
-            "must be a loopback address and a port, such as 127.0.0.1:0 (from elsewhere, use an SSH tunnel)"
+            "must be an address and a port, such as 127.0.0.1:0, or 0.0.0.0:8080 to be reached from other machines by key"
         )
     return str(text)
+
+
+def check_origin(text: object) -> str:
+    """The origin of web pages, as browsers say it: ``https://chat.example.org``; raises ``ValueError``."""
+    if not isinstance(text, str) or not re.fullmatch(r"https?://[a-z0-9.\-]{1,253}(:[0-9]{1,5})?", text):
+        raise ValueError("must be an origin such as https://chat.example.org, without a path")
+    return text

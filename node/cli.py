@@ -27,6 +27,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "checkpoint",
         "States with which others can join: list, export, import, verify.",
     ),
+    "api-key": (
+        "node.commands.api_key",
+        "api_key",
+        "Let others ask this node for text: make, list and end their keys.",
+    ),
     "kept": ("node.commands.kept", "kept", "What the network keeps as coded cells, and this node's share."),
     "recovery": ("node.commands.recovery", "recovery", "After a disaster: repair this machine's data, or the chain."),
     "validators": ("node.commands.validators", "validators", "Who votes, with what stake."),

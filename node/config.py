@@ -16,7 +16,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from node.addresses import check_announced_address, check_api_address, check_listen_address, check_peer_address
+from node.addresses import (
+    check_announced_address,
+    check_api_address,
+    check_listen_address,
+    check_origin,
+    check_peer_address,
+)
 from node.data_directory import DataDirectory
 from node.toml_table import (
     Key,
@@ -86,9 +92,10 @@ class ComputeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """The HTTP API on loopback."""
+    """The HTTP API."""
 
     listen: str  # "IP:PORT"; port 0: the system chooses
+    allow_origins: tuple[str, ...]  # of web pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +248,15 @@ NODE_KEYS: Final = (
         "api.listen",
         check_api_address,
         "127.0.0.1:0",
-        "HTTP API, loopback only. Port 0: the system chooses; api.json in the data directory says which.",
+        "HTTP API. Port 0: the system chooses; api.json in the data directory says which. On an address of another interface "
+        "whoever calls from elsewhere needs a key (nocknode api-key new NAME).",
         option="--api",
+    ),
+    Key(
+        "api.allow_origins",
+        listed(check_origin),
+        (),
+        "Origins of web pages that may call the API from a browser, such as https://chat.example.org. They need a key besides.",
     ),
     Key(
         "log.level",

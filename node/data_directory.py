@@ -4,6 +4,7 @@ D/config.toml          the node's configuration         D/lock       held while 
 D/genesis.bin          canonical genesis bytes          D/api.json   where the running node listens
 D/keys/*.key           node, vote, account; 0600        D/api.token  bearer token; 0600
 D/db/  tiles/  blobs/  index and bytes                  D/api.sock   the same API as a unix socket; 0600
+                                                        D/api-keys.json   who else may ask for text; 0600
 D/journal/             votes, proposals                 D/log/       JSON lines
 D/learner/             residuals, optimiser, deltas
 D/incoming/            rows of a state on their way into db/
@@ -83,6 +84,10 @@ class DataDirectory:
     @property
     def api_token(self) -> Path:
         return self.root / "api.token"
+
+    @property
+    def api_keys(self) -> Path:
+        return self.root / "api-keys.json"
 
     @property
     def api_socket(self) -> Path:

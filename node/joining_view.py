@@ -9,7 +9,7 @@ from importlib.metadata import version
 import trio
 from prometheus_client.core import Metric
 
-from node.api.view import ChainFacts, Facts
+from node.api.view import Asked, ChainFacts, Facts, Piece
 from node.clock import Clock
 from node.ground import Ground
 from node.metrics import node_metrics
@@ -128,10 +128,17 @@ class JoiningView:
     def _metrics(self) -> Iterator[Metric]:
         yield from node_metrics(self.status(), {"state_sync": self._fetch.progress})
 
+    def model(self) -> Facts:
+        raise self._refusal()
+
+    def experts(self) -> Sequence[Facts]:
+        raise self._refusal()
+
+    def expert_calls(self) -> Facts:
+        raise self._refusal()
+
     @asynccontextmanager
-    async def generate(
-        self, prompt: str, tokens_max: int, temperature: float, seed: int
-    ) -> AsyncIterator[AsyncIterator[str]]:
+    async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:
         raise self._refusal()
         yield  # type: ignore[unreachable]  # what makes this a generator
 

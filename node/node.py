@@ -924,6 +924,7 @@ async def _main(ground: Ground, machine: Machine, until: Callable[[Node], Awaita
                         peer_text(ground.peer),
                         transport.addresses,
                         transport.listening,
+                        origins=settings.api.allow_origins,
                     )
                 )
 

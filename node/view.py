@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import Metric
 
 from compute import tokenizer
-from node.api.view import Facts
+from compute.model.layout import expert_group
+from node.api.view import Asked, Facts, Piece
 from node.chain_view import ChainView
 from node.chain_words import subject_words
 from node.metrics import chain_metrics, node_metrics
@@ -285,27 +288,67 @@ class View:
         yield from node_metrics(self.status(), parts)
         yield from chain_metrics(self.chain.status(), self.chain.members())
 
+    def model(self) -> Facts:
+        node, genesis = self._node, self._node.ground.genesis
+        return {
+            "id": genesis.network_name,
+            "network_id": node.ground.network.hex(),
+            "created": genesis.created_ms // 1000,
+            "context": genesis.model.context,
+            "parameters": node.ground.work.tile_map.values,
+            "round": self.status()["round"],
+            "experts": node.ground.settings.compute.experts if node.answering is not None else "none",
+        }
+
+    def experts(self) -> Sequence[Facts]:
+        ground = self._node.ground
+        model, tile_map, newest = ground.genesis.model, ground.work.tile_map, ground.tiles.newest
+        told = []
+        for layer, expert in itertools.product(range(model.layers), range(model.experts)):
+            tiles = tile_map.group_tiles(expert_group(layer, expert))
+            versions = [version for tile in tiles if (version := newest(tile.id)) is not None]
+            is_whole = len(versions) == len(tiles)
+            told.append(
+                {
+                    "expert": expert_group(layer, expert),
+                    "layer": layer,
+                    "tiles": len(tiles),
+                    "bytes": sum(tile.bytes for tile in tiles),
+                    "version_min": min(versions) if is_whole else None,
+                    "version_max": max(versions) if is_whole else None,
+                }
+            )
+        return told
+
+    def expert_calls(self) -> Facts:
+        remote = self._node.remote_experts
+        return {
+            "served": asdict(self._node.expert_server.statistics()),
+            "called": None if remote is None else asdict(remote.statistics()),
+            "holders": [] if remote is None else [short(peer) for peer in remote.holders],
+        }
+
     @asynccontextmanager
-    async def generate(
-        self, prompt: str, tokens_max: int, temperature: float, seed: int
-    ) -> AsyncIterator[AsyncIterator[str]]:
+    async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:
         node = self._node
         if node.answering is None or node.learning.device is None:
             raise Rejected(
                 Reason.BUSY,
                 "this node has no worker to generate with; start it without --no-learn, or with --experts elsewhere",
             )
-        tokens = tokenizer.encode(prompt)
-        async with node.answering.generate(tokens, tokens_max, temperature, seed) as decoded:
-            yield _texts(decoded)
+        prompt = tokenizer.encode(asked.prompt)
+        async with (
+            node.answering.generate(prompt, asked.tokens_max, asked.temperature, asked.seed, asked.top_p) as tokens,
+            aclosing(_pieces(tokens)) as pieces,
+        ):
+            yield pieces
 
     def request_stop(self) -> None:
         self._node.stop_requested.set()
 
 
-async def _texts(tokens: AsyncIterator[int]) -> AsyncIterator[str]:
-    """Pieces of text, one a token."""
+async def _pieces(tokens: AsyncIterator[int]) -> AsyncGenerator[Piece]:
     decoder = tokenizer.StreamDecoder()
     async for token in tokens:
-        yield decoder.push(token)
-    yield decoder.finish()
+        yield Piece(decoder.push(token), 1)
+    yield Piece(decoder.finish(), 0)

@@ -1,12 +1,8 @@
 """Admission: what is refused before a single byte of it is decoded.
 
 Three questions in the order of their cost: is the peer banned, is the message larger than its word allows, does the peer
-say this word more often than allowed. A word is a topic's name or a protocol id; each (peer, word) has a token bucket:
-
-    tokens(now) = min(burst, tokens(then) + (now - then) * per_second)
-
-Memory is bounded: buckets and bans are kept for the most recently used pairs only. A forgotten bucket starts full again,
-which is harmless, because a pair is forgotten only when `BUCKETS_MAX` others were used after it.
+say this word more often than allowed. A word is a topic's name or a protocol id; each (peer, word) has a token bucket
+(`p2p/token_buckets.py`). Memory is bounded: bans too are kept for those of the last only.
 """
 
 from __future__ import annotations
@@ -15,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from p2p.token_buckets import TokenBuckets
 from protocol.ids import PeerId
 from protocol.rejection import Reason, Rejected
 
@@ -31,19 +28,12 @@ class Allowance:
     tokens_per_second: float
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at_seconds: float
-
-
 class Admission:
     """The doorkeeper of one host. Times are seconds of any clock that does not go back."""
 
     def __init__(self, buckets_max: int = BUCKETS_MAX, bans_max: int = BANS_MAX) -> None:
-        self._buckets_max = buckets_max
         self._bans_max = bans_max
-        self._buckets: OrderedDict[tuple[PeerId, str], _Bucket] = OrderedDict()
+        self._buckets = TokenBuckets[tuple[PeerId, str]](buckets_max)
         self._banned_until: OrderedDict[PeerId, float] = OrderedDict()
 
     def check(
@@ -54,20 +44,8 @@ class Admission:
             raise Rejected(Reason.BANNED)
         if size_bytes > allowance.message_bytes_max:
             raise Rejected(Reason.TOO_LARGE, f"{word}: {size_bytes} bytes, at most {allowance.message_bytes_max}")
-        key = (peer, word)
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            bucket = self._buckets[key] = _Bucket(allowance.burst_tokens, now)
-            if len(self._buckets) > self._buckets_max:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(key)
-            refilled = bucket.tokens + (now - bucket.at_seconds) * allowance.tokens_per_second
-            bucket.tokens = min(allowance.burst_tokens, refilled)
-            bucket.at_seconds = now
-        if bucket.tokens < tokens:
+        if self._buckets.take((peer, word), allowance.burst_tokens, allowance.tokens_per_second, now, tokens):
             raise Rejected(Reason.OVER_BUDGET, word)
-        bucket.tokens -= tokens
 
     def ban(self, peer: PeerId, until_seconds: float) -> None:
         """Refuse everything of a peer until then; a longer ban is never shortened."""

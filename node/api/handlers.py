@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import aclosing
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final
 
 import msgspec
-import trio
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from node.account_address import parse_account
-from node.api.view import ChainFacts, NodeView
+from node.api.bodies import decode_request, read_body
+from node.api.responses import ApiError, json_response
+from node.api.streams import LongResponse
+from node.api.view import Asked, ChainFacts, NodeView
 from node.metrics import CONTENT_TYPE, metrics_text
 from protocol.ids import Digest, parse_hex32, parse_peer
 from protocol.limits import KIB, TRANSACTION_BYTES_MAX
-from protocol.rejection import Blame, Reason, Rejected
-
-BODY_BYTES_MAX: Final = 64 * 1024  # a prompt of 16,384 characters of four bytes, and its frame
-PROMPT_CHARACTERS_MAX: Final = 12_000
-TOKENS_MAX: Final = 4096
+from protocol.rejection import Reason, Rejected
 
 TRANSACTION_REQUEST_BYTES_MAX: Final = 2 * TRANSACTION_BYTES_MAX + KIB  # in hexadecimal, and its frame
 RAW_TYPE: Final = "application/octet-stream"
-
-_STATUS_OF_REASON: Final = {Reason.BUSY: 503, Reason.NOT_FOUND: 404, Reason.TOO_LARGE: 413}
-_STATUS_OF_BLAME: Final = {Blame.USER: 400, Blame.SENDER: 400, Blame.AUTHOR: 409, Blame.NOBODY: 409}
-
-
-T = TypeVar("T")
-
-
-class GenerateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What POST /generate takes."""
-
-    prompt: Annotated[str, Meta(max_length=PROMPT_CHARACTERS_MAX)]
-    tokens_max: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] = 128
-    temperature: Annotated[float, Meta(ge=0, le=10)] = 0.8
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
 class TransactionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,6 +73,37 @@ async def get_kept_tile(request: Request) -> Response:
 async def get_health(request: Request) -> Response:
     is_healthy, reasons = node_of(request).health()
     return json_response({"healthy": is_healthy, "reasons": list(reasons)}, 200 if is_healthy else 503)
+
+
+async def get_experts(request: Request) -> Response:
+    return json_response(node_of(request).experts())
+
+
+async def get_expert(request: Request) -> Response:
+    name = request.path_params["expert"]
+    found = next((expert for expert in node_of(request).experts() if expert["expert"] == name), None)
+    if found is None:
+        raise Rejected(Reason.NOT_FOUND, f"no expert {name!r}; GET /experts lists them")
+    return json_response(found)
+
+
+async def get_expert_calls(request: Request) -> Response:
+    return json_response(node_of(request).expert_calls())
+
+
+async def get_integrity(request: Request) -> Response:
+    """What this node refused, and whom it found at fault."""
+    node = node_of(request)
+    status, custody = node.status(), node.custody()
+    return json_response(
+        {
+            "verified_seconds_ago": status["verified_seconds_ago"],
+            "rejected": status["rejected"],
+            "custody_faults": custody["faults"],
+            "audits": custody["audits"],
+            "audits_failed": custody["audits_failed"],
+        }
+    )
 
 
 async def get_metrics(request: Request) -> Response:
@@ -201,86 +212,40 @@ async def post_stop(request: Request) -> Response:
 
 async def post_generate(request: Request) -> Response:
     """Server-sent events: {"text"} for each piece, at the end {"done", "tokens", "round"} or {"error"}."""
-    return GeneratedText(node_of(request), decode_request(await read_body(request), GenerateRequest))
+    return _Text(node_of(request), decode_request(await read_body(request), Asked), is_stream=True)
 
 
-class GeneratedText(Response):
-    """The stream of one generation. A caller who leaves stops it; what fails before the first piece is a plain answer."""
+async def post_chat(request: Request) -> Response:
+    """The whole text at once: {"text", "tokens", "round"}."""
+    return _Text(node_of(request), decode_request(await read_body(request), Asked), is_stream=False)
 
-    def __init__(self, node: NodeView, asked: GenerateRequest) -> None:
-        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
-        # Starlette counts an empty body's length into the headers; a stream has none.
-        self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
-        self._node = node
-        self._asked = asked
-        self._is_started = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
-            await self._stream(scope, receive, send)
-            nursery.cancel_scope.cancel()
+async def post_chat_distributed(request: Request) -> Response:
+    """The same, by the experts of peers or not at all."""
+    if node_of(request).model()["experts"] != "elsewhere":
+        message = "This node does not call the experts of peers: start it with --experts elsewhere, or ask /chat."
+        raise ApiError(409, "not_distributed", message)
+    return await post_chat(request)
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = self._asked
-        tokens = 0
-        try:
-            async with self._node.generate(asked.prompt, asked.tokens_max, asked.temperature, asked.seed) as pieces:
-                async for piece in pieces:
-                    tokens += 1
-                    if piece:
-                        await self._say(send, {"text": piece})
-        except Rejected as error:
-            if not self._is_started:
-                await rejection_response(error)(scope, receive, send)
-                return
-            await self._say(send, error_facts(error))
+
+class _Text(LongResponse):
+    """One text that goes on."""
+
+    def __init__(self, node: NodeView, asked: Asked, *, is_stream: bool) -> None:
+        super().__init__()
+        self._node, self._asked, self._is_stream = node, asked, is_stream
+
+    async def work(self) -> None:
+        texts, tokens = [], 0
+        async with self._node.generate(self._asked) as pieces:
+            async for piece in pieces:
+                tokens += piece.tokens
+                texts.append(piece.text)
+                if piece.text and self._is_stream:
+                    await self.event({"text": piece.text})
+        facts = {"tokens": tokens, "round": self._node.status()["round"]}
+        if self._is_stream:
+            await self.event({"done": True, **facts})
+            await self.end()
         else:
-            await self._say(send, {"done": True, "tokens": tokens, "round": self._node.status()["round"]})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _say(self, send: Send, event: Mapping[str, Any]) -> None:
-        if not self._is_started:
-            self._is_started = True
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        line = b"data: " + msgspec.json.encode(event) + b"\n\n"
-        await send({"type": "http.response.body", "body": line, "more_body": True})
-
-
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
-
-
-def decode_request(body: bytes, kind: type[T]) -> T:
-    """A JSON body as what it should be; raises ``Rejected(BAD_ARGUMENT)``."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Rejected(Reason.BAD_ARGUMENT, f"the request is not as it should be: {error}") from None
-
-
-async def read_body(request: Request, limit_bytes: int = BODY_BYTES_MAX) -> bytes:
-    """The whole body; raises ``Rejected(TOO_LARGE)`` as soon as it is over the bound."""
-    body = bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > limit_bytes:
-                raise Rejected(Reason.TOO_LARGE, f"at most {limit_bytes} bytes")
-    return bytes(body)
-
-
-def json_response(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def error_facts(error: Rejected) -> dict[str, object]:
-    return {"error": {"code": error.reason.code, "message": str(error)}}
-
-
-def rejection_response(error: Rejected) -> Response:
-    """A refusal as an answer: its code and sentence, and the status that fits."""
-    status = _STATUS_OF_REASON.get(error.reason, _STATUS_OF_BLAME[error.reason.blame])
-    return json_response(error_facts(error), status)
+            await self.whole(json_response({"text": "".join(texts), **facts}))

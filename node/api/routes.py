@@ -1,58 +1,99 @@
-"""The table of the API: method and path -> handler, and who may call it."""
+"""The table of the API: method and path -> handler, what it is for, who may call it, what it takes."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from node.api import handlers
-
-
-class Access(enum.Enum):
-    """Who may call a route. Host and Origin are checked for all of them."""
-
-    READ = "read"  # whoever can reach loopback on this machine
-    CHANGE = "change"  # the bearer token of the data directory, or the unix socket (mode 0600)
+from node.api import handlers, openai
+from node.api.guards import Access
+from node.api.openai_requests import ChatRequest, CompletionRequest
+from node.api.openapi import docs_page, openapi_facts
+from node.api.responses import json_response
+from node.api.view import Asked
 
 
 @dataclass(frozen=True, slots=True)
 class ApiRoute:
-    """One row."""
+    """One row. ``takes``: its body, if it is JSON."""
 
     method: str
     path: str
     handler: Callable[[Request], Awaitable[Response]]
     access: Access
+    what: str
+    takes: Any = None
 
+
+async def get_openapi(request: Request) -> Response:
+    return json_response(openapi_facts(ROUTES))
+
+
+async def get_docs(request: Request) -> Response:
+    return Response(docs_page(ROUTES), media_type="text/html")
+
+
+READ, ASK, CHANGE = Access.READ, Access.ASK, Access.CHANGE
 
 ROUTES: Final = (
-    ApiRoute("GET", "/status", handlers.get_status, Access.READ),
-    ApiRoute("GET", "/rounds", handlers.get_rounds, Access.READ),
-    ApiRoute("GET", "/rounds/{round:int}", handlers.get_round_slots, Access.READ),
-    ApiRoute("GET", "/tiles", handlers.get_tiles, Access.READ),
-    ApiRoute("GET", "/peers", handlers.get_peers, Access.READ),
-    ApiRoute("GET", "/kept", handlers.get_custody, Access.READ),
-    ApiRoute("GET", "/kept/{blob}/{tile:int}", handlers.get_kept_tile, Access.CHANGE),  # others are asked for it
-    ApiRoute("GET", "/health", handlers.get_health, Access.READ),
-    ApiRoute("GET", "/metrics", handlers.get_metrics, Access.READ),
-    ApiRoute("GET", "/consensus/status", handlers.get_chain_status, Access.READ),
-    ApiRoute("GET", "/consensus/blocks/{height}", handlers.get_block, Access.READ),
-    ApiRoute("GET", "/consensus/transactions/{id}", handlers.get_transaction, Access.READ),
-    ApiRoute("GET", "/consensus/accounts/{address}", handlers.get_account, Access.READ),
-    ApiRoute("GET", "/consensus/proof", handlers.get_proof, Access.READ),
-    ApiRoute("GET", "/consensus/validators", handlers.get_validators, Access.READ),
-    ApiRoute("GET", "/consensus/validators/{id}", handlers.get_validator, Access.READ),
-    ApiRoute("GET", "/consensus/epochs/current", handlers.get_epoch, Access.READ),
-    ApiRoute("GET", "/consensus/kept", handlers.get_kept, Access.READ),
-    ApiRoute("GET", "/consensus/state_sync/status", handlers.get_state_sync, Access.READ),
-    ApiRoute("GET", "/consensus/state_sync/checkpoints", handlers.get_checkpoints, Access.READ),
-    ApiRoute("POST", "/consensus/transactions", handlers.post_transaction, Access.CHANGE),
-    ApiRoute("POST", "/consensus/validators/register", handlers.post_register, Access.CHANGE),
-    ApiRoute("POST", "/generate", handlers.post_generate, Access.CHANGE),
-    ApiRoute("POST", "/stop", handlers.post_stop, Access.CHANGE),
+    ApiRoute("GET", "/v1/models", openai.get_models, READ, "the model, as OpenAI lists models"),
+    ApiRoute("GET", "/v1/models/{model}", openai.get_model, READ, "the same, by its name"),
+    ApiRoute("POST", "/v1/completions", openai.post_completions, ASK, "a text goes on", CompletionRequest),
+    ApiRoute("POST", "/v1/chat/completions", openai.post_chat_completions, ASK, "a conversation goes on", ChatRequest),
+    ApiRoute("POST", "/generate", handlers.post_generate, ASK, "a text goes on, as server-sent events", Asked),
+    ApiRoute("POST", "/chat", handlers.post_chat, ASK, "a text goes on, whole", Asked),
+    ApiRoute("POST", "/chat/distributed", handlers.post_chat_distributed, ASK, "the same, by experts of peers", Asked),
+    ApiRoute("GET", "/status", handlers.get_status, READ, "what this node is and does"),
+    ApiRoute("GET", "/rounds", handlers.get_rounds, READ, "the last rounds of learning"),
+    ApiRoute("GET", "/rounds/{round:int}", handlers.get_round_slots, READ, "what a round decided"),
+    ApiRoute("GET", "/tiles", handlers.get_tiles, READ, "tiles, versions, owners"),
+    ApiRoute("GET", "/experts", handlers.get_experts, READ, "experts and their versions"),
+    ApiRoute("GET", "/experts/calls", handlers.get_expert_calls, READ, "calls of experts, served and made"),
+    ApiRoute("GET", "/experts/{expert}", handlers.get_expert, READ, "one expert"),
+    ApiRoute("GET", "/peers", handlers.get_peers, READ, "who is known, who is connected"),
+    ApiRoute("GET", "/p2p/nodes", handlers.get_peers, READ, "the same"),
+    ApiRoute("GET", "/kept", handlers.get_custody, READ, "what this node keeps for everybody"),
+    # Others are asked for it.
+    ApiRoute(
+        "GET", "/kept/{blob}/{tile:int}", handlers.get_kept_tile, CHANGE, "a kept tile, put together from its cells"
+    ),
+    ApiRoute("GET", "/health", handlers.get_health, READ, "whether all is well; 503 where it is not"),
+    ApiRoute("GET", "/monitoring/health", handlers.get_health, READ, "the same"),
+    ApiRoute("GET", "/metrics", handlers.get_metrics, READ, "for Prometheus"),
+    ApiRoute("GET", "/security/integrity_status", handlers.get_integrity, READ, "what was refused and found at fault"),
+    ApiRoute("GET", "/consensus/status", handlers.get_chain_status, READ, "height, votes, money, roots"),
+    ApiRoute("GET", "/consensus/blocks/{height}", handlers.get_block, READ, "a block"),
+    ApiRoute("GET", "/consensus/transactions/{id}", handlers.get_transaction, READ, "a transaction"),
+    ApiRoute("GET", "/consensus/accounts/{address}", handlers.get_account, READ, "an account"),
+    ApiRoute("GET", "/consensus/proof", handlers.get_proof, READ, "a proof of ?key="),
+    ApiRoute("GET", "/consensus/validators", handlers.get_validators, READ, "who votes"),
+    ApiRoute("GET", "/consensus/validators/{id}", handlers.get_validator, READ, "one of them"),
+    ApiRoute("GET", "/consensus/epochs/current", handlers.get_epoch, READ, "the epoch"),
+    ApiRoute("GET", "/consensus/kept", handlers.get_kept, READ, "what the chain says is kept"),
+    ApiRoute("GET", "/consensus/state_sync/status", handlers.get_state_sync, READ, "how joining goes"),
+    ApiRoute("GET", "/consensus/state_sync/checkpoints", handlers.get_checkpoints, READ, "checkpoints for newcomers"),
+    ApiRoute(
+        "POST",
+        "/consensus/transactions",
+        handlers.post_transaction,
+        CHANGE,
+        "submit a signed transaction",
+        handlers.TransactionRequest,
+    ),
+    ApiRoute(
+        "POST",
+        "/consensus/validators/register",
+        handlers.post_register,
+        CHANGE,
+        "the same, for a registration",
+        handlers.TransactionRequest,
+    ),
+    ApiRoute("POST", "/stop", handlers.post_stop, CHANGE, "end this node cleanly"),
+    ApiRoute("GET", "/openapi.json", get_openapi, READ, "this table, for programs"),
+    ApiRoute("GET", "/docs", get_docs, READ, "this table, for people"),
 )
+CHAT_SOCKET: Final = "/ws/chat"

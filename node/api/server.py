@@ -1,43 +1,40 @@
-"""The API's server: Starlette on hypercorn's trio worker, inside the node's nursery, on loopback and a unix socket.
+"""The API's server: Starlette on hypercorn's trio worker, inside the node's nursery, on a port and a unix socket.
 
-A web page in the user's browser can reach loopback too, so every request must name a loopback host (no rebinding of names),
-a page of another origin is refused, and whatever changes something needs the bearer token of the data directory or comes
-through the unix socket, which only its owner can open.
+The port is on loopback unless the configuration says otherwise. Who may call is decided by ``node/api/guards.py``.
 """
 
 from __future__ import annotations
 
-import hmac
+import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
-import hypercorn.trio
 import msgspec
+import structlog
 import trio
 from hypercorn.config import Config
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from node.api.handlers import error_facts, json_response, rejection_response
-from node.api.routes import ROUTES, Access, ApiRoute
-from node.api.view import NodeView
+from node.api.application import FindNode, make_app
+from node.api.bodies import BODY_BYTES_MAX
+from node.api.connections import serve_connections
+from node.api.guards import Doorkeeper
+from node.api.times import ApiTimes
+from node.api_keys import KeyRing
+from node.clock import Clock
 from node.data_directory import SOCKET_PATH_BYTES_MAX, DataDirectory
-from protocol.rejection import Reason, Rejected
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # trio-stubs, which libp2p brings, hide trio's own types
 
-FindNode = Callable[[], NodeView]
-LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
-KEEP_ALIVE_SECONDS: Final = 5.0
-STOP_SECONDS: Final = 1.0  # what an answer under way gets when the node stops
+log = structlog.get_logger()
+
+ORDINARY_TIMES: Final = ApiTimes()
+PING_SECONDS: Final = 20.0  # on an open /ws/chat: a line that is gone is noticed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +45,6 @@ class ApiAddress:
     socket: Path | None  # None: the data directory's path is too long for a unix socket
 
 
-def make_app(find_node: FindNode, token: str) -> Starlette:
-    """The application: the table of routes, each behind its guard. ``token`` is the bearer token for changes.
-
-    ``find_node`` is asked for each request: a node that joins is another one than the one that has joined.
-    """
-    app = Starlette(
-        routes=[Route(row.path, _guarded(row, token), methods=[row.method]) for row in ROUTES],
-        exception_handlers={Rejected: _answer_rejection, 404: _answer_unknown, 405: _answer_unknown},
-    )
-    app.state.find_node = find_node
-    return app
-
-
 async def serve_api(
     find_node: FindNode,
     places: DataDirectory,
@@ -69,43 +53,47 @@ async def serve_api(
     addresses: Sequence[str],
     listening: Sequence[str] = (),
     *,
+    origins: Sequence[str] = (),
+    times: ApiTimes = ORDINARY_TIMES,
     task_status: TaskStatus[ApiAddress] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. When it can be reached, write ``api.json`` and report the address; remove both at the end.
 
-    ``listen`` is IP:PORT; ``addresses`` are where peers reach the node, ``listening`` are its own sockets. Raises ``OSError``
-    with a sentence for a busy port.
+    ``listen`` is IP:PORT; ``addresses`` are where peers reach the node, ``listening`` are its own sockets; ``origins`` are
+    those of pages that may call. Raises ``OSError`` with a sentence for a busy port.
     """
-    token = ensure_token(places.api_token)
-    app = make_app(find_node, token)
+    keys = KeyRing(places.api_keys)
+    doorkeeper = Doorkeeper(ensure_token(places.api_token), keys, frozenset(origins), Clock().monotonic_seconds)
+    app = make_app(find_node, doorkeeper, times, origins)
     listener = _listen(listen)
     port = listener.getsockname()[1]
     socket_path = places.api_socket.absolute()
     unix_listener = _listen_unix(socket_path)
-    address = ApiAddress(f"http://{listen.rpartition(':')[0]}:{port}", socket_path if unix_listener else None)
+    host = listen.rpartition(":")[0]
+    address = ApiAddress(f"http://{_near(host)}:{port}", socket_path if unix_listener else None)
+    if not ipaddress.ip_address(host.strip("[]")).is_loopback:
+        log.warning(
+            "the API can be reached from other machines, by those who have a key",
+            keys=len(keys),
+            remedy="nocknode api-key new NAME makes one; put a proxy with TLS in front of it, or keys travel in plain text",
+        )
 
     config = Config()
-    config.bind = [f"fd://{sock.detach()}" for sock in (listener, unix_listener) if sock is not None]
     config.errorlog = logging.getLogger("hypercorn.error")
     config.accesslog = None
     config.include_server_header = False
-    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    config.graceful_timeout = STOP_SECONDS
+    config.keep_alive_timeout = times.idle_seconds
+    config.websocket_max_message_size = BODY_BYTES_MAX
+    config.websocket_ping_interval = PING_SECONDS
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_serve, app, config)
+            sockets = [sock for sock in (listener, unix_listener) if sock is not None]
+            nursery.start_soon(serve_connections, app, config, sockets, times.read_seconds)
             _write_api_file(places.api_file, address, peer, addresses, listening)
             task_status.started(address)
     finally:
         places.api_file.unlink(missing_ok=True)
         socket_path.unlink(missing_ok=True)
-
-
-async def _serve(app: Starlette, config: Config, *, task_status: TaskStatus[list[str]]) -> None:
-    # hypercorn describes ASGI with closed types, Starlette with open ones: they mean the same.
-    await hypercorn.trio.serve(
-        cast(Any, app), config, shutdown_trigger=trio.sleep_forever, task_status=task_status, mode="asgi"
-    )
 
 
 def ensure_token(path: Path) -> str:
@@ -120,50 +108,9 @@ def ensure_token(path: Path) -> str:
         return token
 
 
-# -- guards ------------------------------------------------------------------------------------------------------------
-
-
-def _guarded(row: ApiRoute, token: str) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        if not is_unix_socket(request):
-            refusal = _refusal(request, row.access, token)
-            if refusal is not None:
-                return json_response({"error": {"code": "forbidden", "message": refusal}}, 403)
-        return await row.handler(request)
-
-    return answer
-
-
-def is_unix_socket(request: Request) -> bool:
-    """Whether a request came through the unix socket: only there the server has no address."""
-    return request.scope.get("server") is None
-
-
-def _refusal(request: Request, access: Access, token: str) -> str | None:
-    """Why a request over TCP is refused, in a sentence; None when it is not."""
-    host = request.headers.get("host", "")
-    name, _, port = host.rpartition(":")
-    if (name if port.isdigit() else host) not in LOOPBACK_NAMES:
-        return "The Host header must name this machine: 127.0.0.1 or localhost."
-    origin = request.headers.get("origin")
-    if origin is not None and origin != f"http://{host}":
-        return "A page of another origin may not call this API."
-    given = request.headers.get("authorization", "")
-    if access is Access.CHANGE and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-        return "This needs 'Authorization: Bearer TOKEN' with the content of api.token, or the unix socket api.sock."
-    return None
-
-
-async def _answer_rejection(request: Request, error: Exception) -> Response:
-    if not isinstance(error, Rejected):
-        raise error
-    return rejection_response(error)
-
-
-async def _answer_unknown(request: Request, error: Exception) -> Response:
-    paths = ", ".join(f"{row.method} {row.path}" for row in ROUTES)
-    facts = error_facts(Rejected(Reason.NOT_FOUND, f"{request.method} {request.url.path}; there are {paths}"))
-    return json_response(facts, getattr(error, "status_code", 404))
+def _near(host: str) -> str:
+    """The same host as this machine calls it: nobody dials 0.0.0.0."""
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
 
 
 # -- sockets -----------------------------------------------------------------------------------------------------------

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
+import msgspec
+from msgspec import Meta
 from prometheus_client.core import Metric
 
 from protocol.ids import AccountId, Digest, PeerId
 
 Facts = Mapping[str, Any]
 """One JSON object; the fields of each are listed with its method. Times end in their unit, losses are nats per byte."""
+
+PROMPT_CHARACTERS_MAX: Final = 12_000
+TOKENS_MAX: Final = 4096  # of one answer
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A text that is to be continued, and how (``compute.sampling.Sampling``). It is what POST /generate takes, too."""
+
+    prompt: Annotated[str, Meta(max_length=PROMPT_CHARACTERS_MAX)]
+    tokens_max: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] = 128
+    temperature: Annotated[float, Meta(ge=0, le=10)] = 0.8
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+
+class Piece(NamedTuple):
+    """What a token adds to a text, often nothing: a character has up to four. The last piece, the end, is no token."""
+
+    text: str
+    tokens: int
 
 
 class ChainFacts(Protocol):
@@ -104,10 +126,22 @@ class NodeView(Protocol):
         """See `node.metrics`: those of the node and those of the chain."""
         ...
 
-    def generate(
-        self, prompt: str, tokens_max: int, temperature: float, seed: int
-    ) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Pieces of text, one for each token (empty where a token completes no character). Leaving the context stops it.
+    def model(self) -> Facts:
+        """What answers: id (the network's name), network_id (hex), created (seconds since 1970), context (tokens), parameters,
+        round (whose versions are the newest), experts (``here``, ``elsewhere`` or ``none``)."""
+        ...
+
+    def experts(self) -> Sequence[Facts]:
+        """expert, layer, tiles, bytes, version_min, version_max (of its tiles, None without all), layer by layer."""
+        ...
+
+    def expert_calls(self) -> Facts:
+        """served {served, waiting, given_bytes} for peers; called, the fields of ``compute.expert_caller.CallingStatistics`` or
+        None, and holders [short], where experts are elsewhere."""
+        ...
+
+    def generate(self, asked: Asked) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
+        """The text that follows, piece by piece. Leaving the context stops it.
 
         Raises ``Rejected(BUSY)`` when the node cannot take the work now.
         """

@@ -33,7 +33,7 @@ from node.commands.options import data_dir_option
     metavar="WHERE",
     help="here, or elsewhere: generate text with the experts of peers, also with --no-learn.",
 )
-@click.option("--api", metavar="IP:PORT", help="Where the HTTP API listens; loopback only.")
+@click.option("--api", metavar="IP:PORT", help="Where the HTTP API listens; beyond loopback by key.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
 @click.option("--crash-at", multiple=True, hidden=True, metavar="POINT@ROUND", help="For tests: kill -9 of oneself.")
 def start(

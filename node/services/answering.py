@@ -13,8 +13,8 @@ the worker died or nobody computes an expert in time, ends its answers with the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -119,7 +119,7 @@ class Answering:
 
     @asynccontextmanager
     async def generate(
-        self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int
+        self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> AsyncIterator[AsyncIterator[int]]:
         """The tokens that follow a prompt, one by one. Leaving the context stops it.
 
@@ -136,7 +136,7 @@ class Answering:
         send, receive = trio.open_memory_channel[int](max_tokens)
         stream = _Stream(send)
 
-        async def tokens() -> AsyncIterator[int]:
+        async def tokens() -> AsyncGenerator[int]:
             async for token in receive:
                 yield token
             if stream.failure is not None:
@@ -144,9 +144,10 @@ class Answering:
 
         self._under_way += 1
         try:
-            decoder = await self._begin(worker, stream, name, tuple(prompt), max_tokens, temperature, seed)
+            decoder = await self._begin(worker, stream, name, tuple(prompt), max_tokens, temperature, seed, top_p)
             try:
-                yield tokens()
+                async with aclosing(tokens()) as said:
+                    yield said
             finally:
                 if decoder.streams.pop(name, None) is not None:
                     self._nursery.start_soon(self._end, worker, EndAnswer(decoder.number, name))
@@ -163,6 +164,7 @@ class Answering:
         max_tokens: int,
         temperature: float,
         seed: int,
+        top_p: float,
     ) -> _Decoder:
         versions = {tile: version for tile in self._tile_map.ids if (version := self._newest(tile)) is not None}
         if len(versions) < len(self._tile_map.ids):
@@ -174,7 +176,7 @@ class Answering:
             decoder = _Decoder(next(self._numbers), versions)
             self._decoders[decoder.number] = decoder
             self._nursery.start_soon(self._decode, worker, decoder)
-        job = BeginAnswer(decoder.number, files, name, prompt, max_tokens, temperature, 0, seed, (END,))
+        job = BeginAnswer(decoder.number, files, name, prompt, max_tokens, temperature, 0, seed, (END,), top_p)
         decoder.streams[name] = stream  # before the worker knows of it: its first token may be here before that is
         try:
             await _call(worker, job)

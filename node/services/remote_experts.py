@@ -49,6 +49,11 @@ class RemoteExperts:
         """Of the calls of experts."""
         return self._client.statistics()
 
+    @property
+    def holders(self) -> tuple[PeerId, ...]:
+        """Who computes experts."""
+        return self._able
+
     async def run(self) -> None:
         """Keep knowing who computes: peers that are connected and have a device. All of them alike, while nobody plans."""
         while True:

@@ -12,14 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from msgspec.structs import replace
-from starlette.requests import Request
 
 from compute import jobs
 from compute.delta import codec
@@ -41,10 +39,16 @@ from node.addresses import (
     check_announced_address,
     check_api_address,
     check_listen_address,
+    check_origin,
     check_peer_address,
     parse_peer_address,
 )
-from node.api.handlers import TransactionRequest, decode_request, post_generate, read_natural
+from node.api.bodies import decode_request
+from node.api.chat_socket import decode_chat_message
+from node.api.handlers import TransactionRequest, read_natural
+from node.api.openai_requests import decode_chat_request, decode_completion_request
+from node.api.responses import ApiError
+from node.api.view import Asked
 from node.chain_index import TransactionRow
 from node.chain_proof import make_proof, parse_key
 from node.checkpoint_file import CheckpointHead, CheckpointPart
@@ -837,27 +841,16 @@ def generate_samples() -> list[bytes]:
     ]
 
 
-def ask_to_generate(data: bytes) -> object:
-    """The handler of POST /generate up to its answer. It waits for nothing but the body, which is here, so no loop runs it."""
+def ask_openai(decode: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """A decoder of OpenAI's requests, for which a field without meaning here is a refusal like others."""
 
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": data, "more_body": False}
+    def ask(data: bytes) -> object:
+        try:
+            return decode(data)
+        except ApiError as error:
+            raise Rejected(Reason.BAD_ARGUMENT, str(error)) from None
 
-    application = SimpleNamespace(state=SimpleNamespace(find_node=lambda: None))
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/generate",
-        "query_string": b"",
-        "headers": [],
-        "app": application,
-    }
-    coroutine = post_generate(Request(scope, receive))
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return done.value
-    raise AssertionError("the handler waits for something else than its body")
+    return ask
 
 
 TOML_WORDS = (
@@ -891,7 +884,7 @@ def toml_row(name: str, schema: tuple[Key, ...], *files: str) -> Decoder:
         Form.TEXT,
         functools.cache(samples),
         read,
-        (read_table, check_api_address),
+        (read_table, check_api_address, check_origin),
         TOML_WORDS,
         allowed=512 * KIB,
         per_byte=256,
@@ -1212,8 +1205,8 @@ DECODERS: tuple[Decoder, ...] = (
         "generate request",
         Form.TEXT,
         generate_samples,
-        ask_to_generate,
-        (post_generate,),
+        lambda data: decode_request(data, Asked),
+        (decode_request,),
         (b'"seed": 1e400', b"1" * 400, b'"\\ud800"', b'"prompt"', b"null", b"NaN"),
     ),
     Decoder(
@@ -1223,6 +1216,36 @@ DECODERS: tuple[Decoder, ...] = (
         lambda data: bytes.fromhex(decode_request(data, TransactionRequest).transaction),
         (decode_request,),
         (b"null", b'"transaction"', b"0x", b"[" * 1_000),
+    ),
+    Decoder(
+        "completion request",
+        Form.TEXT,
+        lambda: [
+            b'{"model": "m", "prompt": "To be", "stream": true, "stop": ["a"], "logprobs": null}',
+            b'{"model": "m", "prompt": ["To be", ""], "n": 2, "seed": -9223372036854775808, "best_of": 1, "logit_bias": {}}',
+        ],
+        ask_openai(decode_completion_request),
+        (decode_completion_request, decode_request),
+        (b'"suffix": 1', b"1e400", b'"prompt"', b"[[]]", b"null", b"[" * 1_000),
+    ),
+    Decoder(
+        "conversation request",
+        Form.TEXT,
+        lambda: [
+            b'{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "\\u00e9"}]}], "tools": []}',
+            b'{"model": "m", "messages": [{"role": "system", "content": "a", "name": "b"}], "stream_options": {}}',
+        ],
+        ask_openai(decode_chat_request),
+        (decode_chat_request, decode_request),
+        (b'"tool"', b'"type"', b'"image_url"', b"null", b"[" * 1_000),
+    ),
+    Decoder(
+        "chat message",
+        Form.TEXT,
+        lambda: [b'{"type": "ask", "id": "a", "prompt": "To be", "top_p": 0.5}', b'{"type": "stop", "id": "a"}'],
+        decode_chat_message,
+        (decode_chat_message, decode_request),
+        (b'"type"', b'"sing"', b"null", b"1e400", b"[" * 1_000),
     ),
     Decoder(
         "proof file",

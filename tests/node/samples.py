@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 from prometheus_client.core import Metric
 
+from node.api.view import Asked, Piece
 from node.metrics import chain_metrics, node_metrics
 from protocol.digest import blob_digest
 from protocol.ids import Digest
@@ -127,6 +128,23 @@ SYNC = {
     "bytes": 4_096,
     "sources": [{"peer": PEER["peer"], "bytes": 4_096}],
 }
+MODEL: dict[str, Any] = {
+    "id": "testnet",
+    "network_id": "ab" * 32,
+    "created": 1_700_000_000,
+    "context": 128,
+    "parameters": 65_536,
+    "round": 7,
+    "experts": "here",
+}
+EXPERT: dict[str, Any] = {
+    "expert": "layer0.expert1",
+    "layer": 0,
+    "tiles": 2,
+    "bytes": 131_072,
+    "version_min": 5,
+    "version_max": 6,
+}
 CHECKPOINT = {
     "height": 64,
     "epoch": 0,
@@ -146,6 +164,9 @@ class FakeNode:
         self.is_stopping = False
         self.generations_open = 0
         self.waits_for_ever = False
+        self.fails_after = -1  # tokens
+        self.says = ""  # instead of the prompt
+        self.asked: list[Asked] = []
         self.small_chain = SmallChain()
         self.chain = self.small_chain.view
 
@@ -185,23 +206,37 @@ class FakeNode:
         yield from node_metrics(STATUS, {"worker": PartStatistics()})
         yield from chain_metrics(self.chain.status(), self.chain.members())
 
+    def model(self) -> dict[str, Any]:
+        return MODEL
+
+    def experts(self) -> list[dict[str, Any]]:
+        return [EXPERT]
+
+    def expert_calls(self) -> dict[str, Any]:
+        return {"served": {"served": 3, "waiting": 0, "given_bytes": 96}, "called": None, "holders": []}
+
     @asynccontextmanager
-    async def generate(
-        self, prompt: str, tokens_max: int, temperature: float, seed: int
-    ) -> AsyncIterator[AsyncIterator[str]]:
+    async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:
         if self.is_busy:
             raise Rejected(Reason.BUSY, "four texts are being written; try again")
+        self.asked.append(asked)
         self.generations_open += 1
         try:
-            yield self._pieces(prompt.split()[:tokens_max])
+            async with aclosing(self._pieces(asked)) as pieces:
+                yield pieces
         finally:
             self.generations_open -= 1
 
-    async def _pieces(self, words: list[str]) -> AsyncIterator[str]:
-        for word in words:
-            yield word + " "
+    async def _pieces(self, asked: Asked) -> AsyncGenerator[Piece]:
+        words = (self.says or asked.prompt).split()
+        for number, word in enumerate(words[: asked.tokens_max]):
+            if number == self.fails_after:
+                raise Rejected(Reason.BUSY, "its worker was lost")
+            yield Piece(word + " ", 1)
+            await trio.lowlevel.checkpoint()
         if self.waits_for_ever:
             await trio.sleep_forever()
+        yield Piece("", 0)
 
     def request_stop(self) -> None:
         self.is_stopping = True

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import trio
 
-from node.api.handlers import BODY_BYTES_MAX
+from node.api.bodies import BODY_BYTES_MAX
+from node.api.routes import ROUTES
 from node.api.server import ApiAddress, serve_api
+from node.api.times import ApiTimes
 from node.data_directory import DataDirectory
 from tests.node.samples import (
     CHECKPOINT,
     CUSTODY,
+    EXPERT,
     KEPT_BLOB,
     KEPT_TILES,
+    MODEL,
     PEER,
     ROUND,
     STATUS,
@@ -28,6 +36,7 @@ from tests.node.samples import (
     FakeNode,
 )
 
+PATH_KIND = re.compile(r":\w+}")
 PROMPT = {"prompt": "to be or not", "tokens_max": 3, "temperature": 0.5, "seed": 1}
 
 
@@ -46,7 +55,7 @@ class Served:
         return {"authorization": f"Bearer {self.places.api_token.read_text().strip()}"}
 
 
-def serve(root: Path, conversation: Callable[[Served], Awaitable[None]]) -> None:
+def serve(root: Path, conversation: Callable[[Served], Awaitable[None]], **options: Any) -> None:
     """Run the API on a port of the system's choice for one conversation."""
 
     async def main() -> None:
@@ -54,7 +63,12 @@ def serve(root: Path, conversation: Callable[[Served], Awaitable[None]]) -> None
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 address: ApiAddress = await nursery.start(
-                    serve_api, lambda: node, places, "127.0.0.1:0", STATUS["peer"], PEER["addresses"]
+                    partial(serve_api, **options),
+                    lambda: node,
+                    places,
+                    "127.0.0.1:0",
+                    STATUS["peer"],
+                    PEER["addresses"],
                 )
                 over_unix = httpx.AsyncHTTPTransport(uds=str(address.socket))
                 async with (
@@ -228,6 +242,140 @@ def test_a_body_over_the_bound_is_refused(tmp_path):
     async def conversation(served: Served) -> None:
         answer = await served.unix.post("/generate", content=b" " * (BODY_BYTES_MAX + 1))
         assert answer.status_code == 413
+
+    serve(tmp_path, conversation)
+
+
+def test_a_body_or_head_that_does_not_come_is_not_waited_for(tmp_path):
+    """A body that stays unfinished is answered, a head that does is closed; others are served meanwhile."""
+
+    async def conversation(served: Served) -> None:
+        body = await trio.open_unix_socket(str(served.address.socket))
+        await body.send_all(b"POST /generate HTTP/1.1\r\nhost: node\r\ncontent-length: 99\r\n\r\n{")
+        head = await trio.open_unix_socket(str(served.address.socket))
+        await head.send_all(b"GET /status HTTP/1.1\r\nhost:")
+        assert (await served.unix.get("/status")).status_code == 200
+        received = b""
+        while b"The body did not come" not in received:
+            received += await body.receive_some()
+        assert received.startswith(b"HTTP/1.1 408")
+        assert await head.receive_some() == b""
+        await body.aclose()
+        await head.aclose()
+
+    serve(tmp_path, conversation, times=ApiTimes(idle_seconds=0.3, body_seconds=0.3))
+
+
+def test_whoever_does_not_read_on_is_left(tmp_path):
+    """Its text is given up when it has taken nothing for a while; others are served meanwhile."""
+
+    async def conversation(served: Served) -> None:
+        served.node.says = ("x" * 2**20 + " ") * 40  # more than the system keeps for a reader
+        body = json.dumps({"prompt": "a", "tokens_max": 4096}).encode()
+        stream = await trio.open_unix_socket(str(served.address.socket))
+        head = f"POST /generate HTTP/1.1\r\nhost: node\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        await stream.send_all(head + body)
+        while not served.node.generations_open:
+            await trio.lowlevel.checkpoint()
+        assert (await served.unix.get("/status")).status_code == 200
+        while served.node.generations_open:
+            await trio.sleep(0.01)
+        served.node.says = ""
+        assert (await served.unix.post("/generate", json=PROMPT)).status_code == 200
+        await stream.aclose()
+
+    serve(tmp_path, conversation, times=ApiTimes(read_seconds=0.3))
+
+
+def test_the_api_ends_although_somebody_does_not_read(tmp_path):
+    """At once, and whoever it was is cut off."""
+
+    async def conversation(served: Served) -> None:
+        served.node.says = ("x" * 2**20 + " ") * 40
+        body = json.dumps({"prompt": "a", "tokens_max": 4096}).encode()
+        reader.connect(str(served.address.socket))
+        reader.sendall(f"POST /generate HTTP/1.1\r\nhost: node\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        while not served.node.generations_open:
+            await trio.lowlevel.checkpoint()
+        await trio.sleep(0.2)  # it fills what the system keeps for a reader
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as reader:
+        serve(tmp_path, conversation, times=ApiTimes(read_seconds=1e6))
+
+
+def test_every_answer_has_its_number_and_lets_no_page_use_it(tmp_path):
+    """Errors too; a page whose origin is allowed may read, and is told so before it asks."""
+
+    async def conversation(served: Served) -> None:
+        numbers = set()
+        for path in ("/status", "/nothing", "/docs"):
+            headers = (await served.tcp.get(path)).headers
+            numbers.add(headers["x-request-id"])
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert "access-control-allow-origin" not in headers
+        assert len(numbers) == 3
+        page = {"origin": "https://chat.example"}
+        asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        allowed = await served.tcp.options("/v1/chat/completions", headers=page | asked)
+        assert allowed.headers["access-control-allow-origin"] == "https://chat.example"
+        answer = await served.tcp.get("/status", headers=page)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://chat.example")
+        refused = await served.tcp.get("/status", headers={"origin": "https://other.example"})
+        assert refused.status_code == 403
+
+    serve(tmp_path, conversation, origins=["https://chat.example"])
+
+
+def test_the_table_of_routes_is_told(tmp_path):
+    """As an OpenAPI document with a schema for each body, and as a page without anything of another host."""
+
+    async def conversation(served: Served) -> None:
+        document = (await served.tcp.get("/openapi.json")).json()
+        assert document["openapi"].startswith("3.1")
+        assert set(document["paths"]) == {PATH_KIND.sub("}", row.path) for row in ROUTES}
+        completion = document["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"][
+            "schema"
+        ]
+        assert "prompt" in document["components"]["schemas"][completion["$ref"].rpartition("/")[2]]["properties"]
+        page = (await served.tcp.get("/docs")).text
+        assert all(row.path in page for row in ROUTES)
+        assert "http://" not in page
+        assert "https://" not in page
+        assert "<script" not in page
+
+    serve(tmp_path, conversation)
+
+
+def test_a_text_comes_whole_where_that_is_asked(tmp_path):
+    """/chat; /chat/distributed only from a node that has no experts itself."""
+
+    async def conversation(served: Served) -> None:
+        answer = await served.unix.post("/chat", json=PROMPT)
+        assert answer.json() == {"text": "to be or ", "tokens": 3, "round": 7}
+        refused = await served.unix.post("/chat/distributed", json=PROMPT)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "not_distributed")
+        MODEL["experts"] = "elsewhere"
+        assert (await served.unix.post("/chat/distributed", json=PROMPT)).status_code == 200
+
+    try:
+        serve(tmp_path, conversation)
+    finally:
+        MODEL["experts"] = "here"
+
+
+def test_experts_are_listed(tmp_path):
+    """All, one, their calls; what was refused and who failed."""
+
+    async def conversation(served: Served) -> None:
+        assert (await served.tcp.get("/experts")).json() == [EXPERT]
+        assert (await served.tcp.get("/experts/layer0.expert1")).json() == EXPERT
+        assert (await served.tcp.get("/experts/layer9.expert9")).status_code == 404
+        assert (await served.tcp.get("/experts/calls")).json()["served"]["served"] == 3
+        integrity = (await served.tcp.get("/security/integrity_status")).json()
+        assert (integrity["rejected"], integrity["audits_failed"]) == (STATUS["rejected"], 3)
+        assert (await served.tcp.get("/p2p/nodes")).json() == [PEER]
+        assert (await served.tcp.get("/monitoring/health")).json()["healthy"]
 
     serve(tmp_path, conversation)
 

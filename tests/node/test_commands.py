@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
 
 from node.api.server import serve_api
 from node.cli import nocknode
@@ -28,7 +29,7 @@ def with_node(root: Path, conversation: Callable[[FakeNode, Ask], Awaitable[None
 
     async def main() -> None:
         node = FakeNode()
-        with trio.fail_after(60):
+        with trio.fail_after(60), capture_logs():  # the node's log is not what a command prints
             async with trio.open_nursery() as nursery:
                 await nursery.start(serve_api, lambda: node, DataDirectory(root), "127.0.0.1:0", STATUS["peer"], [])
                 await conversation(node, ask)

@@ -17,6 +17,7 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from node.account_address import account_text
 from node.api.server import serve_api
@@ -59,7 +60,7 @@ def with_chain(root: Path, conversation: Callable[[SmallChain, Ask], Awaitable[N
     async def main() -> None:
         node = FakeNode()
         node.small_chain.seals = True
-        with trio.fail_after(60):
+        with trio.fail_after(60), capture_logs():  # the node's log is not what a command prints
             async with trio.open_nursery() as nursery:
                 await nursery.start(serve_api, lambda: node, DataDirectory(root), "127.0.0.1:0", STATUS["peer"], [])
                 await conversation(node.small_chain, ask)

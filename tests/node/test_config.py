@@ -101,7 +101,9 @@ def test_the_written_configuration_is_read_back(tmp_path):
         ('[network]\nannounce = ["/ip4/127.0.0.1/tcp/0"]', 2, "no address to announce"),
         ('[network]\nannounce = ["/ip4/127.0.0.1/tcp/1/p2p/12D3"]', 2, "announce an address alone"),
         ('[network]\nbootstrap = ["/ip4/127.0.0.1/tcp/1"]', 2, "lacks the peer id"),
-        ('[api]\nlisten = "0.0.0.0:80"', 2, "must be a loopback address"),
+        ('[api]\nlisten = "0.0.0.0"', 2, "must be an address and a port"),
+        ('[api]\nlisten = "::1:80"', 2, "must be an address and a port"),
+        ('[api]\nallow_origins = ["https://a.example/path"]', 2, "must be an origin"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path, text, line, words):

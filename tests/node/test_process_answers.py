@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
+
+import openai
 
 from tests.node.processes import Network, NodeProcess, run_command, wait_for
 
@@ -17,6 +21,22 @@ def chat(node: NodeProcess) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def complete(node: NodeProcess) -> str:
+    """The same by OpenAI's client, of several asked at once; prompt included."""
+    key = run_command("api-key", "new", "a friend", "--data-dir", str(node.directory)).stdout.strip()
+    url = json.loads(node.places.api_file.read_bytes())["url"]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+        (model,) = client.models.list().data
+        ask = partial(client.completions.create, model=model.id, prompt=PROMPT, max_tokens=TOKENS, temperature=0)
+        whole = ask(n=2, echo=True)
+        streamed = "".join(chunk.choices[0].text for chunk in ask(stream=True))
+    assert whole.usage is not None
+    assert 2 <= whole.usage.completion_tokens <= 2 * TOKENS
+    texts = {choice.text for choice in whole.choices} | {PROMPT + streamed}
+    assert len(texts) == 1
+    return texts.pop().strip("\n")
 
 
 def test_a_node_without_experts_answers_as_those_who_have_them(tmp_path: Path) -> None:
@@ -36,6 +56,7 @@ def test_a_node_without_experts_answers_as_those_who_have_them(tmp_path: Path) -
         expected = chat(members[0])
         assert expected
         assert chat(door) == expected
+        assert complete(door) == complete(members[0]) == expected.strip("\n")
         for worker in members[0].kill():
             worker.wait(10)
         assert chat(door) == expected
