@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from itertools import chain, islice
+from collections.abc import Container, Mapping
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,6 +14,7 @@ from node.adverts import ADVERT_SECONDS, advert_seconds
 from node.config import HERE
 from node.inbound import AuthorRejected
 from node.services.learning import dataset_key
+from p2p.addresses import parse_address
 from p2p.records import build_peer_record, peer_key, record_key
 from p2p.requests import ADVERTS
 from p2p.transport import PeerUnreachable, RequestFailed
@@ -37,7 +38,8 @@ RECORD_SECONDS = 12 * 3600.0  # libp2p.md 4: records are put again well before t
 LOOK_SECONDS = 2.0
 ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
 FIND_SECONDS_MAX = 5.0
-PEERS_REMEMBERED_MAX = 64  # across a restart: some kilobytes (a guess)
+PEERS_REMEMBERED_MAX = 128  # across a restart: some kilobytes (a guess)
+LOOKS_BETWEEN = 32  # at the latest, for a member of whom nobody speaks; at first sooner
 
 
 def model_key(network: NetworkId) -> str:
@@ -150,23 +152,33 @@ class Presence:
 
     async def _look_around(self) -> None:
         """Dial peers that adverts speak of, and judge our clock by theirs."""
-        remembered = self._node.ground.known_peers()
+        remembered = {address.peer: str(address) for address in map(parse_address, self._node.ground.known_peers())}
         here: tuple[PeerId, ...] = ()
-        while True:
+        for look in count(1):
             await trio.sleep(LOOK_SECONDS)
             before, here = here, self._node.transport.connected_peers()
             connected = set(here)
-            if not here:  # where we were told to begin, nobody is: those whom we knew may still be there
-                for address in remembered:
-                    await self._dial_at(address)
-            elif here != before:
+            if here and here != before:
                 remembered = self._remember(remembered)
+            for peer, address in remembered.items():
+                if self._is_missed(peer, connected, look) and await self._dial_at(address):
+                    connected.add(peer)
             for peer, advert in self._strangers(connected):
                 if await self._dial(peer, advert.addresses):
                     connected.add(peer)
             if self._is_announce_owed and self._announced is not None:
                 await self.announce(self._announced)
             await self._judge_clock()
+
+    def _is_missed(self, peer: PeerId, connected: Container[PeerId], look: int) -> bool:
+        """Whether to dial where a peer was before: anybody while nobody is here, and members of whom nobody speaks.
+
+        Nobody may be willing to: to a node that begins among liars, all whom it meets are liars.
+        """
+        if not connected:
+            return True
+        is_due = look & (look - 1) == 0 or look % LOOKS_BETWEEN == 0
+        return is_due and peer not in connected and self._node.roster.find_index(peer) is not None
 
     def _strangers(self, connected: Container[PeerId]) -> list[tuple[PeerId, Advert]]:
         """Whom to dial: every member of the roster, because owners take deltas and members vote; others while few are here."""
@@ -181,14 +193,17 @@ class Presence:
         found = ((peer, adverts.find(peer)) for peer in wanted if peer != node.ground.peer)
         return [(peer, advert) for peer, advert in found if advert is not None]
 
-    def _remember(self, remembered: tuple[str, ...]) -> tuple[str, ...]:
-        """Write down who is here, when that is somebody else than before."""
+    def _remember(self, remembered: Mapping[PeerId, str]) -> dict[PeerId, str]:
+        """Write down who is here, when that has changed; members of the roster first, and also those who left."""
         node = self._node
-        here = (node.transport.known_addresses(peer)[:1] for peer in node.transport.connected_peers())
-        now = tuple(chain.from_iterable(here))[:PEERS_REMEMBERED_MAX]
+        known = {peer: address for peer, address in remembered.items() if node.roster.find_index(peer) is not None}
+        for peer in node.transport.connected_peers():
+            known.update((peer, address) for address in node.transport.known_addresses(peer)[:1])
+        ranked = sorted(known.items(), key=lambda each: node.roster.find_index(each[0]) is None)
+        now = dict(ranked[:PEERS_REMEMBERED_MAX])
         if now != remembered:
             try:
-                node.ground.store_known_peers(now)
+                node.ground.store_known_peers(now.values())
             except DatabaseCorrupt:
                 raise
             except OSError as error:  # a full disk: what is written there is old, and better than nothing
