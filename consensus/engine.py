@@ -148,9 +148,9 @@ class Engine:
         effects, self._effects = self._effects, []
         return effects
 
-    def start_rounds(self, now: int) -> list[Effect]:
-        """Open the first round: the node is synced and connected."""
-        return list(self.rounds.start(now))
+    def start_rounds(self, now: int, age_ms: int = 0) -> list[Effect]:
+        """Open the first round: the node is synced and connected. ``age_ms``: see ``RoundMachine.start``."""
+        return list(self.rounds.start(now, age_ms))
 
     def _nudge(self) -> None:
         if self.execution.is_ready():

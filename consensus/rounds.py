@@ -86,6 +86,7 @@ from protocol.roster import Decided, DeltaRef, Head, Slot
 SILENCE = 300  # learning.md 2: an attempt is given 0.3 rounds
 STANDBY_COLLECTS = 150  # half of that for the standby to collect what is delivered again (a guess)
 ANNOUNCE_EARLY = 333  # a learner that announces itself later is not waited for (a guess)
+ROUNDS_STOOD = 2  # after so many without a head a network stood: as long as any tile may be without an owner
 GATHER = 800  # until when an aggregator waits for its region: a fifth of the round is left to merge and send (a guess)
 ASK = 900  # when a learner asks what became of its delta: a tenth is left to give it to the owner itself (a guess)
 RETRY = 500  # how often a stalled node tries again
@@ -294,8 +295,13 @@ class RoundMachine:
             return effects  # one more is waited for: nothing becomes possible by that
         return effects + self._proceed(now)
 
-    def start(self, now: int) -> list[RoundEffect]:
-        """Open the first round. Call once, when the node is synced and connected."""
+    def start(self, now: int, age_ms: int = 0) -> list[RoundEffect]:
+        """Open the first round. Call once, when the node is synced and connected.
+
+        age_ms: how long ago the last head was decided, which is when the network opened its round. Whoever comes back in the
+        middle has what is left of it, and at least what a standby has to collect; it would be silent else when all others wait
+        for it. A network that stood begins its round anew.
+        """
         self._started = True
         for member in self._rules.roster.members:
             if member.node != self._me and member.node not in self._connected:
@@ -303,7 +309,10 @@ class RoundMachine:
         newest = max((tile.decided_round for tile in self._tiles.values()), default=-1)
         complete = all(tile.decided_round == newest for tile in self._tiles.values())
         self._first_seen_round = newest + 1 if complete else newest
-        return self._open(self._first_seen_round, now) + self._proceed(now)
+        if age_ms > ROUNDS_STOOD * self._rule.round_ms:
+            age_ms = 0
+        opened_at = now - min(age_ms, self._rule.round_ms - self._share(STANDBY_COLLECTS))
+        return self._open(self._first_seen_round, opened_at) + self._proceed(now)
 
     def decide(self, decided: Iterable[Decided], now: int) -> list[RoundEffect]:
         """Heads became final."""

@@ -117,11 +117,12 @@ from p2p import transport as wire
 from p2p.io.libp2p_host import open_libp2p_host
 from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
-from protocol.codec import encode
+from protocol.codec import decode, encode
 from protocol.digest import Domain, digest, number
 from protocol.finality import Header
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
+from protocol.limits import KIB
 from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
 from protocol.roster import Decided, Roster, sign_head
 from protocol.transactions import check_transaction, transaction_id
@@ -396,7 +397,7 @@ class Node:
         self.phase = "running"
         if self.chain.fork == 0:  # blocks of before a recovery were certified under another name
             self._start(self.backfill.run)
-        await self.reactor.post_call(self.engine.start_rounds)
+        await self.reactor.post_call(lambda now: self.engine.start_rounds(now, self._round_age_ms()))
         await self.presence.provide()
         self._start(self.keeping.run)
         await self._repeat_transactions()
@@ -469,6 +470,14 @@ class Node:
             decided.append(Decided(head.slot, head, height))
         for each in reversed(decided):
             self.records.decide(each)
+
+    def _round_age_ms(self) -> int:
+        """How long ago the last head was decided; 0 where none is known."""
+        newest = next(heads_downwards(self.ground.ledger, BLOCKS_RECALLED), None)
+        header = None if newest is None else self.ground.ledger.find_header(newest[0])
+        return (
+            0 if header is None else max(0, self.clock.now_ms() - decode(Header, header, limit_bytes=4 * KIB).time_ms)
+        )
 
     async def _wait_for_roster(self) -> None:
         """Round 0 starts when the roster is connected, or when a quorum of it has been for a while."""

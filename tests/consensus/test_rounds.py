@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from msgspec.structs import replace
 
 from consensus import events as e
@@ -11,7 +12,15 @@ from consensus.engine import Engine
 from consensus.execution import Execution
 from consensus.finality.core import FinalityCore
 from consensus.finality.events import Anchor, Started
-from consensus.rounds import AGAIN, ANNOUNCERS_MAX, SILENCE, STANDBY_COLLECTS, STRANGERS_PER_TILE_MAX, RoundMachine
+from consensus.rounds import (
+    AGAIN,
+    ANNOUNCERS_MAX,
+    ROUNDS_STOOD,
+    SILENCE,
+    STANDBY_COLLECTS,
+    STRANGERS_PER_TILE_MAX,
+    RoundMachine,
+)
 from consensus.state import State, tile_heads
 from protocol.digest import blob_digest
 from protocol.finality import NO_BLOCK
@@ -124,6 +133,24 @@ def test_at_the_deadline_an_owner_merges_what_it_has():
     assert not of(e.StartMerge, machine.handle(e.RoundTimer(), ROUND_MS - 1))
     (merge,) = [m for m in of(e.StartMerge, machine.handle(e.RoundTimer(), ROUND_MS)) if m.slot.tile == TILE]
     assert [reference.learner for reference in merge.deltas] == [OWNER]
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "deadline"),
+    [
+        (0, ROUND_MS),
+        (ROUND_MS // 4, ROUND_MS - ROUND_MS // 4),
+        (ROUND_MS, share(STANDBY_COLLECTS)),
+        (ROUNDS_STOOD * ROUND_MS, share(STANDBY_COLLECTS)),
+        (ROUNDS_STOOD * ROUND_MS + 1, ROUND_MS),
+    ],
+)
+def test_who_comes_back_in_the_middle_of_a_round_has_the_rest_of_it(age_ms, deadline):
+    """And at least what a standby has to collect; where nothing was decided for long, the round begins anew."""
+    machine = make_machine(OWNER)
+    learn(machine, machine.start(0, age_ms), now=1)
+    assert not of(e.StartMerge, machine.handle(e.RoundTimer(), deadline - 1))
+    assert TILE in [merge.slot.tile for merge in of(e.StartMerge, machine.handle(e.RoundTimer(), deadline))]
 
 
 def test_a_late_announcement_is_not_waited_for():
