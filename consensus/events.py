@@ -328,9 +328,13 @@ class Propose:
 
 @dataclass(frozen=True, slots=True)
 class Republish:
-    """Publish heads again that were signed and journaled before."""
+    """Publish heads again that were signed and journaled before.
+
+    is_direct: to every member besides, one by one: gossip seems not to reach them.
+    """
 
     heads: tuple[Head, ...]
+    is_direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)

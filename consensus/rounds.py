@@ -25,6 +25,8 @@ A round at a node
   region gave and sends one delta. It closes at 0.8 rounds; at 0.9 a learner asks it whether an owner has its delta so, and
   gives it to the owner directly where not. Then two ways may lead to one head: it counts once, by H2, and the
   owner leaves out what would count twice.
+* **A head that nobody decides** is said again, to every member directly: a proposer among strangers who pass nothing on would
+  be heard by nobody, and its slot go from silence to silence.
 * **A proposer has one value for a slot in an epoch**: once signed and journaled it is only ever published again. In the next
   epoch it may have another place in the tile's order, or none: then it proposes anew, or somebody else does.
 * **The fate of a delta** is sealed when a head lists it, itself or inside an aggregate (merged), or when the version after
@@ -86,6 +88,7 @@ from protocol.roster import Decided, DeltaRef, Head, Slot
 SILENCE = 300  # learning.md 2: an attempt is given 0.3 rounds
 STANDBY_COLLECTS = 150  # half of that for the standby to collect what is delivered again (a guess)
 ANNOUNCE_EARLY = 333  # a learner that announces itself later is not waited for (a guess)
+UNHEARD = 150  # half of an attempt: a proposer whose head was not decided says it to every member (a guess)
 ROUNDS_STOOD = 2  # after so many without a head a network stood: as long as any tile may be without an owner
 GATHER = 800  # until when an aggregator waits for its region: a fifth of the round is left to merge and send (a guess)
 ASK = 900  # when a learner asks what became of its delta: a tenth is left to give it to the owner itself (a guess)
@@ -144,6 +147,7 @@ class _Tile:
     trouble: str = ""  # why the last merge failed
     heard: bool = False  # a head of the open slot was verified here: nobody is silent
     own_at: int | None = None  # when our own delta for the open slot was there
+    say_again_at: int = 0  # our proposed head of the open slot
     _counted: frozenset[Digest] = field(init=False)  # by the decided head
 
     def __post_init__(self) -> None:
@@ -453,6 +457,7 @@ class RoundMachine:
             effects += self._maybe_give_up(now)  # it may open a round, which is learned at once
         if not self._done:
             effects += self._maybe_learn(now)
+        effects += self._maybe_say_again(now)
         effects += self._maybe_deliver(now)
         effects += self._maybe_ask(now)
         effects += self._maybe_aggregate(now)
@@ -497,6 +502,15 @@ class RoundMachine:
         """Our signed and journaled heads of slots that are still open."""
         heads = (self._proposed[slot] for slot in sorted(self._proposed))
         return tuple(head for head in heads if head.version == self._tiles[head.tile].slot_version and _signed(head))
+
+    def _maybe_say_again(self, now: int) -> list[RoundEffect]:
+        """Our heads that were not decided for a while."""
+        if not self._proposed:
+            return []
+        unheard = tuple(head for head in self.open_proposals() if now >= self._tiles[head.tile].say_again_at)
+        for head in unheard:
+            self._tiles[head.tile].say_again_at = now + self._share(SILENCE)
+        return [Republish(unheard, is_direct=True)] if unheard else []
 
     def _republish(self) -> list[RoundEffect]:
         again = self.open_proposals()
@@ -912,6 +926,7 @@ class RoundMachine:
                 )
             )
             self._proposed[merged.slot] = heads[-1]
+            tile.say_again_at = now + self._share(UNHEARD)
         return [Propose(tuple(heads))] if heads else []
 
     def remember_signed(self, heads: Iterable[Head]) -> None:
@@ -1018,6 +1033,7 @@ class RoundMachine:
             moments.add(self._tiles[name].again_at)
         for own in self._deliverables():
             moments.update(own.again_at.values())
+        moments.update(self._tiles[head.tile].say_again_at for head in self.open_proposals())
         upcoming = min((moment for moment in moments if now < moment < _NEVER), default=None)
         if upcoming is None or upcoming == self._timer_at:
             return []

@@ -2,6 +2,7 @@
 
     gossip       bytes -> envelope -> payload   -> event
     validators   bytes -> ValidatorMessage      -> event   (signed inside; the stream says which member it is)
+    proposers    bytes -> HeadProposals         -> event   (signed inside)
     adverts      bytes -> envelopes -> payloads -> events  (what gossip brought to somebody else)
 
 The host has already checked size and rate (p2p/admission.py). What is refused is counted by reason, and whoever is to blame
@@ -17,7 +18,8 @@ from consensus.engine import Event
 from consensus.events import HeadsSeen, RegionTold, RoundAnnounced, TipSeen, TransactionsSeen
 from consensus.finality.events import MessageReceived
 from node.adverts import Adverts
-from p2p.requests import ADVERTS
+from p2p import transport as wire
+from p2p.requests import ADVERTS, HEADS
 from p2p.transport import GossipReceived
 from protocol.codec import decode
 from protocol.envelope import Envelope, SequenceWindows, open_envelope
@@ -105,6 +107,13 @@ class Inbound:
                 return RegionTold(envelope.sender, payload.region) if is_news else None
             case _:
                 raise Rejected(Reason.UNKNOWN_KIND, f"kind {envelope.kind}")
+
+    def message(self, message: wire.MessageReceived) -> Event | None:
+        """The event of a one-way message; None for one that says nothing to us. Raises ``Rejected``."""
+        if message.protocol == HEADS.protocol:
+            heads = decode(HeadProposals, message.data, limit_bytes=HEADS.request_bytes_max).heads
+            return HeadsSeen(heads, message.peer)
+        return self.validator(message.peer, message.data)
 
     def validator(self, peer: PeerId, data: bytes) -> MessageReceived | None:
         """The event of a message on a validator stream; None from who is no validator as far as we know. Raises ``Rejected``.

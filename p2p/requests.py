@@ -18,6 +18,7 @@ from protocol.limits import (
     EXPERT_TILES_MAX,
     FRAME_BYTES_MAX,
     GENESIS_BYTES_MAX,
+    GOSSIP_MESSAGE_BYTES_MAX,
     KIB,
     STATE_NAMES_PER_REQUEST_MAX,
     TABLES_PER_REQUEST_MAX,
@@ -98,10 +99,20 @@ EXPERT: Final = RequestRule(
 VOTE: Final = RequestRule(
     "/nock/vote/1", FRAME_BYTES_MAX, 0, 10.0, 1, True, "validator to validator: votes, proposals, certificates"
 )
+HEADS: Final = RequestRule(
+    "/nock/heads/1",
+    GOSSIP_MESSAGE_BYTES_MAX,
+    0,
+    10.0,
+    1,
+    True,
+    "a proposer to members, where gossip seems not to arrive",
+)
 PING: Final = RequestRule("/nock/ping/1", 64, 4 * KIB, 10.0, 1, False, "are you there, and what time is it; hosts only")
 
 REQUESTS: Final = {
-    rule.protocol: rule for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, STATE, CELLS, EXPERT, VOTE, PING)
+    rule.protocol: rule
+    for rule in (GENESIS, HELLO, BLOB, DELTA, SYNC, ADVERTS, STATE, CELLS, EXPERT, VOTE, HEADS, PING)
 }
 
 BLOB_ANSWER_OVERHEAD_BYTES_MAX: Final = 4 * KIB

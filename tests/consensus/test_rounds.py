@@ -19,6 +19,7 @@ from consensus.rounds import (
     SILENCE,
     STANDBY_COLLECTS,
     STRANGERS_PER_TILE_MAX,
+    UNHEARD,
     RoundMachine,
 )
 from consensus.state import State, tile_heads
@@ -312,6 +313,22 @@ def test_a_proposed_slot_is_never_merged_again():
     later += machine.handle(e.RoundTimer(), 3 * ROUND_MS)
     assert not [merge for merge in of(e.StartMerge, later) if merge.slot.tile == TILE]
     assert of(e.Republish, later)[0].heads == (signed,)
+
+
+def test_a_head_that_nobody_decides_is_said_to_every_member():
+    """First half of a silence after it was proposed, then once a silence, until its slot is decided."""
+    machine, effects = started(OWNER)
+    (propose,) = of(e.Propose, merge_once(machine, effects))
+    machine.remember_signed([replace(propose.heads[0], signature=make_head().signature)])
+
+    def said(now: int) -> list[bool]:
+        return [again.is_direct for again in of(e.Republish, machine.handle(e.RoundTimer(), now))]
+
+    first = ROUND_MS + 10 + share(UNHEARD)
+    assert [said(first - 1), said(first), said(first + 1)] == [[], [True], []]
+    assert [said(first + share(SILENCE) - 1), said(first + share(SILENCE))] == [[], [True]]
+    decide(machine, make_head(), now=first + share(SILENCE))
+    assert True not in said(first + 3 * share(SILENCE))
 
 
 def test_a_restored_proposal_is_the_only_value():

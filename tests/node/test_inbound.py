@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.events import TransactionsSeen
+from consensus.events import HeadsSeen, TransactionsSeen
 from consensus.finality.events import MessageReceived
 from node.inbound import AuthorRejected, Inbound
+from p2p.requests import HEADS, VOTE
 from p2p.transport import GossipReceived
+from p2p.transport import MessageReceived as Told
 from protocol.codec import Message, encode
 from protocol.envelope import seal
 from protocol.finality import ChainId, VoteKind
 from protocol.ids import PeerId
+from protocol.learning import HeadProposals
 from protocol.messages import KIND_OF
 from protocol.rejection import Reason, Rejected
 from protocol.transactions import TransactionBundle, check_transaction, sign_transaction
+from tests.consensus.samples import make_head
 from tests.protocol.samples import ACCOUNT_KEYS, NODE_KEYS, genesis, payloads, vote
 
 NETWORK = genesis().network_id()
@@ -22,6 +26,7 @@ CHAIN = ChainId.of(NETWORK)
 NOW_MS = 1_000
 FORWARDER = PeerId(bytes([9]) * 32)
 AUTHOR = PeerId(NODE_KEYS[0].public)
+VOTE_SAID = vote(0, VoteKind.NOTARIZE, b"one")
 PAID = encode(sign_transaction(ACCOUNT_KEYS[0], CHAIN, 0, 10**6, payloads()["transfer"]))
 
 
@@ -65,3 +70,14 @@ def test_a_vote_from_outside_is_dropped_without_blame() -> None:
     assert stranger.validator(AUTHOR, data) is None
     assert stranger.rejected == {Reason.NOT_A_MEMBER.code: 1}
     assert isinstance(inbound(AUTHOR).validator(AUTHOR, data), MessageReceived)
+
+
+def test_heads_come_from_their_proposer_directly_too() -> None:
+    """Who tells them is who is asked for their updates; what is no heads is its fault, and votes come by another way."""
+    heads = HeadProposals((make_head(),))
+    assert inbound().message(Told(FORWARDER, HEADS.protocol, encode(heads))) == HeadsSeen(heads.heads, FORWARDER)
+    for data in (b"", b"nothing", encode(VOTE_SAID)):
+        with pytest.raises(Rejected) as caught:
+            inbound().message(Told(FORWARDER, HEADS.protocol, data))
+        assert not isinstance(caught.value, AuthorRejected)
+    assert inbound(AUTHOR).message(Told(AUTHOR, VOTE.protocol, encode(VOTE_SAID))) == MessageReceived(AUTHOR, VOTE_SAID)
