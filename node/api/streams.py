@@ -25,6 +25,7 @@ class LongResponse(Response):
         # Starlette counts an empty body's length into the headers; a stream has none.
         self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         self.is_begun = False
+        self._watching = trio.CancelScope()
         self._saying = trio.Lock()  # several answers of one request speak in turn
 
     async def work(self) -> None:
@@ -34,9 +35,19 @@ class LongResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+            nursery.start_soon(self._watch, nursery.cancel_scope)
             await self._work()
             nursery.cancel_scope.cancel()
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        """Cancel when the caller is gone, until the last bytes are said: their end is a disconnect to the server too.
+
+        It would be interrupted while it closes the connection.
+        """
+        with self._watching:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            scope.cancel()
 
     async def _work(self) -> None:
         try:
@@ -56,6 +67,7 @@ class LongResponse(Response):
     async def whole(self, response: Response) -> None:
         """One answer instead of a stream."""
         self.is_begun = True
+        self._watching.cancel()
         await response(self._scope, self._receive, self._send)
 
     async def event(self, value: Any) -> None:
@@ -70,10 +82,5 @@ class LongResponse(Response):
 
     async def end(self) -> None:
         """No event comes after this."""
+        self._watching.cancel()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()

@@ -347,6 +347,22 @@ def test_the_table_of_routes_is_told(tmp_path):
     serve(tmp_path, conversation)
 
 
+def test_a_connection_that_is_to_be_closed_is(tmp_path):
+    """After a stream and after a whole answer: whoever reads to the end comes to it."""
+
+    async def conversation(served: Served) -> None:
+        body = json.dumps(PROMPT).encode()
+        for path in ("/generate", "/chat"):
+            async with await trio.open_unix_socket(str(served.address.socket)) as stream:
+                head = f"POST {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+                await stream.send_all(head.encode() + body)
+                received = b"".join([data async for data in stream])
+                assert received.startswith(b"HTTP/1.1 200")
+                assert b'"tokens":3' in received
+
+    serve(tmp_path, conversation)
+
+
 def test_a_text_comes_whole_where_that_is_asked(tmp_path):
     """/chat; /chat/distributed only from a node that has no experts itself."""
 

@@ -1,0 +1,261 @@
+"""Answers through a node's door: tokens a second, what a token waits for, and a thousand streams at once.
+
+Three real nodes on loopback: two hold a model of twelve layers, the third has none of its experts. Clients ask for streams over
+HTTP, as OpenAI's clients do. Beside it stands the same model in one process, with as many answers in a step: no HTTP, no worker,
+no peers. All processes share the cores of this machine. Nobody learns meanwhile.
+
+The last part opens many streams to one node at once and says what they cost it in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # also as a plain program; our packages before our neighbours
+
+from benchmarks.common import Row, compare, median, report, say, standard_options
+from benchmarks.common.network import ask, found
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+LAYERS, QUICK_LAYERS = 12, 2
+WIDTH, EXPERTS, EXPERT_WIDTH, CONTEXT = 128, 4, 256, 256
+AT_ONCE: Final = (1, 8, 32)
+TOKENS, QUICK_TOKENS = 48, 8
+STREAMS, QUICK_STREAMS = 1_000, 50
+STREAM_TOKENS: Final = 8
+PROMPT: Final = "def method_1(self, value):\n    return "
+ROUND_SECONDS: Final = 30.0
+READY_SECONDS_MAX: Final = 300.0
+STREAMS_SECONDS_MAX: Final = 600.0
+POLL_SECONDS: Final = 0.5
+MIB: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class Said:
+    """What one stream said: when each piece of it came."""
+
+    at: list[float] = field(default_factory=list)
+    tokens: int = 0
+    is_whole: bool = False
+
+    def gaps_ms(self) -> list[float]:
+        return [1000 * (after - before) for before, after in itertools.pairwise(self.at)]
+
+
+async def stream(url: str, key: str, tokens: int, seed: int, said: Said) -> None:
+    """One answer as a stream, read as it comes."""
+    import trio
+
+    body = json.dumps(
+        {
+            "model": "answers",
+            "prompt": PROMPT,
+            "max_tokens": tokens,
+            "temperature": 1,
+            "seed": seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    )
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key}\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    async with await trio.open_tcp_stream(host, int(port)) as connection:
+        await connection.send_all((head + body).encode())
+        rest = b""
+        async for data in connection:
+            *events, rest = (rest + data).split(b"\n\n")
+            for event in events:
+                if b'"text":' in event and b'"finish_reason":null' in event:
+                    said.at.append(trio.current_time())
+                elif b'"completion_tokens":' in event:
+                    line = event[event.index(b"data: ") + 6 :]
+                    said.tokens = json.loads(line.splitlines()[0])["usage"]["completion_tokens"]
+                elif b"[DONE]" in event:
+                    said.is_whole = True
+
+
+async def streams(url: str, key: str, count: int, tokens: int) -> tuple[list[Said], float]:
+    """So many at once, and the seconds until the last had ended."""
+    import trio
+
+    said = [Said() for _ in range(count)]
+    began = trio.current_time()
+    with trio.fail_after(STREAMS_SECONDS_MAX):
+        async with trio.open_nursery() as nursery:
+            for number, each in enumerate(said):
+                nursery.start_soon(stream, url, key, tokens, number, each)
+    return said, trio.current_time() - began
+
+
+def alone(shape: Any, at_once: int, tokens: int) -> tuple[float, float]:
+    """Tokens a second, and milliseconds of a step, of the whole model in this process."""
+    import torch
+
+    from compute.decoding import Decoder, drive
+    from compute.model.config import check_config
+    from compute.model.moe import MoEModel
+    from compute.sampling import Sampling
+
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    model = MoEModel(check_config(shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.05)
+    decoder = Decoder(model)
+    for number in range(at_once):
+        sampling = Sampling(tokens, temperature=1.0, seed=number, stop_tokens=frozenset())
+        decoder.add(str(number), list(PROMPT.encode()), sampling)
+    steps = []
+    while len(decoder):
+        began = time.perf_counter()
+        drive(decoder.step(), model)
+        steps.append(time.perf_counter() - began)
+    return at_once * tokens / sum(steps), 1000 * median(steps[1:])
+
+
+def memory_mib(pid: int) -> tuple[float, float]:
+    """Resident memory of a node's own process, and of its workers."""
+    import psutil
+
+    node = psutil.Process(pid)
+    workers = sum(child.memory_info().rss for child in node.children(recursive=True))
+    return node.memory_info().rss / MIB, workers / MIB
+
+
+async def measure(fleet: Any, tokens: int, at_once: Sequence[int], count: int, shape: Any) -> list[Row]:
+    """All rows, with nodes that run until the fleet is left."""
+    import trio
+
+    first = await fleet.wait_ready(fleet.start_node(0, ()))
+    second = await fleet.wait_ready(fleet.start_node(1, first.addresses[:1]))
+    options = ("--no-learn", "--experts", "elsewhere")
+    door = await fleet.wait_ready(fleet.start_node(2, [first.addresses[0], second.addresses[0]], options))
+    with trio.fail_after(READY_SECONDS_MAX):
+        while not _are_ready([first.url, second.url], door.url):
+            await trio.sleep(POLL_SECONDS)
+    keys = {}
+    for node, at in ((0, first), (2, door)):
+        path = fleet.nodes[node].log.parents[1] / f"peer-{node}" / "api.token"
+        keys[at.url] = path.read_text().strip()
+    rows: list[Row] = []
+    for many in at_once:
+        floor_rate, floor_ms = alone(shape, many, tokens)
+        for name, at in (("experts here", first), ("experts elsewhere", door)):
+            await streams(at.url, keys[at.url], many, 4)  # the decoder is there, connections too
+            said, took = await streams(at.url, keys[at.url], many, tokens)
+            _check(said, name)
+            gaps = sorted(gap for each in said for gap in each.gaps_ms())
+            added = [gap - floor_ms for gap in gaps]
+            label = f"{name}, {many} at once"
+            rate = sum(each.tokens for each in said) / took
+            say(f"{label}: {rate:.1f} tokens/s, one process {floor_rate:.1f}")
+            rows += [
+                compare(f"{label}: tokens", "tokens/s", rate, floor=floor_rate, more_is_better=True),
+                compare(f"{label}: added to a token, median", "ms", median(added)),
+                compare(f"{label}: added to a token, p95", "ms", added[int(0.95 * len(added))]),
+            ]
+    pid = fleet.nodes[0].process.pid
+    before = memory_mib(pid)
+    peak = before
+
+    async def watch() -> None:
+        nonlocal peak
+        while True:
+            now = memory_mib(pid)
+            peak = (max(peak[0], now[0]), max(peak[1], now[1]))
+            await trio.sleep(POLL_SECONDS)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        said, took = await streams(first.url, keys[first.url], count, STREAM_TOKENS)
+        nursery.cancel_scope.cancel()
+    _check(said, f"{count} streams")
+    say(f"{count} streams of {STREAM_TOKENS} tokens: all whole after {took:.1f} s")
+    return [
+        *rows,
+        compare(f"{count} streams: all of them", "s", took),
+        compare(f"{count} streams: the node's own memory before", "MiB", before[0]),
+        compare(f"{count} streams: and at its peak", "MiB", peak[0]),
+        compare(f"{count} streams: its worker before", "MiB", before[1]),
+        compare(f"{count} streams: and at its peak ", "MiB", peak[1]),
+    ]
+
+
+def _are_ready(holders: Sequence[str], door: str) -> bool:
+    """Whether the holders have ended their round and the door has their versions, a worker, and both of them."""
+    states = [ask(url, "/status") for url in holders]
+    versions = [{tile["tile"]: tile["version"] for tile in ask(url, "/tiles")} for url in (*holders, door)]
+    return (
+        all(state["state"] == "done" and state["device"] for state in states)
+        and all(each == versions[0] for each in versions)
+        and bool(ask(door, "/status")["device"])
+        and len(ask(door, "/experts/calls")["holders"]) == len(holders)
+    )
+
+
+def _check(said: Sequence[Said], name: str) -> None:
+    lost = sum(not each.is_whole for each in said)
+    if lost:
+        raise click.ClickException(f"{name}: {lost} of {len(said)} streams were not whole")
+
+
+@click.command()
+@standard_options
+@click.option("--streams", "count", type=click.IntRange(1, 4096), help="How many at once in the last part.")
+def main(as_json: bool, quick: bool, count: int | None) -> None:
+    """Answers through a node's door, by how many at once; and many streams."""
+    from dataclasses import replace
+
+    import msgspec
+    import trio
+
+    from node.config import load_template
+    from simnet.options import Settings
+    from simnet.processes import Fleet
+
+    tokens = QUICK_TOKENS if quick else TOKENS
+    template = load_template("devnet", overrides={"learning.round_seconds": ROUND_SECONDS, "learning.inner_steps": 1})
+    shape = msgspec.structs.replace(
+        template.model,
+        layers=QUICK_LAYERS if quick else LAYERS,
+        width=WIDTH,
+        heads=4,
+        experts=EXPERTS,
+        expert_width=EXPERT_WIDTH,
+        experts_per_token=2,
+        context=CONTEXT,
+    )
+    with tempfile.TemporaryDirectory(prefix="nocknode-answers-") as made:
+        settings = Settings(
+            out=Path(made), network=ROOT / "configs" / "devnet.toml", model=ROOT, peers=2, rounds=1, device="cpu"
+        )
+        text = (PROMPT.encode() + b"self.table[value]\n\n") * 4096
+        directories = [settings.data_directory(index) for index in range(3)]
+        found(directories, 2, replace(template, name="answers", model=shape), [text[:65_536]])
+        with Fleet(settings) as fleet:
+            many = count or (QUICK_STREAMS if quick else STREAMS)
+            at_once = AT_ONCE[:2] if quick else AT_ONCE
+            rows = trio.run(partial(measure, fleet, tokens, at_once, many, shape))
+    report("answers", rows, as_json, {"layers": shape.layers, "width": shape.width, "tokens": tokens})
+
+
+if __name__ == "__main__":
+    main()
