@@ -1,8 +1,8 @@
 """Answers through a node's door: tokens a second, what a token waits for, and a thousand streams at once.
 
 Three real nodes on loopback: two hold a model of twelve layers, the third has none of its experts. Clients ask for streams over
-HTTP, as OpenAI's clients do. Beside it stands the same model in one process, with as many answers in a step: no HTTP, no worker,
-no peers. All processes share the cores of this machine. Nobody learns meanwhile.
+HTTP, as OpenAI's clients do. Beside it stands the same model in one process, with as many answers in a step: no HTTP, no
+worker, no peers. All processes share the cores of this machine. Nobody learns meanwhile.
 
 The last part opens many streams to one node at once and says what they cost it in memory.
 """

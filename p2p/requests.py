@@ -1,7 +1,8 @@
 """The table of request protocols: what may be asked of a peer, or told it, over a stream.
 
-A protocol is either asked (`Transport.request`: one frame there, one answer back, one stream each) or told
-(`Transport.send`: frames in order on a stream that stays open). Every bound is checked by the host on both ends.
+A protocol is either asked (`Transport.request`: one frame there, one answer back; one stream each, but for those that are asked
+again and again) or told (`Transport.send`: frames in order on a stream that stays open). Every bound is checked by the host on
+both ends.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class RequestRule:
     cost: int  # tokens that one request takes from the peer's budget for this protocol
     is_one_way: bool
     says: str
+    kept_streams: int = 0  # that stay open to a peer for its next requests, each of which may be asked twice
 
 
 GENESIS: Final = RequestRule(
@@ -95,6 +97,7 @@ EXPERT: Final = RequestRule(
     1,
     False,
     "rows of activations through an expert",
+    kept_streams=16,  # a step of decoding calls a handful of experts at once, of each layer again
 )
 VOTE: Final = RequestRule(
     "/nock/vote/1", FRAME_BYTES_MAX, 0, 10.0, 1, True, "validator to validator: votes, proposals, certificates"

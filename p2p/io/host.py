@@ -80,6 +80,7 @@ EVENTS_MAX: Final = 4096  # unread events; beyond it the network waits for the n
 SEND_QUEUE_MESSAGES_MAX: Final = 1024  # one-way messages waiting for one peer on one protocol
 SEND_QUEUE_BYTES_MAX: Final = 32 * MIB
 SERVED_STREAMS_MAX: Final = 256  # inbound streams of one peer at once
+KEPT_SECONDS_MAX: Final = 60.0  # that a stream waits for another request
 RESERVED_STREAMS: Final = 32  # of STREAMS_PER_CONNECTION_MAX: gossip, greetings, pings, records, senders
 READ_BYTES: Final = 256 * KIB  # libp2p.md 2: large reads, or frame handling dominates
 GREETING_SECONDS_MAX: Final = 5.0
@@ -147,6 +148,7 @@ class _Link:
     slots: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(STREAMS_PER_CONNECTION_MAX - RESERVED_STREAMS))
     served_count: int = 0
     senders: dict[str, _Sender] = field(default_factory=dict)
+    kept: dict[str, list[Stream]] = field(default_factory=dict)  # by protocol: open, and nobody's now
 
     @contextmanager
     def while_here(self) -> Iterator[None]:
@@ -298,35 +300,54 @@ class StreamHost(abc.ABC):
             async with link.slots:
                 why = f"no answer within {timeout_seconds:g} s"
                 count_sent(self._counters.protocols, protocol, len(data))
-                answer = await self._ask(peer, protocol, data, response_bytes_max)
+                answer = await self._ask(link, rule, data, response_bytes_max)
                 count_received(self._counters.protocols, protocol, len(answer))
                 return answer
         raise RequestFailed(peer, protocol, why)
 
-    async def _ask(self, peer: PeerId, protocol: str, data: bytes, response_bytes_max: int) -> bytes:
-        """One question on a stream of its own; the caller holds the deadline."""
-        stream: Stream | None = None
+    async def _ask(self, link: _Link, rule: RequestRule, data: bytes, response_bytes_max: int) -> bytes:
+        """One question, on a stream that was kept or on a new one; the caller holds the deadline."""
+        kept = link.kept.setdefault(rule.protocol, [])
+        frame = None
+        while frame is None and kept:
+            with suppress(RequestFailed):  # the other side was done with it
+                frame = await self._ask_on(kept.pop(), link, rule, data, response_bytes_max)
+        if frame is None:
+            try:
+                stream = await self._open_stream(link.peer, rule.protocol)
+            except BrokenStream as error:
+                raise RequestFailed(link.peer, rule.protocol, str(error) or "no stream opened") from None
+            frame = await self._ask_on(stream, link, rule, data, response_bytes_max)
+        self._book.handle(peerbook.Heard(link.peer), trio.current_time())
+        return decode_answer(frame)
+
+    async def _ask_on(
+        self, stream: Stream, link: _Link, rule: RequestRule, data: bytes, response_bytes_max: int
+    ) -> bytes:
+        """The frame that comes back; then the stream is kept, or finished."""
         is_whole = False
         try:
-            stream = await self._open_stream(peer, protocol)
             await stream.write(encode_frame(data))
             reader = FrameReader(max(response_bytes_max + ANSWER_OVERHEAD_BYTES, REFUSAL_BYTES_MAX))
             frame = await _read_frame(stream, reader)
             if frame is None:
-                raise RequestFailed(peer, protocol, "the peer closed the stream without an answer")
+                raise RequestFailed(link.peer, rule.protocol, "the peer closed the stream without an answer")
             is_whole = True
-            with suppress(BrokenStream):  # the other side may be done with the stream already
-                await stream.finish()
+            kept = link.kept[rule.protocol]
+            if len(kept) < rule.kept_streams and reader.is_empty and not link.is_gone:
+                kept.append(stream)
+            else:
+                with suppress(BrokenStream):  # the other side may be done with the stream already
+                    await stream.finish()
+            return frame
         except BrokenStream as error:
-            raise RequestFailed(peer, protocol, str(error) or "the stream broke") from None
+            raise RequestFailed(link.peer, rule.protocol, str(error) or "the stream broke") from None
         except Rejected as rejected:  # the frame, not the answer: the reader refused it
-            raise RequestFailed(peer, protocol, str(rejected)) from None
+            raise RequestFailed(link.peer, rule.protocol, str(rejected)) from None
         finally:
-            if stream is not None and not is_whole:
+            if not is_whole:
                 with shielded(CLOSE_SECONDS_MAX):
                     await stream.reset()
-        self._book.handle(peerbook.Heard(peer), trio.current_time())
-        return decode_answer(frame)
 
     async def serve_stream(self, peer: PeerId, protocol: str, stream: Stream) -> None:
         """An inbound stream on one of our protocols. Never raises but for cancellation and broken invariants."""
@@ -343,7 +364,7 @@ class StreamHost(abc.ABC):
             elif rule.is_one_way:
                 await self._serve_messages(peer, rule, stream)
             else:
-                await self._serve_request(peer, rule, stream)
+                await self._serve_requests(peer, rule, stream)
         except BrokenStream:
             pass
         except Rejected as rejected:
@@ -357,13 +378,22 @@ class StreamHost(abc.ABC):
         finally:
             link.served_count -= 1
 
-    async def _serve_request(self, peer: PeerId, rule: RequestRule, stream: Stream) -> None:
-        frame = None
-        with trio.move_on_after(rule.timeout_seconds):
-            frame = await _read_frame(stream, FrameReader(rule.request_bytes_max))
-        if frame is None:
-            await stream.reset()
-            return
+    async def _serve_requests(self, peer: PeerId, rule: RequestRule, stream: Stream) -> None:
+        """One request, or where streams are kept as many as come, one after the other."""
+        reader, patience_seconds = FrameReader(rule.request_bytes_max), rule.timeout_seconds
+        while True:
+            frame = None
+            with trio.move_on_after(patience_seconds):
+                frame = await _read_frame(stream, reader)
+            if frame is None:
+                await stream.reset()
+                return
+            if not await self._serve_request(peer, rule, stream, frame):
+                return
+            patience_seconds = KEPT_SECONDS_MAX
+
+    async def _serve_request(self, peer: PeerId, rule: RequestRule, stream: Stream, frame: bytes) -> bool:
+        """Answer one; whether another may come on this stream."""
         now = trio.current_time()
         self._book.handle(peerbook.Heard(peer), now)
         count_received(self._counters.protocols, rule.protocol, len(frame))
@@ -382,9 +412,11 @@ class StreamHost(abc.ABC):
             count_sent(self._counters.protocols, rule.protocol, len(body))
         with trio.move_on_after(rule.timeout_seconds) as patience:
             await stream.write(encode_frame(payload))
-            await stream.finish()
+            if not rule.kept_streams:
+                await stream.finish()
         if patience.cancelled_caught:
             await stream.reset()
+        return bool(rule.kept_streams) and not patience.cancelled_caught
 
     async def _serve_messages(self, peer: PeerId, rule: RequestRule, stream: Stream) -> None:
         reader = FrameReader(rule.request_bytes_max)
@@ -714,10 +746,13 @@ class StreamHost(abc.ABC):
         ping = Ping(nonce=self._generator.getrandbits(63), others=self._others_wanted())
         clock = self._clock_milliseconds
         now = clock or _monotonic_milliseconds
+        link = self._links.get(peer)
+        if link is None:
+            return
         sent = now()
         with trio.move_on_after(PING.timeout_seconds):
             try:
-                answer = await self._ask(peer, PING.protocol, encode(ping), PING.response_bytes_max)
+                answer = await self._ask(link, PING, encode(ping), PING.response_bytes_max)
             except (RequestFailed, Rejected):
                 return
             received = now()

@@ -7,7 +7,7 @@ import trio
 
 from p2p import records
 from p2p.framing import encode_frame
-from p2p.requests import BLOB, DELTA, GENESIS, SYNC, VOTE
+from p2p.requests import BLOB, DELTA, EXPERT, GENESIS, SYNC, VOTE
 from p2p.topics import TOPICS, topic_text
 from p2p.transport import (
     GossipReceived,
@@ -254,6 +254,66 @@ def test_an_answer_over_the_callers_bound_fails(run):
         b.transport.set_request_handler(BLOB.protocol, much)
         with pytest.raises(RequestFailed, match="larger than its kind allows"):
             await a.transport.request(b.peer_id, BLOB.protocol, b"", timeout_seconds=10.0, response_bytes_max=1000)
+
+    run(scenario)
+
+
+def test_what_is_asked_again_and_again_goes_on_streams_that_stay_open(run):
+    """As many as are asked at once; each answer is that of its own question, also after a refusal or one that was given up."""
+
+    async def scenario(world: World) -> None:
+        a, b = await world.network_of("a", "b")
+        opened = 0
+        open_stream = a.transport._open_stream
+
+        async def counted(peer, protocol):
+            nonlocal opened
+            opened += protocol == EXPERT.protocol
+            return await open_stream(peer, protocol)
+
+        a.transport._open_stream = counted
+
+        async def echo(peer, data):
+            if data == b"wait":
+                await trio.sleep_forever()
+            if data == b"no":
+                raise Rejected(Reason.BUSY, "not now")
+            return data
+
+        b.transport.set_request_handler(EXPERT.protocol, echo)
+        for number in range(20):
+            assert await ask(a, b, EXPERT, b"%d" % number) == b"%d" % number
+            with pytest.raises(Rejected, match="not now"):
+                await ask(a, b, EXPERT, b"no")
+        assert opened == 1
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                nursery.start_soon(ask, a, b, EXPERT, b"%d" % number)
+        assert opened <= 40
+        before = opened
+        with pytest.raises(RequestFailed, match="no answer within"):
+            await ask(a, b, EXPERT, b"wait", timeout_seconds=0.3)
+        for number in range(EXPERT.kept_streams):
+            assert await ask(a, b, EXPERT, b"%d" % number) == b"%d" % number
+        assert opened == before  # others were kept
+
+    run(scenario)
+
+
+def test_a_stream_that_was_kept_and_broke_is_not_the_end_of_a_request(run):
+    """The other side was done with it: the question is asked again on another one."""
+
+    async def scenario(world: World) -> None:
+        a, b = await world.network_of("a", "b")
+
+        async def echo(peer, data):
+            return data
+
+        b.transport.set_request_handler(EXPERT.protocol, echo)
+        assert await ask(a, b, EXPERT, b"first") == b"first"
+        (stream,) = a.transport._links[b.peer_id].kept[EXPERT.protocol]
+        await stream.reset()
+        assert await ask(a, b, EXPERT, b"second") == b"second"
 
     run(scenario)
 
