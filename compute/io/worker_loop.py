@@ -81,7 +81,16 @@ class Desk:
 class WorkerLoop:
     """State shared by the reader thread (which only adds) and the main thread (which runs handlers)."""
 
-    def __init__(self, handlers: Mapping[type[Job], Handler], calls: BinaryIO, answers: BinaryIO) -> None:
+    def __init__(
+        self,
+        handlers: Mapping[type[Job], Handler],
+        calls: BinaryIO,
+        answers: BinaryIO,
+        anticipation_seconds: float = ANTICIPATION_SECONDS,
+        urgent_seconds_max: float = URGENT_SECONDS_MAX,
+    ) -> None:
+        self._anticipation_seconds = anticipation_seconds
+        self._urgent_seconds_max = urgent_seconds_max
         self._handlers = handlers
         self._calls = calls
         self._answers = answers
@@ -103,9 +112,9 @@ class WorkerLoop:
         patience_seconds = 0.0
         while (call := self._take(urgency, patience_seconds)) is not None:
             self._serve(call)
-            if time.monotonic() - began > URGENT_SECONDS_MAX:
+            if time.monotonic() - began > self._urgent_seconds_max:
                 return
-            patience_seconds = ANTICIPATION_SECONDS
+            patience_seconds = self._anticipation_seconds
 
     def _take(self, urgency: int, patience_seconds: float) -> Call | None:
         """The next call that is more urgent, which may yet come."""

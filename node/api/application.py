@@ -16,8 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.api.chat_socket import serve_chat
 from node.api.guards import Access, Doorkeeper
+from node.api.openapi import CHAT_SOCKET
 from node.api.responses import ApiError, api_error, json_response
-from node.api.routes import CHAT_SOCKET, ROUTES, ApiRoute
+from node.api.routes import ROUTES, ApiRoute
 from node.api.times import ApiTimes
 from node.api.view import NodeView
 from node.clock import Clock

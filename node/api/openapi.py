@@ -15,6 +15,9 @@ from node.api.guards import Access
 if TYPE_CHECKING:
     from node.api.routes import ApiRoute
 
+CHAT_SOCKET: Final = "/ws/chat"
+ASK_EXAMPLE: Final = html.escape('{"type": "ask", "id": "a", "prompt": "def "}')
+STOP_EXAMPLE: Final = html.escape('{"type": "stop", "id": "a"}')
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
 _WHO: Final = {
     Access.READ: "this machine; elsewhere a key",
@@ -93,6 +96,8 @@ def docs_page(routes: Sequence[ApiRoute]) -> str:
         "</style><main><h1>The API of this node</h1>"
         "<p>For OpenAI's clients: base URL <code>/v1</code>, and as key one from <code>nocknode api-key new NAME</code> or the "
         "content of <code>api.token</code>. For programs: <a href=/openapi.json>openapi.json</a>.</p>"
+        f"<p>Several texts on one WebSocket: <code>{CHAT_SOCKET}</code>, to which <code>{ASK_EXAMPLE}</code> and "
+        f"<code>{STOP_EXAMPLE}</code> are said.</p>"
         f"<div><table><thead><tr><th>Method<th>Path<th>What<th>Who<th>Takes</thead><tbody>{rows}</table></div></main></html>"
     )
 

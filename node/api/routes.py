@@ -96,4 +96,3 @@ ROUTES: Final = (
     ApiRoute("GET", "/openapi.json", get_openapi, READ, "this table, for programs"),
     ApiRoute("GET", "/docs", get_docs, READ, "this table, for people"),
 )
-CHAT_SOCKET: Final = "/ws/chat"
