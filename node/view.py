@@ -331,7 +331,9 @@ class View:
     @asynccontextmanager
     async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:
         node = self._node
-        if node.answering is None or node.learning.device is None:
+        if node.answering is not None and node.learning.device is None:
+            raise Rejected(Reason.BUSY, "this node's worker is starting; try again in a moment")
+        if node.answering is None:
             raise Rejected(
                 Reason.BUSY,
                 "this node has no worker to generate with; start it without --no-learn, or with --experts elsewhere",

@@ -160,9 +160,12 @@ class Presence:
             connected = set(here)
             if here and here != before:
                 remembered = self._remember(remembered)
-            for peer, address in remembered.items():
-                if self._is_missed(peer, connected, look) and await self._dial_at(address):
-                    connected.add(peer)
+            missed = [address for peer, address in remembered.items() if self._is_missed(peer, connected, look)]
+            if missed:
+                async with trio.open_nursery() as nursery:  # those that are dead keep nobody waiting for the others
+                    for address in missed:
+                        nursery.start_soon(self._dial_at, address)
+                connected = set(self._node.transport.connected_peers())
             for peer, advert in self._strangers(connected):
                 if await self._dial(peer, advert.addresses):
                     connected.add(peer)
