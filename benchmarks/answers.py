@@ -4,7 +4,8 @@ Three real nodes on loopback: two hold a model of twelve layers, the third has n
 HTTP, as OpenAI's clients do. Beside it stands the same model in one process, with as many answers in a step: no HTTP, no
 worker, no peers. All processes share the cores of this machine. Nobody learns meanwhile.
 
-The last part opens many streams to one node at once and says what they cost it in memory.
+Then both nodes continue the same prompts with the likeliest tokens: the one with experts one after the other, as a single
+process would, the other many at once. The last part opens many streams to one node and says what they cost it in memory.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ AT_ONCE: Final = (1, 8, 32)
 TOKENS, QUICK_TOKENS = 48, 8
 STREAMS, QUICK_STREAMS = 1_000, 50
 STREAM_TOKENS: Final = 8
+PROMPTS, QUICK_PROMPTS = 1_000, 20
+PROMPT_TOKENS: Final = 16
 PROMPT: Final = "def method_1(self, value):\n    return "
 ROUND_SECONDS: Final = 30.0
 READY_SECONDS_MAX: Final = 300.0
@@ -104,6 +107,28 @@ async def streams(url: str, key: str, count: int, tokens: int) -> tuple[list[Sai
     return said, trio.current_time() - began
 
 
+async def texts(url: str, key: str, prompts: Sequence[str], at_once: int) -> list[str]:
+    """What a node continues each prompt with, by the likeliest token, so many at once."""
+    import httpx
+    import trio
+
+    said = [""] * len(prompts)
+    places = trio.Semaphore(at_once)
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=STREAMS_SECONDS_MAX) as client:
+
+        async def ask_one(number: int) -> None:
+            body = {"model": "answers", "prompt": prompts[number], "max_tokens": PROMPT_TOKENS, "temperature": 0}
+            async with places:
+                answer = await client.post("/v1/completions", json=body)
+            said[number] = answer.raise_for_status().json()["choices"][0]["text"]
+
+        async with trio.open_nursery() as nursery:
+            for number in range(len(prompts)):
+                nursery.start_soon(ask_one, number)
+    return said
+
+
 def alone(shape: Any, at_once: int, tokens: int) -> tuple[float, float]:
     """Tokens a second, and milliseconds of a step, of the whole model in this process."""
     import torch
@@ -140,7 +165,9 @@ def memory_mib(pid: int) -> tuple[float, float]:
     return node.memory_info().rss / MIB, workers / MIB
 
 
-async def measure(fleet: Any, tokens: int, at_once: Sequence[int], count: int, shape: Any) -> list[Row]:
+async def measure(
+    fleet: Any, tokens: int, at_once: Sequence[int], prompts: Sequence[str], count: int, shape: Any
+) -> list[Row]:
     """All rows, with nodes that run until the fleet is left."""
     import trio
 
@@ -172,6 +199,11 @@ async def measure(fleet: Any, tokens: int, at_once: Sequence[int], count: int, s
                 compare(f"{label}: added to a token, median", "ms", median(added)),
                 compare(f"{label}: added to a token, p95", "ms", added[int(0.95 * len(added))]),
             ]
+    here = await texts(first.url, keys[first.url], prompts, 1)
+    elsewhere = await texts(door.url, keys[door.url], prompts, at_once[-1])
+    same = sum(one == other for one, other in zip(here, elsewhere, strict=True))
+    say(f"{same} of {len(prompts)} prompts are continued alike")
+    rows.append(compare("prompts that both continue alike", f"of {len(prompts)}", same, more_is_better=True))
     pid = fleet.nodes[0].process.pid
     before = memory_mib(pid)
     peak = before
@@ -247,13 +279,18 @@ def main(as_json: bool, quick: bool, count: int | None) -> None:
         settings = Settings(
             out=Path(made), network=ROOT / "configs" / "devnet.toml", model=ROOT, peers=2, rounds=1, device="cpu"
         )
-        text = (PROMPT.encode() + b"self.table[value]\n\n") * 4096
+        text = b"".join(
+            b"def method_%d(self, value):\n    return self.table[value + %d]\n\n" % (at, at * at) for at in range(4_000)
+        )
         directories = [settings.data_directory(index) for index in range(3)]
         found(directories, 2, replace(template, name="answers", model=shape), [text[:65_536]])
         with Fleet(settings) as fleet:
             many = count or (QUICK_STREAMS if quick else STREAMS)
             at_once = AT_ONCE[:2] if quick else AT_ONCE
-            rows = trio.run(partial(measure, fleet, tokens, at_once, many, shape))
+            prompts = [
+                text.decode()[at * 37 % 4_000 :][: 8 + at % 40] for at in range(QUICK_PROMPTS if quick else PROMPTS)
+            ]
+            rows = trio.run(partial(measure, fleet, tokens, at_once, prompts, many, shape))
     report("answers", rows, as_json, {"layers": shape.layers, "width": shape.width, "tokens": tokens})
 
 
