@@ -94,7 +94,7 @@ from node.recovery_disagreement import (
     record_disagreement,
 )
 from node.recovery_fork import adopt_when_due
-from node.services.answering import Answering, answers_max
+from node.services.answering import Answering, cache_bytes
 from node.services.backfill import Backfill
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
@@ -457,7 +457,7 @@ class Node:
             lambda: self._find_worker(ground.settings.compute.experts),
             nursery,
             self.remote_experts,
-            answers_max=answers_max(ground.genesis.model),
+            cache_bytes_of=partial(cache_bytes, ground.genesis.model),
         )
 
     def _recall_rounds(self) -> None:

@@ -45,7 +45,7 @@ log = structlog.get_logger()
 
 JOB_PATIENCE_SECONDS: Final = 30.0  # a micro-step of learning is in front of it
 CACHE_BYTES_MAX: Final = 2**30  # of keys and values of all answers under way, in the worker
-ANSWERS_MIN, ANSWERS_MAX = 4, 1024  # at a time, whatever the model
+ANSWERS_MAX: Final = 1024  # at a time, however short
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,9 @@ class AnsweringStatistics:
     given_up: int
 
 
-def answers_max(model: ModelShape) -> int:
-    """How many answers are under way at most: as many as have room for a whole context of keys and values each."""
-    cache_bytes = 2 * FLOAT32_BYTES * model.layers * model.context * model.width
-    return max(ANSWERS_MIN, min(ANSWERS_MAX, CACHE_BYTES_MAX // cache_bytes))
+def cache_bytes(model: ModelShape, tokens: int) -> int:
+    """Keys and values of an answer that reads and writes so many tokens: no more than a context of them is kept."""
+    return 2 * FLOAT32_BYTES * model.layers * model.width * min(tokens, model.context)
 
 
 @dataclass(slots=True)
@@ -99,12 +98,14 @@ class Answering:
         nursery: trio.Nursery,
         experts: RemoteExperts | None = None,
         *,
-        answers_max: int = ANSWERS_MAX,
+        cache_bytes_of: Callable[[int], int],
+        cache_bytes_max: int = CACHE_BYTES_MAX,
     ) -> None:
-        """``experts``: those of peers; None: the worker has them all."""
+        """``experts``: those of peers; None: the worker has them all. ``cache_bytes_of``: of an answer of so many tokens."""
         self._tile_map = tile_map
         self._remote = experts
-        self._answers_max = answers_max
+        self._cache_bytes_of, self._cache_bytes_max = cache_bytes_of, cache_bytes_max
+        self._cache_bytes = 0  # that answers under way may need
         self._newest = newest
         self._tile_files = tile_files
         self._find_worker = find_worker
@@ -130,8 +131,11 @@ class Answering:
             raise Rejected(Reason.BUSY, "this node has no worker to generate with")
         if self._remote is not None:
             self._remote.check()
-        if self._under_way >= self._answers_max:
-            raise Rejected(Reason.BUSY, f"{self._answers_max} answers are under way")
+        needed_bytes = self._cache_bytes_of(len(prompt) + max_tokens)
+        if self._under_way >= ANSWERS_MAX or (
+            self._under_way and self._cache_bytes + needed_bytes > self._cache_bytes_max
+        ):
+            raise Rejected(Reason.BUSY, f"{self._under_way} answers are under way, and there is no room for another")
         name = f"answer-{next(self._numbers)}"
         send, receive = trio.open_memory_channel[int](max_tokens)
         stream = _Stream(send)
@@ -143,6 +147,7 @@ class Answering:
                 raise stream.failure
 
         self._under_way += 1
+        self._cache_bytes += needed_bytes
         try:
             decoder = await self._begin(worker, stream, name, tuple(prompt), max_tokens, temperature, seed, top_p)
             try:
@@ -154,6 +159,7 @@ class Answering:
                 send.close()
         finally:
             self._under_way -= 1
+            self._cache_bytes -= needed_bytes
 
     async def _begin(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -16,7 +17,7 @@ from compute.io.pool import JobLost
 from compute.jobs import DecodeStep, EndAnswer
 from compute.trainer import run_to_end
 from node.adverts import Adverts
-from node.services.answering import Answering
+from node.services.answering import Answering, cache_bytes
 from node.services.expert_client import open_expert_client
 from node.services.expert_server import ExpertServer
 from node.services.remote_experts import RemoteExperts
@@ -29,7 +30,7 @@ from tests.node.memory_hosts import connected_hosts, no_report
 from tests.node.worker_samples import Bench, answer, bench_in_memory
 
 TOKENS = 12
-ANSWERS_MAX = 64
+ANSWERS = 64  # that fit, each with a whole context
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,7 @@ def live(
                     village.tile_files,
                     lambda number=number: village.holders[number],
                 )
+            cache_bytes_of = partial(cache_bytes, bench.genesis.model)
             experts = RemoteExperts(
                 hosts[0],
                 Known({host.peer_id for host in hosts[1:]}),
@@ -137,7 +139,8 @@ def live(
                 lambda: village.door,
                 nursery,
                 None if is_whole else experts,
-                answers_max=ANSWERS_MAX,
+                cache_bytes_of=cache_bytes_of,
+                cache_bytes_max=ANSWERS * cache_bytes_of(bench.genesis.model.context),
             )
             await trio.sleep(0.1)
             await talk(village)
@@ -317,7 +320,7 @@ def test_no_more_answers_than_there_is_room_for(bench: Bench) -> None:
 
     async def talk(village: Village) -> None:
         async with AsyncExitStack() as opened:
-            for number in range(ANSWERS_MAX):
+            for number in range(ANSWERS):
                 village.version = Version(number % 2)
                 await opened.enter_async_context(village.answering.generate([65], 1000, 0.0, 1))
             with pytest.raises(Rejected) as refused:
