@@ -21,7 +21,7 @@ Legend: N rows, one for each token that is read; D width; P rows of one expert.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -170,24 +170,6 @@ class Decoder:
             x_ND = x_ND + routed.combine(torch.cat([outputs[expert].to(device) for expert in rows]), normed_ND)
         last_B = torch.tensor([end - 1 for end in itertools.accumulate(lengths)], device=device)
         return functional.linear(model.final_norm(x_ND[last_B]), model.head_VD)
-
-
-def generate(model: MoEModel, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
-    """One answer of a whole model, token by token, at most `max_tokens`; ends before a stop token. Close it to stop early.
-
-    Only bytes and END are ever chosen: ids that training never shows have untrained rows in the head.
-    Raises Rejected(BAD_ARGUMENT) before the first token.
-    """
-    decoder = Decoder(model)
-    decoder.add("", prompt, sampling)
-    return _tokens(decoder)
-
-
-def _tokens(decoder: Decoder) -> Iterator[int]:
-    while len(decoder):
-        for decoded in drive(decoder.step(), decoder.model):
-            if decoded.token is not None:
-                yield decoded.token
 
 
 def drive(step: Step, model: MoEModel) -> list[Decoded]:

@@ -17,7 +17,6 @@ import secrets
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -100,7 +99,7 @@ from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
 from node.services.expert_client import ExpertClient
 from node.services.expert_server import ExpertServer
-from node.services.gossip import Gossip, bundles
+from node.services.gossip import Gossip
 from node.services.history import HistoryService
 from node.services.housekeeping import Housekeeping
 from node.services.keeping import Keeping
@@ -116,16 +115,16 @@ from node.timers import Timers
 from node.view import View
 from p2p import transport as wire
 from p2p.io.libp2p_host import open_libp2p_host
-from p2p.requests import HEADS, VOTE
+from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
 from protocol.digest import Domain, digest, number
 from protocol.finality import Header
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
-from protocol.learning import FinalizedTip, HeadProposals
-from protocol.limits import HEADS_PER_BODY_MAX, KIB
+from protocol.learning import FinalizedTip
+from protocol.limits import KIB
 from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
-from protocol.roster import Decided, Head, Roster, sign_head
+from protocol.roster import Decided, Roster, sign_head
 from protocol.transactions import check_transaction, transaction_id
 from storage.kv import Batch
 
@@ -475,10 +474,10 @@ class Node:
     def _round_age_ms(self) -> int:
         """How long ago the last head was decided; 0 where none is known."""
         newest = next(heads_downwards(self.ground.ledger, BLOCKS_RECALLED), None)
-        header = None if newest is None else self.ground.ledger.find_header(newest[0])
-        return (
-            0 if header is None else max(0, self.clock.now_ms() - decode(Header, header, limit_bytes=4 * KIB).time_ms)
-        )
+        stored = None if newest is None else self.ground.ledger.find_header(newest[0])
+        if stored is None:
+            return 0
+        return max(0, self.clock.now_ms() - decode(Header, stored, limit_bytes=4 * KIB).time_ms)
 
     async def _wait_for_roster(self) -> None:
         """Round 0 starts when the roster is connected, or when a quorum of it has been for a while."""
@@ -857,17 +856,8 @@ class Node:
     async def _republish(self, effect: Republish) -> None:
         self._start(self.gossip.publish_heads, effect.heads)
         if effect.is_direct:
-            self._start(self._give_heads, effect.heads)
-
-    async def _give_heads(self, heads: Sequence[Head]) -> None:
-        """To every member in reach, whatever gossip does."""
-        connected = self.transport.connected_peers()
-        members = [member.node for member in self.roster.members if member.node in connected]
-        for bundle in bundles(((head, len(encode(head))) for head in heads), HEADS_PER_BODY_MAX):
-            data = encode(HeadProposals(bundle))
-            for peer in members:
-                with suppress(RequestFailed):  # it is said again
-                    await self.transport.send(peer, HEADS.protocol, data)
+            members = [member.node for member in self.roster.members if member.node != self.ground.peer]
+            self._start(self.gossip.give_heads, effect.heads, members)
 
     async def _lag(self, effect: Lagging) -> None:
         self.lagging[effect.slot.tile] = effect

@@ -97,7 +97,7 @@ EXPERT: Final = RequestRule(
     1,
     False,
     "rows of activations through an expert",
-    kept_streams=16,  # a step of decoding calls a handful of experts at once, of each layer again
+    kept_streams=16,  # a step of decoding calls a handful of experts at once, of each layer again (a guess)
 )
 VOTE: Final = RequestRule(
     "/nock/vote/1", FRAME_BYTES_MAX, 0, 10.0, 1, True, "validator to validator: votes, proposals, certificates"

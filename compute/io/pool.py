@@ -47,7 +47,7 @@ OPEN_CALLS_MAX = 256
 """Calls waiting for one child; more than that is a queue that nobody drains. The next one waits its turn."""
 
 REPLIES_BUFFERED_MAX = 65_536
-"""Replies of one call that its caller has not taken: a long answer's tokens. Beyond it the call is lost, not the memory."""
+"""Replies of one call that its caller has not taken: the steps of a long round. Beyond it the call is lost, not the memory."""
 
 LOG_LINE_BYTES_MAX = 4096
 RESTART_SECONDS_MIN = 0.1

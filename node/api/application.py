@@ -118,6 +118,8 @@ class _Outside:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except Exception:  # answered below (_answer_bug), or the answer was under way and ends here
+            log.exception("a bug met a request", request=number)
         finally:
             tell = log.info if scope["method"] == "POST" or status >= 400 else log.debug
             tell(
@@ -144,7 +146,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    """Starlette raises the error again afterwards, so that it is logged with its traceback."""
+    """Starlette raises the error again afterwards, for whoever logs it."""
     return ApiError(500, "bug", "This node has a bug; its log says more, under this answer's x-request-id.").response()
 
 

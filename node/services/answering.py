@@ -44,8 +44,8 @@ from protocol.rejection import InvariantBroken, Reason, Rejected
 log = structlog.get_logger()
 
 JOB_PATIENCE_SECONDS: Final = 30.0  # a micro-step of learning is in front of it
-CACHE_BYTES_MAX: Final = 2**30  # of keys and values of all answers under way, in the worker
-ANSWERS_MAX: Final = 1024  # at a time, however short
+CACHE_BYTES_MAX: Final = 2**30  # of keys and values of all answers under way, in the worker (a guess)
+ANSWERS_MAX: Final = 1024  # at a time, however short: 001 4258 asks for a thousand
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from consensus.election import tile_shard
 from node.clock import Clock
 from node.ground import Ground
+from p2p.requests import HEADS
 from p2p.topics import topic_text
-from p2p.transport import Transport
+from p2p.transport import RequestFailed, Transport
 from protocol.codec import Message, encode
 from protocol.envelope import PAYLOAD_BYTES_MAX, SequenceAllocator, seal
-from protocol.ids import ShardId
+from protocol.ids import PeerId, ShardId
 from protocol.learning import Advert, FinalizedTip, HeadProposals, RoundAnnouncement
 from protocol.limits import HEADS_PER_BODY_MAX, TRANSACTIONS_PER_BUNDLE_MAX
 from protocol.messages import KIND_OF
@@ -78,6 +80,14 @@ class Gossip:
             topic = topic_text(self._ground.network, "tiles", shard)
             for bundle in bundles(((head, len(encode(head))) for head in group), HEADS_PER_BODY_MAX):
                 await self._publish(topic, HeadProposals(bundle))
+
+    async def give_heads(self, heads: tuple[Head, ...], peers: Iterable[PeerId]) -> None:
+        """Say heads to peers one by one, those that are in reach: gossip seems not to arrive."""
+        for bundle in bundles(((head, len(encode(head))) for head in heads), HEADS_PER_BODY_MAX):
+            data = encode(HeadProposals(bundle))
+            for peer in peers:
+                with suppress(RequestFailed):  # it is said again
+                    await self._transport.send(peer, HEADS.protocol, data)
 
     async def publish_transactions(self, transactions: Sequence[bytes]) -> None:
         """Say signed transactions, as many in a message as fit."""

@@ -39,7 +39,7 @@ LOOK_SECONDS = 2.0
 ROUND_SHARE_OF_CLOCK = 20  # learning.md 1: a clock off by more than a twentieth of the round does not propose
 FIND_SECONDS_MAX = 5.0
 PEERS_REMEMBERED_MAX = 128  # across a restart: some kilobytes (a guess)
-LOOKS_BETWEEN = 32  # at the latest, for a member of whom nobody speaks; at first sooner
+LOOKS_BETWEEN = 32  # at the latest, for a member of whom nobody speaks; at first sooner (a guess)
 
 
 def model_key(network: NetworkId) -> str:

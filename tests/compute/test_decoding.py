@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 
-from compute.decoding import ROWS_PER_STEP_MAX, Decoder, drive, generate
+from compute.decoding import ROWS_PER_STEP_MAX, Decoder, drive
 from compute.model.genesis import genesis_weights
 from compute.model.moe import TRUNK_ALONE, MoEModel
 from compute.sampling import Sampling, choose
@@ -15,6 +15,16 @@ from compute.tokenizer import END
 from protocol.rejection import Reason, Rejected
 
 PROMPT = [END, 100, 101, 102]
+
+
+def generate(model, prompt, sampling):
+    """The tokens of an answer that is alone."""
+    decoder = Decoder(model)
+    decoder.add("", prompt, sampling)
+    said = []
+    while len(decoder):
+        said += [decoded.token for decoded in drive(decoder.step(), model) if decoded.token is not None]
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +109,18 @@ def test_top_k_leaves_only_the_likeliest():
 
 
 @pytest.mark.parametrize(
+    ("top_p", "chosen"), [(0.01, {5}), (0.59, {5}), (0.61, {5, 6}), (0.89, {5, 6}), (0.91, {5, 6, 7}), (1.0, {5, 6, 7})]
+)
+def test_top_p_leaves_just_enough_of_the_likeliest(top_p, chosen):
+    """Of six, three and one tenth; the likeliest stays however little is asked for."""
+    logits = torch.full((300,), -50.0)
+    logits[[5, 6, 7]] = torch.tensor([0.6, 0.3, 0.1]).log()
+    generator = torch.Generator().manual_seed(0)
+    sampling = Sampling(1, temperature=1.0, top_p=top_p)
+    assert {choose(logits, sampling, generator) for _ in range(300)} == chosen
+
+
+@pytest.mark.parametrize(
     ("prompt", "sampling"),
     [
         ([], Sampling(1)),
@@ -108,6 +130,8 @@ def test_top_k_leaves_only_the_likeliest():
         (PROMPT, Sampling(1, temperature=-1.0)),
         (PROMPT, Sampling(1, temperature=float("nan"))),
         (PROMPT, Sampling(1, top_k=-1)),
+        (PROMPT, Sampling(1, top_p=0.0)),
+        (PROMPT, Sampling(1, top_p=1.1)),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(model, prompt, sampling):

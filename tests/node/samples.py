@@ -165,6 +165,7 @@ class FakeNode:
         self.generations_open = 0
         self.waits_for_ever = False
         self.fails_after = -1  # tokens
+        self.fails_with: Exception | None = None
         self.says = ""  # instead of the prompt
         self.asked: list[Asked] = []
         self.small_chain = SmallChain()
@@ -180,6 +181,8 @@ class FakeNode:
         return [CHECKPOINT]
 
     def rounds(self) -> list[dict[str, Any]]:
+        if self.fails_with is not None:
+            raise self.fails_with
         return [ROUND]
 
     def round_slots(self, round: int) -> dict[str, Any] | None:

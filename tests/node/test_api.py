@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from node.api.bodies import BODY_BYTES_MAX
 from node.api.routes import ROUTES
@@ -325,6 +326,25 @@ def test_every_answer_has_its_number_and_lets_no_page_use_it(tmp_path):
         assert refused.status_code == 403
 
     serve(tmp_path, conversation, origins=["https://chat.example"])
+
+
+def test_a_bug_is_an_answer_whose_number_the_log_knows(tmp_path):
+    """With the traceback there, and not in the answer; the next request is served."""
+
+    async def conversation(served: Served) -> None:
+        with capture_logs() as lines:
+            served.node.fails_with = ValueError("a secret of ours")
+            answer = await served.tcp.get("/rounds")
+            served.node.fails_with = None
+            while not any(line["log_level"] == "error" for line in lines):  # it is told after it was answered
+                await trio.lowlevel.checkpoint()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bug")
+        assert "secret" not in answer.text
+        (line,) = (line for line in lines if line["log_level"] == "error")
+        assert line["request"] == answer.headers["x-request-id"]
+        assert (await served.tcp.get("/rounds")).json() == [ROUND]
+
+    serve(tmp_path, conversation)
 
 
 def test_the_table_of_routes_is_told(tmp_path):

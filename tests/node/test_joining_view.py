@@ -96,7 +96,14 @@ def test_the_api_answers_while_a_state_is_fetched(tmp_path: Path) -> None:
                     assert [await get(path) for path in ("/rounds", "/tiles")] == [[], []]
                     assert (await client.get("/health")).status_code == 503
                     assert "nocknode_state_sync_parts_kept 4.0" in (await client.get("/metrics")).text
-                    for path in ("/consensus/status", "/consensus/blocks/1", "/consensus/validators"):
+                    for path in (
+                        "/consensus/status",
+                        "/consensus/blocks/1",
+                        "/consensus/validators",
+                        "/v1/models",
+                        "/experts",
+                        "/experts/calls",
+                    ):
                         answer = await client.get(path)
                         assert (answer.status_code, "no state yet" in answer.text) == (503, True)
                     asked = {"prompt": "to be", "tokens_max": 3}

@@ -57,6 +57,11 @@ def test_a_node_without_experts_answers_as_those_who_have_them(tmp_path: Path) -
         assert expected
         assert chat(door) == expected
         assert complete(door) == complete(members[0]) == expected.strip("\n")
+        experts = door.get("/experts")
+        assert experts == members[0].get("/experts")
+        assert all(expert["version_min"] is not None and expert["bytes"] for expert in experts)
+        assert door.get("/experts/calls")["called"]["taken"] > 0
+        assert sum(member.get("/experts/calls")["served"]["served"] for member in members) > 0
         for worker in members[0].kill():
             worker.wait(10)
         assert chat(door) == expected
