@@ -1,7 +1,7 @@
 """Bytes from a peer become events, or a ``Rejected`` with its blame. The only way in for what peers say.
 
     gossip       bytes -> envelope -> payload   -> event
-    validators   bytes -> ValidatorMessage      -> event   (signed inside; the stream says which member it is)
+    validators   bytes -> ValidatorFrame        -> event   (signed inside; the stream says which member it is)
     proposers    bytes -> HeadProposals         -> event   (signed inside)
     adverts      bytes -> envelopes -> payloads -> events  (what gossip brought to somebody else)
 
@@ -23,7 +23,7 @@ from p2p.requests import ADVERTS, HEADS
 from p2p.transport import GossipReceived
 from protocol.codec import decode
 from protocol.envelope import Envelope, SequenceWindows, open_envelope
-from protocol.finality import ChainId, ValidatorMessage
+from protocol.finality import ChainId, ValidatorFrame
 from protocol.ids import NetworkId, PeerId
 from protocol.learning import Advert, FinalizedTip, HeadProposals, KnownAdverts, RoundAnnouncement
 from protocol.limits import FRAME_BYTES_MAX
@@ -116,15 +116,16 @@ class Inbound:
         return self.validator(message.peer, message.data)
 
     def validator(self, peer: PeerId, data: bytes) -> MessageReceived | None:
-        """The event of a message on a validator stream; None from who is no validator as far as we know. Raises ``Rejected``.
+        """The event of a message on a validator stream; None where it is not for us. Raises ``Rejected``.
 
-        Nobody is blamed for that: whoever speaks may be in a roster that we have not heard of yet.
+        Nobody is blamed for being no validator, as far as we know: whoever speaks may be in a roster that we have not heard of
+        yet. Nor for another fork: who has not reached a recovery's anchor must fetch what it lacks from those who have.
         """
         if not self._is_validator(peer):
             self.rejected[Reason.NOT_A_MEMBER.code] += 1
             return None
-        return MessageReceived(peer, _decode_validator(data))
-
-
-def _decode_validator(data: bytes) -> ValidatorMessage:
-    return decode(ValidatorMessage, data, limit_bytes=FRAME_BYTES_MAX)  # type: ignore[arg-type]  # a union
+        frame = decode(ValidatorFrame, data, limit_bytes=FRAME_BYTES_MAX)
+        if frame.fork != self._chain.fork:
+            self.rejected[Reason.OTHER_FORK.code] += 1
+            return None
+        return MessageReceived(peer, frame.message)

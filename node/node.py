@@ -119,7 +119,7 @@ from p2p.requests import VOTE
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
 from protocol.digest import Domain, digest, number
-from protocol.finality import Header
+from protocol.finality import Header, ValidatorFrame
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
 from protocol.limits import KIB
@@ -719,7 +719,7 @@ class Node:
         self.ground.store_finality(effect.blocks, effect.certificates)
 
     async def _send(self, effect: finality.Send) -> None:
-        data = encode(effect.message)
+        data = encode(ValidatorFrame(self.chain.fork, effect.message))
         for peer in effect.to:
             try:
                 await self.transport.send(peer, VOTE.protocol, data)

@@ -193,6 +193,17 @@ class Want(Message, frozen=True, tag=6):
 ValidatorMessage = Vote | Certificate | Proposal | BodyMessage | Status | Want
 
 
+class ValidatorFrame(Message, frozen=True):
+    """What travels on a stream between members: a message, and the fork on which its sender stands.
+
+    A signed text holds its fork, but its bytes do not: without this number an honest word of the fork before an emergency
+    recovery looks like a forgery.
+    """
+
+    fork: Natural
+    message: ValidatorMessage
+
+
 class FinalizedBlock(Message, frozen=True):
     """A block in answer to a sync request. ``certificate`` is None when a later block's certificate finalized it."""
 

@@ -26,7 +26,7 @@ from consensus import transition
 from consensus.availability import check_availability_certificate, check_availability_vote
 from consensus.custody_answers import take_answer
 from consensus.finality.chain import check_chain
-from consensus.finality.events import StoredBlock
+from consensus.finality.events import MessageReceived, StoredBlock
 from consensus.finality.signer import JournalState, VoteRecord, VoteSigner
 from consensus.finality.tally import check_certificate, check_vote
 from consensus.light_client import check_light_client_proof
@@ -95,7 +95,7 @@ from protocol.finality import (
     FinalizedBlock,
     Header,
     OnionReveal,
-    ValidatorMessage,
+    ValidatorFrame,
     Vote,
     VoteKind,
 )
@@ -341,16 +341,15 @@ LIGHT = LightChain([{0: 1, 1: 2, 2: 1}, {0: 1, 1: 2, 2: 1}, {0: 1, 1: 2, 3: 1}, 
 def validator_message(data: bytes) -> object:
     roster = genesis_roster(genesis())
     event = Inbound(NETWORK, lambda peer: True).validator(roster.members[0].node, data)
-    assert event is not None
-    match event.message:
-        case Vote():
+    match event:
+        case MessageReceived(message=Vote()):
             return check_vote(event.message, roster, NETWORK_CHAIN)
         case other:
-            return other
+            return other  # None: of another fork
 
 
 def vote_samples() -> list[bytes]:
-    return [encode(vote(signer, kind, b"block")) for signer in range(4) for kind in VoteKind]
+    return [encode(ValidatorFrame(0, vote(signer, kind, b"block"))) for signer in range(4) for kind in VoteKind]
 
 
 def certificate_samples() -> list[bytes]:
@@ -917,9 +916,13 @@ DECODERS: tuple[Decoder, ...] = (
         open_gossip,
         (open_envelope, Sealed, Inbound.gossip, decode_payload),
     ),
-    message("validator message", ValidatorMessage, FRAME_BYTES_MAX),
+    message("validator frame", ValidatorFrame, FRAME_BYTES_MAX),
     Decoder(
-        "vote", Form.MSGPACK, functools.cache(vote_samples), validator_message, (Inbound.validator, check_vote, Vote)
+        "vote",
+        Form.MSGPACK,
+        functools.cache(vote_samples),
+        validator_message,
+        (Inbound.validator, check_vote, ValidatorFrame, Vote),
     ),
     Decoder(
         "certificate",

@@ -12,7 +12,7 @@ from p2p.transport import GossipReceived
 from p2p.transport import MessageReceived as Told
 from protocol.codec import Message, encode
 from protocol.envelope import seal
-from protocol.finality import ChainId, VoteKind
+from protocol.finality import ChainId, ValidatorFrame, VoteKind
 from protocol.ids import PeerId
 from protocol.learning import HeadProposals
 from protocol.messages import KIND_OF
@@ -65,11 +65,20 @@ def test_who_passes_a_forged_envelope_on_is() -> None:
 
 def test_a_vote_from_outside_is_dropped_without_blame() -> None:
     """Whoever says it may be in a roster of which we have not heard yet; it is counted, and costs no signature check."""
-    data = encode(vote(0, VoteKind.NOTARIZE, b"block"))
+    data = encode(ValidatorFrame(0, vote(0, VoteKind.NOTARIZE, b"block")))
     stranger = inbound()
     assert stranger.validator(AUTHOR, data) is None
     assert stranger.rejected == {Reason.NOT_A_MEMBER.code: 1}
     assert isinstance(inbound(AUTHOR).validator(AUTHOR, data), MessageReceived)
+
+
+@pytest.mark.parametrize(("here", "there"), [(1, 0), (1, 2)])
+def test_who_stands_on_another_fork_is_not_blamed(here: int, there: int) -> None:
+    """Its votes would look forged, and a peer that is banned for them could not fetch the last blocks before the anchor."""
+    followed = Inbound(NETWORK, lambda peer: True, ChainId.of(NETWORK, here))
+    assert followed.validator(AUTHOR, encode(ValidatorFrame(there, VOTE_SAID))) is None
+    assert followed.rejected == {Reason.OTHER_FORK.code: 1}
+    assert followed.validator(AUTHOR, encode(ValidatorFrame(here, VOTE_SAID))) == MessageReceived(AUTHOR, VOTE_SAID)
 
 
 def test_heads_come_from_their_proposer_directly_too() -> None:
@@ -80,4 +89,5 @@ def test_heads_come_from_their_proposer_directly_too() -> None:
         with pytest.raises(Rejected) as caught:
             inbound().message(Told(FORWARDER, HEADS.protocol, data))
         assert not isinstance(caught.value, AuthorRejected)
-    assert inbound(AUTHOR).message(Told(AUTHOR, VOTE.protocol, encode(VOTE_SAID))) == MessageReceived(AUTHOR, VOTE_SAID)
+    said = Told(AUTHOR, VOTE.protocol, encode(ValidatorFrame(0, VOTE_SAID)))
+    assert inbound(AUTHOR).message(said) == MessageReceived(AUTHOR, VOTE_SAID)
