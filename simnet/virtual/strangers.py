@@ -28,7 +28,7 @@ async def lie(world: VirtualWorld, fault: GenesisLiars, draw: random.Random) -> 
     """Peers of another network dial everybody and offer their genesis, for ever; nobody may admit them."""
     world.tell(f"{fault.peers} peers of another network begin to dial everybody")
     async with AsyncExitStack() as stack:
-        liars = [await _open(world, stack, index, NetworkId(bytes(32)), draw) for index in range(fault.peers)]
+        liars = [await _open(world, stack, NetworkId(bytes(32)), draw) for _ in range(fault.peers)]
         while True:
             for liar in liars:
                 _forget_events(liar)
@@ -47,7 +47,7 @@ async def eclipse(world: VirtualWorld, fault: Eclipse, draw: random.Random) -> N
     world.tell(f"{fault.attackers} attackers surround {short(victim.peer)}")
     async with AsyncExitStack() as stack:
         network = world.genesis.network_id()
-        attackers = [await _open(world, stack, index, network, draw) for index in range(fault.attackers)]
+        attackers = [await _open(world, stack, network, draw) for _ in range(fault.attackers)]
         ring = attackers + attackers[:NEIGHBOURS]
         for index, attacker in enumerate(attackers):  # what each says when it is asked for others
             for other in ring[index + 1 : index + 1 + NEIGHBOURS]:
@@ -61,9 +61,9 @@ async def eclipse(world: VirtualWorld, fault: Eclipse, draw: random.Random) -> N
             await trio.sleep(AGAIN_SECONDS)
 
 
-async def _open(
-    world: VirtualWorld, stack: AsyncExitStack, index: int, network: NetworkId, draw: random.Random
-) -> MemoryHost:
+async def _open(world: VirtualWorld, stack: AsyncExitStack, network: NetworkId, draw: random.Random) -> MemoryHost:
+    """A host of its own name and address, whichever fault brings it."""
+    index = next(world.strangers)
     (keys,) = make_keys(world.seed, 1, FIRST_INDEX + index)
     region, hardware = draw.choice(world.scenario.regions), draw.choice(world.scenario.hardware)
     world.links.connect(keys.peer, region, hardware)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import logging
 import random
 from collections import Counter
@@ -103,6 +104,7 @@ class VirtualWorld:
         for plan in plans:
             self.links.connect(plan.peer, plan.region, plan.hardware)
         self.machines = [VirtualMachine(plan, self._world) for plan in plans]
+        self.strangers = itertools.count()  # hosts that are none of its machines
         self.genesis = genesis
         self.tiles = sorted(tile_map.ids)
         self.happenings: list[Happening] = []

@@ -16,6 +16,8 @@ from simnet.virtual.world import run_scenario
         # attackers alone and waited for their roster for ever; heads were heard by nobody; and who came back in the middle
         # of a round began a whole one.
         4,
+        # Liars about the genesis, and attackers: both had the addresses and the keys of the others.
+        13,
     ],
 )
 def test_a_seed_that_found_something_finds_it_no_more(seed: int) -> None:
