@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from protocol.limits import CLOCK_SLACK_MS
 from simnet.scenario import (
     Arrivals,
     Churn,
@@ -45,6 +46,7 @@ ROUND_SECONDS: Final = (40.0, 60.0)
 QUIET_ROUNDS: Final = 3  # one to begin with, two to end with
 WINDOWS_MIN: Final = 2  # rounds in which something may go wrong, when hardly anything does
 APPETITES: Final = (0.1, 0.25, 0.5)  # how likely each kind is: the median run has none to one, two or three, or six
+VOTES_OFF_SECONDS_MAX: Final = 0.8 * CLOCK_SLACK_MS / 1000  # whose clock is off farther finds proposals from the future
 LOSS_SHARE_MAX: Final = 1.0  # few rounds, many troubles: the model must not get worse
 
 
@@ -145,7 +147,11 @@ def _bootstraps(_scenario: Scenario, _draw: random.Random, at: float) -> Fault:
 
 def _clocks(scenario: Scenario, draw: random.Random, _at: float) -> Fault:
     # Up to a tenth of a round: twice what a node that proposes may be off.
-    return SkewClocks(draw.uniform(0.05, 0.2), draw.uniform(0.1, 0.1 * scenario.learning.round_seconds))
+    share, offset_seconds = draw.uniform(0.05, 0.2), draw.uniform(0.1, 0.1 * scenario.learning.round_seconds)
+    dead = scenario.bootstraps if any(isinstance(fault, KillBootstraps) for fault in scenario.faults) else 0
+    if 3 * (dead + round(share * scenario.peers)) >= scenario.validators:  # all of them must go on voting
+        offset_seconds = min(offset_seconds, VOTES_OFF_SECONDS_MAX)
+    return SkewClocks(share, offset_seconds)
 
 
 def _liars(_scenario: Scenario, draw: random.Random, _at: float) -> Fault:
