@@ -4,7 +4,7 @@
     Wanted, Unwanted -+                          +---> Take         this answer is the call's; each call has one, or GiveUp
     Answered ---------+--> ExpertCaller.handle --+---> GiveUp       nobody gave one before its deadline
     Unanswered -------+      (event, now_us)     +---> Drop         nobody waits for this question any more
-    Refuted ----------+                          +---> Wake
+    Refuted, Pardoned +                          +---> Wake
     Woken ------------+
 
 Calls go to the holders of an expert as the plan divides them (consensus/expert_allocation.py), in turn: smooth weighted round
@@ -108,11 +108,18 @@ class Refuted:
 
 
 @dataclass(frozen=True, slots=True)
+class Pardoned:
+    """A holder is out of quarantine before its time: somebody who looks after this node says so."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class Woken:
     """It is as late as the last ``Wake`` said, or later."""
 
 
-CallingEvent = Placed | Wanted | Unwanted | Answered | Unanswered | Refuted | Woken
+CallingEvent = Placed | Wanted | Unwanted | Answered | Unanswered | Refuted | Pardoned | Woken
 
 # -- what goes out ------------------------------------------------------------------------------------------------------
 
@@ -233,6 +240,11 @@ class ExpertCaller:
     def statistics(self) -> CallingStatistics:
         return CallingStatistics(questions=self._number, **self._counts)
 
+    def quarantined(self, now_us: int) -> dict[PeerId, int]:
+        """Who is not asked whatever is lost by it, and until when."""
+        until = {peer: holder.quarantined_until_us for peer, holder in self._holders.items()}
+        return {peer: until_us for peer, until_us in until.items() if until_us > now_us}
+
     def _handle(self, event: CallingEvent, now_us: int) -> Iterator[CallingEffect]:
         match event:
             case Placed(copies):
@@ -251,6 +263,9 @@ class ExpertCaller:
                 self._fail(number, failure, now_us)
             case Refuted(peer):
                 yield from self._quarantine(peer, now_us)
+            case Pardoned(peer):
+                if peer in self._holders:
+                    self._holders[peer].quarantined_until_us = 0
             case Woken():
                 self._wake_us = None  # who wakes us early is told again
         self._grow_late(now_us)

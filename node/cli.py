@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "status": ("node.commands.facts", "status", "What the running node is doing."),
     "peers": ("node.commands.facts", "peers", "Whom the running node knows."),
     "tiles": ("node.commands.tiles", "tiles", "The model's tiles, their versions and owners; verify them."),
+    "experts": ("node.commands.experts", "experts", "The model's experts, and who computes them for this node."),
     "chain": ("node.commands.chain", "chain", "What the network agreed on: blocks, transactions, proofs."),
     "checkpoint": (
         "node.commands.checkpoint",

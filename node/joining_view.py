@@ -16,7 +16,7 @@ from node.metrics import node_metrics
 from node.services.state_fetch import StateFetch
 from node.sync_facts import checkpoint_facts, join_facts
 from p2p.transport import Transport
-from protocol.ids import Digest, peer_text, short
+from protocol.ids import Digest, PeerId, peer_text, short
 from protocol.rejection import Reason, Rejected
 
 
@@ -135,6 +135,12 @@ class JoiningView:
         raise self._refusal()
 
     def expert_calls(self) -> Facts:
+        raise self._refusal()
+
+    def quarantine(self, peer: PeerId) -> None:
+        raise self._refusal()
+
+    def recover(self, peer: PeerId) -> None:
         raise self._refusal()
 
     @asynccontextmanager

@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from compute.io.pool import WorkerHandle
 from compute.model.tiling import FLOAT32_BYTES
+from compute.spot_checks import SpotChecks
 from consensus.beacon import OnionKeeper
 from consensus.engine import Effect, Engine
 from consensus.events import (
@@ -97,6 +98,7 @@ from node.services.answering import Answering, cache_bytes
 from node.services.backfill import Backfill
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
+from node.services.expert_audit import ExpertAudit
 from node.services.expert_client import ExpertClient
 from node.services.expert_server import ExpertServer
 from node.services.gossip import Gossip
@@ -439,7 +441,18 @@ class Node:
         """Text by our own experts, or by those of peers."""
         ground = self.ground
         if ground.settings.compute.experts == ELSEWHERE:
-            client = ExpertClient(self.transport, random.Random(ground.peer), self.report, nursery)
+            audit = ExpertAudit(
+                ground.work.tile_map,
+                self.learning.tile_files,
+                lambda: self._find_worker(ELSEWHERE),
+                ground.genesis.model.width,
+            )
+            # Which answers are looked at is nobody else's to know: drawn from what is only ours, and from when we began.
+            secret = ground.keys.node.seed + self.clock.now_ms().to_bytes(8, "big")
+            checks = SpotChecks(random.Random(secret))
+            client = ExpertClient(
+                self.transport, random.Random(ground.peer), self.report, nursery, audit=audit, checks=checks
+            )
             nursery.start_soon(client.run)
             self.remote_experts = RemoteExperts(
                 self.transport,

@@ -13,13 +13,15 @@ from prometheus_client.core import Metric
 
 from compute import tokenizer
 from compute.model.layout import expert_group
+from compute.spot_checks import Record
 from node.api.view import Asked, Facts, Piece
 from node.chain_view import ChainView
 from node.chain_words import subject_words
 from node.metrics import chain_metrics, node_metrics
 from node.records import lagging_json
+from node.services.expert_client import ExpertClient
 from node.sync_facts import checkpoint_facts, join_facts
-from protocol.ids import Digest, TileId, peer_text, short
+from protocol.ids import Digest, PeerId, TileId, peer_text, short
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Decided
 
@@ -285,6 +287,7 @@ class View:
             parts["answers"] = node.answering.statistics()
         if node.remote_experts is not None:
             parts["experts_called"] = node.remote_experts.statistics()
+            parts["experts_checked"] = node.remote_experts.client.check_statistics()
         yield from node_metrics(self.status(), parts)
         yield from chain_metrics(self.chain.status(), self.chain.members())
 
@@ -321,12 +324,38 @@ class View:
         return told
 
     def expert_calls(self) -> Facts:
-        remote = self._node.remote_experts
+        served, remote = asdict(self._node.expert_server.statistics()), self._node.remote_experts
+        if remote is None:
+            return {"served": served, "called": None, "checks": None, "holders": []}
+        client = remote.client
+        records, quarantined = client.records(), client.quarantined_seconds()
+        holders = dict.fromkeys((*remote.holders, *records, *quarantined))
         return {
-            "served": asdict(self._node.expert_server.statistics()),
-            "called": None if remote is None else asdict(remote.statistics()),
-            "holders": [] if remote is None else [short(peer) for peer in remote.holders],
+            "served": served,
+            "called": asdict(remote.statistics()),
+            "checks": asdict(client.check_statistics()),
+            "holders": [
+                {
+                    "peer": peer_text(peer),
+                    "short": short(peer),
+                    "able": peer in remote.holders,
+                    "quarantined_seconds": quarantined.get(peer),
+                    **asdict(records.get(peer, Record())),
+                }
+                for peer in holders
+            ],
         }
+
+    def quarantine(self, peer: PeerId) -> None:
+        self._expert_client().quarantine(peer)
+
+    def recover(self, peer: PeerId) -> None:
+        self._expert_client().recover(peer)
+
+    def _expert_client(self) -> ExpertClient:
+        if self._node.remote_experts is None:
+            raise Rejected(Reason.NOT_FOUND, "this node has all experts itself, and asks nobody")
+        return self._node.remote_experts.client
 
     @asynccontextmanager
     async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:

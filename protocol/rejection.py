@@ -65,6 +65,11 @@ class Reason(enum.Enum):
     BAD_BLOCK = ("bad_block", Blame.SENDER, "The tensor block's header contradicts itself or its bytes.")
     BAD_DELTA = ("bad_delta", Blame.AUTHOR, "The compressed delta breaks a rule of its format.")
     BAD_SHAPE = ("bad_shape", Blame.AUTHOR, "The tensor has another shape than its tile.")
+    WRONG_ROWS = (
+        "wrong_rows",
+        Blame.SENDER,
+        "The rows that came back are not what this expert makes of those that went.",
+    )
     BAD_WEIGHTS = ("bad_weights", Blame.AUTHOR, "A weight is not finite, or larger than any weight may be.")
 
     # Coded blobs

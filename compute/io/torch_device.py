@@ -6,13 +6,12 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compute.jobs import DeviceReport, Learn
-from compute.trainer import BytesBatch, Held, StepsReport
+from compute.trainer import BytesBatch, ExpertReader, Held, StepsReport
 from protocol.genesis import Genesis
 from protocol.ids import TileId
 
 if TYPE_CHECKING:
     from compute.learner import Learner
-    from compute.model.expert import RowsExpert
     from compute.model.moe import MoEModel
     from compute.model.tiling import Float32Array, TileMap
     from compute.rows_decoder import RowsDecoder
@@ -50,7 +49,7 @@ class TorchDevice:
         model.load(tile_map.assemble(weights))
         return TorchReader(model)
 
-    def expert(self, tile_map: TileMap, expert: str, weights: Mapping[TileId, Float32Array]) -> RowsExpert:
+    def expert(self, tile_map: TileMap, expert: str, weights: Mapping[TileId, Float32Array]) -> ExpertReader:
         """A `compute.model.expert.RowsExpert`, on this device."""
         from compute.model.expert import RowsExpert
 

@@ -16,7 +16,7 @@ from node.api.responses import ApiError, json_response
 from node.api.streams import LongResponse
 from node.api.view import Asked, ChainFacts, NodeView
 from node.metrics import CONTENT_TYPE, metrics_text
-from protocol.ids import Digest, parse_hex32, parse_peer
+from protocol.ids import Digest, parse_hex32, parse_peer, peer_text
 from protocol.limits import KIB, TRANSACTION_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 
@@ -102,8 +102,33 @@ async def get_integrity(request: Request) -> Response:
             "custody_faults": custody["faults"],
             "audits": custody["audits"],
             "audits_failed": custody["audits_failed"],
+            "answers_checked": node.expert_calls()["checks"],
+            "quarantined": {
+                holder["peer"]: holder["quarantined_seconds"]
+                for holder in node.expert_calls()["holders"]
+                if holder["quarantined_seconds"] is not None
+            },
         }
     )
+
+
+async def get_node_status(request: Request) -> Response:
+    """What a holder of experts gave this node."""
+    peer = peer_text(parse_peer(request.path_params["id"]))
+    found = next((holder for holder in node_of(request).expert_calls()["holders"] if holder["peer"] == peer), None)
+    if found is None:
+        raise Rejected(Reason.NOT_FOUND, f"this node asked {peer} for no expert")
+    return json_response(found)
+
+
+async def post_quarantine(request: Request) -> Response:
+    node_of(request).quarantine(parse_peer(request.path_params["id"]))
+    return json_response({"quarantined": request.path_params["id"]}, 202)
+
+
+async def post_recover(request: Request) -> Response:
+    node_of(request).recover(parse_peer(request.path_params["id"]))
+    return json_response({"recovered": request.path_params["id"]}, 202)
 
 
 async def get_metrics(request: Request) -> Response:

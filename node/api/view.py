@@ -136,8 +136,18 @@ class NodeView(Protocol):
         ...
 
     def expert_calls(self) -> Facts:
-        """served {served, waiting, given_bytes} for peers; called, the fields of ``compute.expert_caller.CallingStatistics`` or
-        None, and holders [short], where experts are elsewhere."""
+        """served {served, waiting, given_bytes} for peers. Where experts are elsewhere also called and checks, the fields of
+        ``compute.expert_caller.CallingStatistics`` and ``compute.spot_checks.SpotCheckStatistics``, else None; and holders
+        [{peer, short, able (is here, and computes), quarantined_seconds or None, and the fields of
+        ``compute.spot_checks.Record``}]."""
+        ...
+
+    def quarantine(self, peer: PeerId) -> None:
+        """Ask a peer for no expert for five minutes; raises ``Rejected(NOT_FOUND)`` where no peer is asked."""
+        ...
+
+    def recover(self, peer: PeerId) -> None:
+        """Ask it again at once; raises as ``quarantine``."""
         ...
 
     def generate(self, asked: Asked) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:

@@ -4,7 +4,8 @@
         client.place({expert: {peer: share}})          whenever that is known better
         rows = await client.call(expert, versions, rows, patience_seconds)
 
-An answer must have as many bytes as the question: whoever gives anything else is refuted, and reported.
+An answer must have as many bytes as the question, and some are computed again here (compute/spot_checks.py): whoever gives
+anything else is refuted, and reported.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from compute.expert_caller import (
     ExpertCaller,
     Failure,
     GiveUp,
+    Pardoned,
     Placed,
     Refuted,
     Take,
@@ -37,6 +39,8 @@ from compute.expert_caller import (
     Wanted,
     Woken,
 )
+from compute.spot_checks import Choice, Given, Record, SpotChecks, SpotCheckStatistics
+from node.services.expert_audit import ExpertAudit
 from p2p.requests import EXPERT
 from p2p.transport import RequestFailed, Transport
 from protocol.codec import decode, encode
@@ -51,11 +55,19 @@ FAILURES = {Reason.BUSY: Failure.BUSY, Reason.OVER_BUDGET: Failure.BUSY, Reason.
 class _Call:
     """One call that somebody waits for."""
 
-    def __init__(self, request: bytes, rows_bytes: int) -> None:
-        self.request = request
-        self.rows_bytes = rows_bytes
+    def __init__(self, asked: CallExpert) -> None:
+        self.asked = asked
+        self.request = encode(asked)
         self.is_over = trio.Event()
         self.rows: bytes | None = None
+
+
+class _Check:
+    """An answer that is computed again."""
+
+    def __init__(self) -> None:
+        self.is_over = trio.Event()
+        self.is_wrong = False
 
 
 class ExpertClient:
@@ -68,10 +80,14 @@ class ExpertClient:
         report: Callable[[PeerId, Rejected], None],
         nursery: trio.Nursery,
         rule: CallingRule | None = None,
+        audit: ExpertAudit | None = None,
+        checks: SpotChecks | None = None,
     ) -> None:
-        """``report``: a peer gave what is no answer."""
+        """``report``: a peer gave what is no answer. ``audit``: None: what has the right size is believed."""
         self._transport = transport
         self._caller = ExpertCaller(generator, rule)
+        self._audit = audit
+        self._checks = checks or SpotChecks(Random(generator.getrandbits(64)))
         self._report = report
         self._nursery = nursery
         self._numbers = itertools.count(1)
@@ -85,12 +101,29 @@ class ExpertClient:
         """Who holds what from now on, and in which proportion they are to be called."""
         self._tell(Placed(copies))
 
-    def refute(self, peer: PeerId) -> None:
-        """What a peer gave was found to be wrong."""
+    def quarantine(self, peer: PeerId) -> None:
+        """Do not ask a peer, as if it had been found wrong."""
         self._tell(Refuted(peer))
+
+    def recover(self, peer: PeerId) -> None:
+        """Ask it again before its time; what it gives first is computed again before it is used, if it was found wrong."""
+        self._tell(Pardoned(peer))
 
     def statistics(self) -> CallingStatistics:
         return self._caller.statistics()
+
+    def check_statistics(self) -> SpotCheckStatistics:
+        """Of answers that were computed again."""
+        return self._checks.statistics()
+
+    def records(self) -> dict[PeerId, Record]:
+        """What each holder gave."""
+        return self._checks.records()
+
+    def quarantined_seconds(self) -> dict[PeerId, float]:
+        """Who is not asked, and for how long yet."""
+        now_us = _now_us()
+        return {peer: (until_us - now_us) / SECOND_US for peer, until_us in self._caller.quarantined(now_us).items()}
 
     async def call(
         self, expert: ExpertSlice, versions: Sequence[Version], rows: bytes, patience_seconds: float
@@ -100,8 +133,7 @@ class ExpertClient:
         Raises ``Rejected(BUSY)`` when nobody gave it in time.
         """
         number = next(self._numbers)
-        request = CallExpert(expert.expert, expert.index, expert.count, tuple(versions), rows)
-        call = self._calls[number] = _Call(encode(request), len(rows))
+        call = self._calls[number] = _Call(CallExpert(expert.expert, expert.index, expert.count, tuple(versions), rows))
         try:
             self._tell(Wanted(number, expert, _now_us() + int(patience_seconds * SECOND_US)))
             await call.is_over.wait()
@@ -166,13 +198,41 @@ class ExpertClient:
             return Unanswered(question, FAILURES.get(refusal.reason, Failure.LOST))
         try:
             rows = decode(ExpertCalled, data, limit_bytes=EXPERT.response_bytes_max).rows
-            if len(rows) != call.rows_bytes:
-                raise Rejected(Reason.BAD_SHAPE, f"{len(rows)} bytes of rows for {call.rows_bytes}")
+            if len(rows) != len(call.asked.rows):
+                raise Rejected(Reason.BAD_SHAPE, f"{len(rows)} bytes of rows for {len(call.asked.rows)}")
         except Rejected as refusal:
             self._report(peer, refusal)
             return Refuted(peer)
+        if self._audit is not None and not await self._is_believed(self._audit, peer, call.asked, rows):
+            return Refuted(peer)
         self._given[question] = rows
         return Answered(question)
+
+    async def _is_believed(self, audit: ExpertAudit, peer: PeerId, asked: CallExpert, rows: bytes) -> bool:
+        """Whether rows may be used now. The look at them goes on to its end, also when nobody waits for them any more."""
+        given = Given(peer, ExpertSlice(asked.expert, asked.index, asked.count), max(asked.versions))
+        choice = self._checks.choose(given)
+        if choice is Choice.NOT:
+            return True
+        check = _Check()
+        self._nursery.start_soon(self._check, audit, given, choice, asked, rows, check)
+        if choice is Choice.BEFORE:
+            await check.is_over.wait()
+        return not check.is_wrong
+
+    async def _check(
+        self, audit: ExpertAudit, given: Given, choice: Choice, asked: CallExpert, rows: bytes, check: _Check
+    ) -> None:
+        deviation_micro = None
+        try:
+            deviation_micro = await audit.find_deviation_micro(asked, rows)
+        finally:
+            check.is_wrong = self._checks.found(given, choice, deviation_micro)
+            check.is_over.set()
+        if check.is_wrong:
+            refusal = Rejected(Reason.WRONG_ROWS, f"{given.expert}, off by {deviation_micro} millionths")
+            self._report(given.peer, refusal)
+            self._tell(Refuted(given.peer))
 
 
 @asynccontextmanager
@@ -181,10 +241,12 @@ async def open_expert_client(
     generator: Random,
     report: Callable[[PeerId, Rejected], None],
     rule: CallingRule | None = None,
+    audit: ExpertAudit | None = None,
+    checks: SpotChecks | None = None,
 ) -> AsyncIterator[ExpertClient]:
     """A client that works until the block is left."""
     async with trio.open_nursery() as nursery:
-        client = ExpertClient(transport, generator, report, nursery, rule)
+        client = ExpertClient(transport, generator, report, nursery, rule, audit, checks)
         nursery.start_soon(client.run)
         yield client
         nursery.cancel_scope.cancel()

@@ -54,6 +54,11 @@ class RemoteExperts:
         """Who computes experts."""
         return self._able
 
+    @property
+    def client(self) -> ExpertClient:
+        """Who was asked, and what came of it."""
+        return self._client
+
     async def run(self) -> None:
         """Keep knowing who computes: peers that are connected and have a device. All of them alike, while nobody plans."""
         while True:

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from compute import jobs
 from compute.delta import codec
 from compute.delta.pipeline import PIPELINES
+from compute.spot_checks import find_deviation_micro
 from consensus import transition
 from consensus.availability import check_availability_certificate, check_availability_vote
 from consensus.custody_answers import take_answer
@@ -61,6 +62,7 @@ from node.keys import CARD_BYTES_MAX, card_text, parse_card
 from node.money import parse_nock
 from node.part_worker import CALL_BYTES_MAX, BucketOfPart, PartInFile, Prove, Proved, Refused
 from node.recovery_disagreement import HaltRow
+from node.services.expert_audit import ExpertAudit
 from node.services.housekeeping import UseRow
 from node.state_rows import FetchRow
 from node.toml_table import Key, parse_document, read_table, write_table
@@ -1169,6 +1171,13 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     message("call of an expert", CallExpert, EXPERT.request_bytes_max),
     message("what an expert gave", ExpertCalled, EXPERT.response_bytes_max),
+    Decoder(
+        "rows that are computed again",
+        Form.BINARY,
+        lambda: [bytes(64), np.ones(16, "<f4").tobytes()],
+        lambda data: find_deviation_micro(data, np.linspace(-1, 1, 16, dtype="<f4").tobytes(), 8),
+        (find_deviation_micro, ExpertAudit.find_deviation_micro),
+    ),
     message("question about cells", CellRequest, CELLS.request_bytes_max),
     message("manifest that is given", Manifest, FRAME_BYTES_MAX, Manifest(manifest_samples()[0])),
     message("tables that are given", Tables, FRAME_BYTES_MAX),

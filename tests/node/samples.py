@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 from node.api.view import Asked, Piece
 from node.metrics import chain_metrics, node_metrics
 from protocol.digest import blob_digest
-from protocol.ids import Digest
+from protocol.ids import Digest, PeerId, peer_text
 from protocol.rejection import Reason, Rejected
 from tests.node.chain_samples import SmallChain
 
@@ -145,6 +145,24 @@ EXPERT: dict[str, Any] = {
     "version_min": 5,
     "version_max": 6,
 }
+HOLDER = {
+    "peer": peer_text(PeerId(bytes([7]) * 32)),
+    "short": "holder",
+    "able": True,
+    "quarantined_seconds": 299.5,
+    "answers": 120,
+    "checked": 4,
+    "wrong": 1,
+    "believed": 0,
+    "version": -1,
+    "deviation_micro_max": 7,
+}
+CALLS = {
+    "served": {"served": 3, "waiting": 0, "given_bytes": 96},
+    "called": {"calls": 121, "taken": 120, "given_up": 1, "questions": 130, "hedges": 6, "failovers": 3},
+    "checks": {"answers": 120, "checked": 4, "wrong": 1, "unknown": 0, "open": 0},
+    "holders": [HOLDER],
+}
 CHECKPOINT = {
     "height": 64,
     "epoch": 0,
@@ -168,6 +186,7 @@ class FakeNode:
         self.fails_with: Exception | None = None
         self.says = ""  # instead of the prompt
         self.asked: list[Asked] = []
+        self.quarantined: set[PeerId] = set()
         self.small_chain = SmallChain()
         self.chain = self.small_chain.view
 
@@ -216,7 +235,13 @@ class FakeNode:
         return [EXPERT]
 
     def expert_calls(self) -> dict[str, Any]:
-        return {"served": {"served": 3, "waiting": 0, "given_bytes": 96}, "called": None, "holders": []}
+        return CALLS
+
+    def quarantine(self, peer: PeerId) -> None:
+        self.quarantined.add(peer)
+
+    def recover(self, peer: PeerId) -> None:
+        self.quarantined.discard(peer)
 
     @asynccontextmanager
     async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:

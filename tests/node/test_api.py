@@ -22,10 +22,13 @@ from node.api.routes import ROUTES
 from node.api.server import ApiAddress, serve_api
 from node.api.times import ApiTimes
 from node.data_directory import DataDirectory
+from protocol.ids import parse_peer
 from tests.node.samples import (
+    CALLS,
     CHECKPOINT,
     CUSTODY,
     EXPERT,
+    HOLDER,
     KEPT_BLOB,
     KEPT_TILES,
     MODEL,
@@ -410,8 +413,27 @@ def test_experts_are_listed(tmp_path):
         assert (await served.tcp.get("/experts/calls")).json()["served"]["served"] == 3
         integrity = (await served.tcp.get("/security/integrity_status")).json()
         assert (integrity["rejected"], integrity["audits_failed"]) == (STATUS["rejected"], 3)
+        assert (integrity["answers_checked"], integrity["quarantined"]) == (CALLS["checks"], {HOLDER["peer"]: 299.5})
         assert (await served.tcp.get("/p2p/nodes")).json() == [PEER]
         assert (await served.tcp.get("/monitoring/health")).json()["healthy"]
+
+    serve(tmp_path, conversation)
+
+
+def test_a_holder_is_left_alone_and_asked_again_by_hand(tmp_path):
+    """With the right to change something; what it gave is read without."""
+    peer, name = parse_peer(HOLDER["peer"]), HOLDER["peer"]
+
+    async def conversation(served: Served) -> None:
+        assert (await served.tcp.get(f"/security/node_status/{name}")).json() == HOLDER
+        assert (await served.tcp.get(f"/security/node_status/{PEER['peer']}")).status_code == 404
+        assert (await served.tcp.get("/security/node_status/nobody")).status_code == 400
+        assert (await served.tcp.post(f"/security/quarantine_node/{name}")).status_code == 403
+        assert served.node.quarantined == set()
+        assert (await served.unix.post(f"/security/quarantine_node/{name}")).status_code == 202
+        assert served.node.quarantined == {peer}
+        assert (await served.unix.post(f"/security/recover_node/{name}")).status_code == 202
+        assert served.node.quarantined == set()
 
     serve(tmp_path, conversation)
 

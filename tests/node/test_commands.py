@@ -15,7 +15,7 @@ from node.api.server import serve_api
 from node.cli import nocknode
 from node.data_directory import DataDirectory
 from node.errors import CommandFailed
-from tests.node.samples import CUSTODY, KEPT_BLOB, KEPT_TILES, PEER, STATUS, TILE, FakeNode
+from tests.node.samples import CALLS, CUSTODY, EXPERT, KEPT_BLOB, KEPT_TILES, PEER, STATUS, TILE, FakeNode
 
 Ask = Callable[..., Awaitable[Result]]
 
@@ -55,6 +55,10 @@ def test_commands_tell_what_the_node_tells(tmp_path):
             assert words in status
         assert "/ip4/127.0.0.1/tcp/4001" in (await ask("peers")).stdout
         assert "trunk/0" in (await ask("tiles")).stdout
+        assert json.loads((await ask("experts", "--json")).stdout) == {"experts": [EXPERT], "calls": CALLS}
+        shown = (await ask("experts")).stdout
+        for words in ("layer0.expert1", "5 to 6", "4 of 120 answers, 1 wrong", "holder", "300"):
+            assert words in shown
 
     with_node(tmp_path, conversation)
 
