@@ -14,10 +14,10 @@ share ``q`` of what they give, half are found within ``0.7 one_in / q`` answers.
 What is the same is not the same bits: a GPU adds in another order than a CPU, and some round products to ten bits. The
 deviation is the length of the difference to our own rows over theirs, of the row that is farthest off:
 
-    order of sums       below 0.000001         10-bit products (TF32)      some 0.0003
-    int8 for float32    0.01                   noise, another expert       what it likes
+    order of sums       0.000001               10-bit products (TF32)      0.0003 (both reckoned, not measured)
+    int8 for float32    0.013 (docs/log.md)    noise, another expert       what it likes
 
-(docs/log.md). A deviation that is let pass changes an answer no more than another machine would.
+A deviation that is let pass changes an answer no more than another machine would.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ RECORDS_MAX: Final = 1_024  # of holders, of whom whoever answered first is forg
 class SpotCheckRule:
     """How much is looked at."""
 
-    one_in: int = (
-        64  # answers of a holder that was right before: two in a hundred of our own rows cost little (a guess)
-    )
+    one_in: int = 64  # answers of a holder that was right before: two in a hundred cost little (a guess)
     beside_max: int = 4  # that are looked at beside their use at once: what is more is let pass
     deviation_micro_max: int = DEVIATION_MICRO_MAX
 
@@ -98,8 +96,8 @@ def find_deviation_micro(given: bytes, own: bytes, width: int) -> int:
     if len(given) != len(own) or len(own) % (4 * width):
         raise Rejected(Reason.BAD_SHAPE, f"{len(given)} bytes beside {len(own)} of rows of {width}")
     given_PD, own_PD = (np.frombuffer(rows, "<f4").reshape(-1, width).astype(np.float64) for rows in (given, own))
-    off_P, length_P = (np.linalg.norm(rows_PD, axis=1) for rows_PD in (given_PD - own_PD, own_PD))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # rows of no numbers, of noughts
+        off_P, length_P = (np.linalg.norm(rows_PD, axis=1) for rows_PD in (given_PD - own_PD, own_PD))
         worst = float(np.max(np.where(off_P == 0, 0, off_P / length_P)))
     return round(min(worst * MILLION, NO_LIKENESS_MICRO)) if worst == worst else NO_LIKENESS_MICRO
 
@@ -114,10 +112,11 @@ class SpotChecks:
         self._records: dict[PeerId, Record] = {}
         self._believed: dict[PeerId, set[ExpertSlice]] = {}  # asked only "is it in"
         self._beside = self._before = 0
-        self._unknown = 0
+        self._answers = self._checked = self._wrong = self._unknown = 0
 
     def choose(self, given: Given) -> Choice:
         """What to do with an answer. Unless that is nothing, ``found`` comes after it."""
+        self._answers += 1
         record = self._records.get(given.peer, Record())
         self._keep(given.peer, replace(record, answers=record.answers + 1))
         if given.expert not in self._believed[given.peer] or given.version > record.version:
@@ -147,6 +146,8 @@ class SpotChecks:
         record = self._records.get(peer, Record())
         self._keep(peer, replace(record, checked=record.checked + 1))
         is_wrong = deviation_micro > self._rule.deviation_micro_max
+        self._checked += 1
+        self._wrong += is_wrong
         if is_wrong:
             self._believed[peer].clear()
             self._change(peer, wrong=record.wrong + 1, believed=0, version=-1)
@@ -175,11 +176,5 @@ class SpotChecks:
         return dict(self._records)
 
     def statistics(self) -> SpotCheckStatistics:
-        records = self._records.values()
-        return SpotCheckStatistics(
-            answers=sum(each.answers for each in records),
-            checked=sum(each.checked for each in records),
-            wrong=sum(each.wrong for each in records),
-            unknown=self._unknown,
-            open=self._beside + self._before,
-        )
+        open_checks = self._beside + self._before
+        return SpotCheckStatistics(self._answers, self._checked, self._wrong, self._unknown, open_checks)

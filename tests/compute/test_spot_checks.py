@@ -107,6 +107,7 @@ def test_no_more_is_remembered_than_there_is_room_for() -> None:
         made.choose(given_by(PeerId(number.to_bytes(32, "big")), A))
     assert len(made.records()) == RECORDS_MAX
     assert ONE not in made.records()
+    assert made.statistics().answers == RECORDS_MAX + 1  # what was counted stays counted
     assert made.choose(given_by(ONE, A)) is Choice.BEFORE
 
 
@@ -132,6 +133,12 @@ def test_what_is_no_number_is_like_nothing(value: float) -> None:
     given = own.copy()
     given[1, 2] = value
     assert find_deviation_micro(rows(given), rows(own), WIDTH) == NO_LIKENESS_MICRO
+
+
+def test_own_rows_that_are_no_numbers_are_like_nothing() -> None:
+    """Weights that have become none: the answer is not taken for right, and nothing is raised."""
+    own = np.full((1, WIDTH), np.inf)
+    assert find_deviation_micro(rows(own), rows(own), WIDTH) == NO_LIKENESS_MICRO
 
 
 def test_rows_of_noughts_are_like_rows_of_noughts_alone() -> None:
