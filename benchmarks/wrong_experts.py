@@ -5,8 +5,8 @@ time: a job of a worker takes two milliseconds. Eight answers are always under w
 simnet/wrong_experts.py; one that keeps old weights lies from the second version on, which is one round of real learning
 later. The rule is the one that nodes have.
 
-The first table says how far off each lie is, beside what honest machines differ by; the second what became of the liar:
-beside ours a door that believes whatever has the right size. The floor of answers used is nought.
+Of each liar it says how far off its wrong answers are, how many of them a text may rest on, beside a door that believes
+whatever has the right size, and how soon it is in quarantine; in front of them what the same costs with honest holders alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Found:
     """What became of one liar. Times since its first wrong answer."""
 
     used: int  # of its wrong answers, at most: all that were not found out, some of which nobody waited for any more
-    gave: int
     seconds: float | None  # until it was in quarantine; None: never
     accused: int  # honest holders that were taken for liars
     checked_percent: float
@@ -48,7 +47,7 @@ class _Counting:
 
     def __init__(self, device: Any, right: Any, width: int) -> None:
         self._device, self._right, self._width = device, right, width
-        self.gave = self.wrong = 0
+        self.wrong = 0
         self.first_wrong_at: float | None = None
         self.worst_micro: Counter[int] = Counter()
 
@@ -73,7 +72,6 @@ class _Counting:
 
         micro = find_deviation_micro(given, right, self._width)
         self.worst_micro[micro] += 1
-        self.gave += 1
         if micro > DEVIATION_MICRO_MAX:
             self.wrong += 1
             if self.first_wrong_at is None:
@@ -107,10 +105,10 @@ def live_with(bench: Any, kind: str, answers: int, believes: bool) -> tuple[Foun
     from protocol.ids import PeerId, Version
     from protocol.rejection import Rejected
     from simnet.virtual.learner import ModelDevice, made_report
-    from simnet.wrong_experts import WRONG_DEVICES, SeldomDevice
+    from simnet.wrong_experts import ALWAYS_WRONG, SeldomDevice
     from tests.node.village import Village, live
 
-    devices = {**WRONG_DEVICES, "seldom": SeldomDevice, HONEST: lambda name: ModelDevice(made_report(name))}
+    devices = {**ALWAYS_WRONG, "seldom": SeldomDevice, HONEST: lambda name: ModelDevice(made_report(name))}
     liar = _Counting(devices[kind]("liar"), ModelDevice(made_report("right")), bench.genesis.model.width)
     accused: Counter[PeerId] = Counter()
     found_at: list[float] = []
@@ -139,12 +137,11 @@ def live_with(bench: Any, kind: str, answers: int, believes: bool) -> tuple[Foun
         peer, *others = village.peers
         statistics = village.client.check_statistics()
         checked = statistics.checked / statistics.answers if statistics.answers else 0.0
-        wrong_found = village.client.records()[peer].wrong if peer in village.client.records() else 0
+        record = village.client.records().get(peer)  # None where all is believed
         since = liar.first_wrong_at or 0.0
         results.append(
             Found(
-                used=liar.wrong - min(liar.wrong, wrong_found),
-                gave=liar.gave,
+                used=liar.wrong - (record.wrong if record else 0),
                 seconds=found_at[0] - since if found_at else None,
                 accused=sum(accused[other] > 0 for other in others),
                 checked_percent=100 * checked,
@@ -156,11 +153,11 @@ def live_with(bench: Any, kind: str, answers: int, believes: bool) -> tuple[Foun
 
 
 def measure(answers: int) -> list[Row]:
-    from simnet.wrong_experts import WRONG_DEVICES
+    from simnet.wrong_experts import ALWAYS_WRONG
     from tests.node.worker_samples import bench_in_memory
 
     rows = []
-    for kind in (HONEST, *sorted(WRONG_DEVICES), "seldom"):
+    for kind in (HONEST, *sorted(ALWAYS_WRONG), "seldom"):
         say(f"{kind}: {answers} answers, twice")
         found, off = live_with(bench_in_memory(), kind, answers, believes=False)
         plain, _ = live_with(bench_in_memory(), kind, answers, believes=True)

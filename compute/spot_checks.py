@@ -15,7 +15,7 @@ What is the same is not the same bits: a GPU adds in another order than a CPU, a
 deviation is the length of the difference to our own rows over theirs, of the row that is farthest off:
 
     order of sums       0.000001               10-bit products (TF32)      0.0003 (both reckoned, not measured)
-    int8 for float32    0.013 (docs/log.md)    noise, another expert       what it likes
+    int8 for float32    0.01 (docs/log.md)     noise, another expert       what it likes
 
 A deviation that is let pass changes an answer no more than another machine would.
 """
@@ -29,12 +29,13 @@ from typing import Final
 
 import numpy as np
 
+from compute.model.tiling import FLOAT32_BYTES
 from protocol.experts import ExpertSlice
+from protocol.genesis import MILLION
 from protocol.ids import PeerId, Version
 from protocol.rejection import InvariantBroken, Reason, Rejected
 
-MILLION: Final = 1_000_000
-DEVIATION_MICRO_MAX: Final = 2_000  # a fifth of what int8 is off, some times what the narrowest products are
+DEVIATION_MICRO_MAX: Final = 2_000  # a fifth of what int8 is off, above what other machines are (a guess)
 NO_LIKENESS_MICRO: Final = 1_000 * MILLION  # no number among the rows, or as far off as that
 RECORDS_MAX: Final = 1_024  # of holders, of whom whoever answered first is forgotten first (a guess)
 
@@ -93,7 +94,7 @@ def find_deviation_micro(given: bytes, own: bytes, width: int) -> int:
 
     Raises ``Rejected(BAD_SHAPE)`` where they are not as many.
     """
-    if len(given) != len(own) or len(own) % (4 * width):
+    if len(given) != len(own) or len(own) % (FLOAT32_BYTES * width):
         raise Rejected(Reason.BAD_SHAPE, f"{len(given)} bytes beside {len(own)} of rows of {width}")
     given_PD, own_PD = (np.frombuffer(rows, "<f4").reshape(-1, width).astype(np.float64) for rows in (given, own))
     with np.errstate(divide="ignore", invalid="ignore"):  # rows of no numbers, of noughts

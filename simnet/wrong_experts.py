@@ -19,6 +19,7 @@ import numpy as np
 
 from compute.exact import Float32
 from compute.model.tiling import TileMap
+from compute.row_scales import dequantize_rows, quantize_rows
 from compute.trainer import Device, ExpertReader
 from protocol.digest import number
 from protocol.ids import TileId
@@ -26,7 +27,6 @@ from simnet.compute import generator_of
 from simnet.virtual.learner import ModelDevice, made_report
 
 LOUDNESS: Final = 0.1
-INT8_MAX: Final = 127
 SELDOM_ONE_IN: Final = 10
 
 
@@ -110,18 +110,14 @@ class Int8Device(ModelDevice):
     def expert(self, tile_map: TileMap, expert: str, weights: Mapping[TileId, Float32]) -> ExpertReader:
         from compute.model.expert import RowsExpert
 
-        rounded = {name: _rounded(matrix_RC) for name, matrix_RC in tile_map.assemble(weights).items()}
+        rounded = tile_map.assemble(weights)
+        for name, matrix_RC in rounded.items():
+            rounded[name] = np.empty_like(matrix_RC)
+            dequantize_rows(*quantize_rows(matrix_RC), rounded[name])
         return RowsExpert(rounded, expert, "cpu")
 
 
-def _rounded(matrix_RC: Float32) -> Float32:
-    scale_R1 = np.abs(matrix_RC).max(axis=1, keepdims=True) / INT8_MAX
-    codes_RC = np.rint(matrix_RC / np.where(scale_R1 == 0, 1, scale_R1))
-    rounded_RC: Float32 = (codes_RC * scale_R1).astype(np.float32)
-    return rounded_RC
-
-
-WRONG_DEVICES: Final[Mapping[str, Callable[[str], Device]]] = {
+ALWAYS_WRONG: Final[Mapping[str, Callable[[str], Device]]] = {
     "noise": NoisyDevice,
     "other": OtherDevice,
     "stale": StaleDevice,

@@ -94,7 +94,7 @@ async def get_expert_calls(request: Request) -> Response:
 async def get_integrity(request: Request) -> Response:
     """What this node refused, and whom it found at fault."""
     node = node_of(request)
-    status, custody = node.status(), node.custody()
+    status, custody, calls = node.status(), node.custody(), node.expert_calls()
     return json_response(
         {
             "verified_seconds_ago": status["verified_seconds_ago"],
@@ -102,10 +102,10 @@ async def get_integrity(request: Request) -> Response:
             "custody_faults": custody["faults"],
             "audits": custody["audits"],
             "audits_failed": custody["audits_failed"],
-            "answers_checked": node.expert_calls()["checks"],
+            "answers_checked": calls["checks"],
             "quarantined": {
                 holder["peer"]: holder["quarantined_seconds"]
-                for holder in node.expert_calls()["holders"]
+                for holder in calls["holders"]
                 if holder["quarantined_seconds"] is not None
             },
         }

@@ -87,7 +87,7 @@ class ExpertClient:
         self._transport = transport
         self._caller = ExpertCaller(generator, rule)
         self._audit = audit
-        self._checks = checks or SpotChecks(Random(generator.getrandbits(64)))
+        self._checks = checks or SpotChecks(generator)
         self._report = report
         self._nursery = nursery
         self._numbers = itertools.count(1)
@@ -229,7 +229,9 @@ class ExpertClient:
         finally:
             check.is_wrong = self._checks.found(given, choice, deviation_micro)
             check.is_over.set()
-        if check.is_wrong:
+        if check.is_wrong and given.peer not in self._caller.quarantined(
+            _now_us()
+        ):  # of many at once, the first is told
             refusal = Rejected(Reason.WRONG_ROWS, f"{given.expert}, off by {deviation_micro} millionths")
             self._report(given.peer, refusal)
             self._tell(Refuted(given.peer))

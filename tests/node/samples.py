@@ -187,6 +187,8 @@ class FakeNode:
         self.says = ""  # instead of the prompt
         self.asked: list[Asked] = []
         self.quarantined: set[PeerId] = set()
+        self.calls: dict[str, Any] = CALLS
+        self.known_experts: list[dict[str, Any]] = [EXPERT]
         self.small_chain = SmallChain()
         self.chain = self.small_chain.view
 
@@ -232,10 +234,10 @@ class FakeNode:
         return MODEL
 
     def experts(self) -> list[dict[str, Any]]:
-        return [EXPERT]
+        return self.known_experts
 
     def expert_calls(self) -> dict[str, Any]:
-        return CALLS
+        return self.calls
 
     def quarantine(self, peer: PeerId) -> None:
         self.quarantined.add(peer)

@@ -59,6 +59,11 @@ def test_commands_tell_what_the_node_tells(tmp_path):
         shown = (await ask("experts")).stdout
         for words in ("layer0.expert1", "5 to 6", "4 of 120 answers, 1 wrong", "holder", "300"):
             assert words in shown
+        node.calls = {**CALLS, "called": None, "checks": None, "holders": []}  # it has the experts itself
+        node.known_experts = [{**EXPERT, "version_min": None, "version_max": None}]
+        shown = (await ask("experts")).stdout
+        assert "3 calls" in shown
+        assert "computed again" not in shown
 
     with_node(tmp_path, conversation)
 

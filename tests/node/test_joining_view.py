@@ -106,6 +106,9 @@ def test_the_api_answers_while_a_state_is_fetched(tmp_path: Path) -> None:
                     ):
                         answer = await client.get(path)
                         assert (answer.status_code, "no state yet" in answer.text) == (503, True)
+                    for path in ("quarantine_node", "recover_node"):
+                        answer = await client.post(f"/security/{path}/{STATUS['peer']}")
+                        assert (answer.status_code, "no state yet" in answer.text) == (503, True)
                     asked = {"prompt": "to be", "tokens_max": 3}
                     assert (await client.post("/generate", json=asked)).status_code == 503
                     shown[0] = FakeNode()

@@ -7,7 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import openai
+import pytest
 
+from node.commands.client import NodeClient
+from node.errors import CommandFailed
 from tests.node.processes import Network, NodeProcess, run_command, wait_for
 
 PROMPT = "def method_1("
@@ -67,6 +70,14 @@ def test_a_node_without_experts_answers_as_those_who_have_them(tmp_path: Path) -
             0,
         )  # what it computed again is the same
         assert sum(member.get("/experts/calls")["served"]["served"] for member in members) > 0
+        holder = members[0].status("peer")
+        NodeClient(door.directory).post(f"/security/quarantine_node/{holder}")
+        assert list(door.get("/security/integrity_status")["quarantined"]) == [holder]
+        assert chat(door) == expected
+        NodeClient(door.directory).post(f"/security/recover_node/{holder}")
+        assert door.get("/security/integrity_status")["quarantined"] == {}
+        with pytest.raises(CommandFailed, match="asks nobody"):
+            NodeClient(members[0].directory).post(f"/security/quarantine_node/{holder}")
         for worker in members[0].kill():
             worker.wait(10)
         assert chat(door) == expected
