@@ -12,7 +12,7 @@ from consensus.state import KeptEntry
 from node.account_address import account_text
 from node.money import nock_text
 from protocol.availability import StateCheckpoint, Subject, TileSnapshot
-from protocol.ids import peer_text, short_digest
+from protocol.ids import peer_text, short, short_digest
 from protocol.rejection import Reason
 from protocol.roster import Head
 from protocol.transactions import (
@@ -125,8 +125,13 @@ def transaction_facts(transaction: Transaction) -> dict[str, Any]:
     }
 
 
+def learners(head: Head) -> list[str]:
+    """Whose deltas went in, shortened and each once; for an aggregate whoever made it."""
+    return sorted({short(delta.learner) for delta in head.deltas})
+
+
 def head_facts(head: Head) -> dict[str, Any]:
-    """What a body says of a head: id, tile, version, round, attempt, proposer, root, deltas, tokens, does."""
+    """What a body says of a head: id, tile, version, round, attempt, proposer, root, deltas, learners, tokens, does."""
     return {
         "id": head.digest().hex(),
         "tile": head.tile,
@@ -136,6 +141,7 @@ def head_facts(head: Head) -> dict[str, Any]:
         "proposer": peer_text(head.proposer),
         "root": head.root.hex(),
         "deltas": head.learners,
+        "learners": learners(head),
         "tokens": head.tokens,
         "does": head_words(head),
     }

@@ -16,7 +16,7 @@ from compute.model.layout import expert_group
 from compute.spot_checks import Record
 from node.api.view import Asked, Facts, Piece
 from node.chain_view import ChainView
-from node.chain_words import subject_words
+from node.chain_words import learners, subject_words
 from node.metrics import chain_metrics, node_metrics
 from node.records import lagging_json
 from node.services.expert_client import ExpertClient
@@ -175,6 +175,7 @@ class View:
                     "round": at.head.round if at.head else 0,
                     "values": node.ground.work.tile_map.tile(tile).values,
                     "deltas": at.head.learners if at.head else 0,
+                    "learners": learners(at.head) if at.head else [],
                     "tokens": at.head.tokens if at.head else 0,
                 }
             )

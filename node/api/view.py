@@ -99,7 +99,8 @@ class NodeView(Protocol):
         ...
 
     def tiles(self) -> Sequence[Facts]:
-        """tile, version, base (whose file it rests on), root, owner (short), attempt, round, values, deltas, tokens."""
+        """tile, version, base (whose file it rests on), root, owner (short), attempt, round, values, deltas, learners
+        (short), tokens."""
         ...
 
     def peers(self) -> Sequence[Facts]:

@@ -60,6 +60,7 @@ TILE = {
     "round": 6,
     "values": 65_536,
     "deltas": 4,
+    "learners": ["AHqUzB", "VJ28wW"],
     "tokens": 8_192,
 }
 PEER = {

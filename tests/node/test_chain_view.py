@@ -24,7 +24,7 @@ from node.chain_words import WORDS, payload_facts, subject_words, until_words
 from protocol.availability import StateCheckpoint, kept_until
 from protocol.codec import encode
 from protocol.digest import blob_digest
-from protocol.ids import AccountId, Digest, Epoch, Height, peer_text
+from protocol.ids import AccountId, Digest, Epoch, Height, peer_text, short
 from protocol.limits import HISTORY_SEGMENTS
 from protocol.rejection import Reason, Rejected
 from protocol.state_proof import SubChain, combine_roots
@@ -149,6 +149,7 @@ def test_a_block_says_what_it_decided():
     assert facts["proposer_peer"] == peer_text(ROSTER.members[1].node)
     assert [each["id"] for each in facts["heads"]] == [head.digest().hex()]
     assert facts["heads"][0]["does"] == "decides layer3.expert7/0@7 of round 6 from 2 deltas, 30,848 tokens"
+    assert facts["heads"][0]["learners"] == sorted({short(delta.learner) for delta in head.deltas})
     by_id = {each["id"]: each for each in facts["transactions"]}
     assert by_id[refused.id.hex()]["refusal"]["code"] == "not_authorised"
     assert by_id[done.id.hex()]["refusal"] is None

@@ -197,13 +197,8 @@ def test_a_newcomer_finds_all_and_contributes(tmp_path: Path) -> None:
         members[1].wait_rounds(2)
         newcomer.start(bootstrap=[members[5].address])
         wait_for("all eight", lambda: newcomer.status("connected") == 8)
-        joined = wait_for("its first round", lambda: newcomer.log("round opened"))[0]["round"]
-        wait_for("three deltas in a tile", lambda: any(tile["deltas"] == 3 for tile in members[0].get("/tiles") or ()))
-        # Where somebody was late, three deltas are of two learners: its own had two rounds' time.
-        wait_for(
-            "a delta of its own", lambda: any(r["delta_payload_bytes"] for r in (newcomer.get("/rounds") or ())[:-2])
-        )
-        assert members[0].status("round") <= joined + 10
+        me = newcomer.status("short")
+        wait_for("a delta of its own", lambda: any(me in tile["learners"] for tile in members[0].get("/tiles") or ()))
         providers = newcomer.log("providers")
         assert len(providers[-1]["peers"]) >= 2
         assert sum(peer["fetched_bytes"] > 0 for peer in newcomer.get("/peers")) >= 2
