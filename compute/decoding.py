@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from compute.model.attention import KeyValueCache
 from compute.model.moe import MoEModel, route
-from compute.sampling import Sampling, check_request, choose
+from compute.sampling import Sampling, check_given, check_request, race
 
 ROWS_PER_STEP_MAX: Final = 512  # tokens that a step reads, unless one prompt has more: no answer waits long (a guess)
 
@@ -44,11 +44,16 @@ class ExpertRows(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """The next token of an answer, and whether the answer ends with it; None where a stop token ended it, which is no part."""
+    """The next token of an answer, and whether the answer ends with it; None where a stop token ended it, which is no part.
+
+    ``margin``: where tokens are given, how far the given one was behind the one that would have been chosen, in logits; 0
+    where it is that one.
+    """
 
     name: str
     token: int | None
     ends: bool
+    margin: float = 0.0
 
 
 Step = Generator[ExpertRows, Mapping[int, Tensor], list[Decoded]]
@@ -63,6 +68,7 @@ class _Answer:
     generator: torch.Generator
     caches: list[KeyValueCache]
     unread: int
+    given: Sequence[int]
     chosen: int = 0
 
     def reading(self) -> list[int]:
@@ -82,13 +88,17 @@ class Decoder:
     def __contains__(self, name: object) -> bool:
         return name in self._answers
 
-    def add(self, name: str, prompt: Sequence[int], sampling: Sampling) -> None:
-        """Begin an answer. Raises Rejected(BAD_ARGUMENT), and ValueError for a name that is in use."""
+    def add(self, name: str, prompt: Sequence[int], sampling: Sampling, given: Sequence[int] = ()) -> None:
+        """Begin an answer; ``given``: all of its tokens, which are read whatever would be chosen, to see what that is.
+
+        Raises Rejected(BAD_ARGUMENT), and ValueError for a name that is in use.
+        """
         if name in self._answers:
             raise ValueError(f"an answer called {name!r} is under way")
         check_request(prompt, sampling, self.model.config.vocabulary)
+        check_given(given, sampling)
         generator = torch.Generator(device="cpu").manual_seed(sampling.seed % (1 << 63))
-        self._answers[name] = answer = _Answer(list(prompt), sampling, generator, [], 0)
+        self._answers[name] = answer = _Answer(list(prompt), sampling, generator, [], 0, given)
         self._read_again(answer, self.model.config.context)
 
     def remove(self, name: str) -> None:
@@ -118,7 +128,11 @@ class Decoder:
         ]
 
     def _decoded(self, name: str, answer: _Answer, logits_V: Tensor) -> Decoded:
-        token = choose(logits_V, answer.sampling, answer.generator)
+        scores_V = race(logits_V, answer.sampling, answer.generator)
+        token, margin = int(scores_V.argmax()), 0.0
+        if answer.given:
+            best, token = token, answer.given[answer.chosen]
+            margin = float(scores_V[best] - scores_V[token])
         answer.chosen += 1
         is_stop = token in answer.sampling.stop_tokens
         ends = is_stop or answer.chosen == answer.sampling.max_tokens
@@ -129,7 +143,7 @@ class Decoder:
             answer.unread = 1
             if answer.caches[0].length >= self.model.config.context:
                 self._read_again(answer, max(1, self.model.config.context // 2))
-        return Decoded(name, None if is_stop else token, ends)
+        return Decoded(name, None if is_stop else token, ends, margin)
 
     def _turn(self) -> dict[str, _Answer]:
         """Whose tokens are read in this step: all that go on, and of those who begin as many as there is room for."""

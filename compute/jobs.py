@@ -32,6 +32,7 @@ FRAME_BYTES_MAX = 64 * 1024 * 1024
 """A LearnDone with the inline payloads of a thousand tiles; above that a worker is broken, or should write files. (A guess.)"""
 
 LENGTH: Final = struct.Struct("<I")
+NO_TOKEN: Final = -1  # in place of the one that ends an answer, which is no part of it
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -63,11 +64,15 @@ class ExpertPart(Part, frozen=True):
 
 
 class DecodedToken(Part, frozen=True):
-    """The next token of an answer, and whether the answer ends with it; -1 where a stop token ended it, which is no part."""
+    """The next token of an answer, and whether the answer ends with it; NO_TOKEN where a stop token ended it.
+
+    margin: of a token that was given, `compute.decoding.Decoded`.
+    """
 
     name: str
     token: int
     ends: bool
+    margin: float = 0.0
 
 
 class TileDelta(Part, frozen=True):
@@ -163,7 +168,8 @@ class BeginAnswer(Job, frozen=True, tag="begin"):
     """Begin to continue a prompt of token ids; answered by Noted.
 
     decoder: a number that the node chose, never used before; its first answer brings it, an EndAnswer without a name ends it.
-    tiles: the model's, or the trunk's alone, whose experts are elsewhere. Sampling as in `compute.sampling.Sampling`.
+    tiles: the model's, or the trunk's alone, whose experts are elsewhere. Sampling as in `compute.sampling.Sampling`. given:
+    nothing, or all tokens of the answer, `max_tokens` of them: what is asked is what would have been chosen in their place.
     """
 
     decoder: int
@@ -176,6 +182,7 @@ class BeginAnswer(Job, frozen=True, tag="begin"):
     seed: int
     stop_tokens: tuple[int, ...]
     top_p: float = 1.0
+    given: tuple[int, ...] = ()
 
 
 class DecodeStep(Job, frozen=True, tag="decode"):

@@ -9,13 +9,11 @@ import torch
 
 from compute.decoding import Decoded as Chosen
 from compute.decoding import Decoder, ExpertRows, Step, drive
-from compute.jobs import BeginAnswer, Decoded, DecodedToken, ExpertPart, RowsWanted
+from compute.jobs import NO_TOKEN, BeginAnswer, Decoded, DecodedToken, ExpertPart, RowsWanted
 from compute.model.expert import ROW_TYPE
 from compute.model.moe import TRUNK_ALONE, MoEModel, check_held
 from compute.sampling import Sampling
 from protocol.rejection import Reason, Rejected
-
-NO_TOKEN = -1  # see `compute.jobs.DecodedToken`
 
 
 class RowsDecoder:
@@ -32,7 +30,7 @@ class RowsDecoder:
         sampling = Sampling(job.max_tokens, job.temperature, job.top_k, job.seed, frozenset(job.stop_tokens), job.top_p)
         if job.name in self._decoder:
             raise Rejected(Reason.BAD_ARGUMENT, f"an answer called {job.name!r} is under way")
-        self._decoder.add(job.name, job.prompt, sampling)
+        self._decoder.add(job.name, job.prompt, sampling, job.given)
 
     def end(self, name: str) -> None:
         self._decoder.remove(name)
@@ -71,5 +69,8 @@ class RowsDecoder:
 
 def _decoded(chosen: Sequence[Chosen]) -> Decoded:
     return Decoded(
-        tuple(DecodedToken(each.name, NO_TOKEN if each.token is None else each.token, each.ends) for each in chosen)
+        tuple(
+            DecodedToken(each.name, NO_TOKEN if each.token is None else each.token, each.ends, each.margin)
+            for each in chosen
+        )
     )

@@ -51,11 +51,29 @@ def check_request(prompt: Sequence[int], sampling: Sampling, vocabulary: int) ->
         raise Rejected(Reason.BAD_ARGUMENT, f"top_k is {sampling.top_k}, it must be 0 (all) or more")
 
 
-def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token among bytes and END. Logits that are no numbers count as impossible."""
+def check_given(given: Sequence[int], sampling: Sampling) -> None:
+    """Raises Rejected(BAD_ARGUMENT) unless all tokens of an answer, if they are given, are such as could have been chosen."""
+    if not given:
+        return
+    if len(given) != sampling.max_tokens:
+        raise Rejected(Reason.BAD_ARGUMENT, f"{len(given)} tokens are given for an answer of {sampling.max_tokens}")
+    if any(not 0 <= token <= BYTE_TOKENS for token in given):
+        raise Rejected(Reason.BAD_ARGUMENT, "a given token is neither a byte nor the end")
+    if not sampling.stop_tokens.isdisjoint(given[:-1]):
+        raise Rejected(Reason.BAD_ARGUMENT, "an answer goes on behind its end")
+
+
+def race(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """What each byte and END brings to the choice of the next token (bytes + 1): the highest is the choice.
+
+    At temperature 0 the logits. Above, each has a time drawn from an exponential distribution, divided by its probability, and
+    the first to arrive is chosen as often as it is probable; what is compared is the logarithm, times the temperature: logits
+    again, with a drawn advantage (the Gumbel trick). So how close a choice was means the same at every temperature. Logits that
+    are no numbers count as impossible.
+    """
     scores_V = torch.nan_to_num(logits_V[: BYTE_TOKENS + 1], nan=-1e30, posinf=1e30, neginf=-1e30)
     if sampling.temperature == 0.0:
-        return int(scores_V.argmax())
+        return scores_V
     if 0 < sampling.top_k < scores_V.numel():
         least = scores_V.topk(sampling.top_k).values[-1]
         scores_V = scores_V.masked_fill(scores_V < least, -torch.inf)
@@ -64,4 +82,5 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
         ranked_V, order_V = probabilities_V.sort(descending=True, stable=True)
         before_V = ranked_V.cumsum(dim=-1) - ranked_V  # of all that are likelier: none of the first, which stays
         probabilities_V = probabilities_V.index_fill(0, order_V[before_V >= sampling.top_p], 0.0)
-    return int(torch.multinomial(probabilities_V, 1, generator=generator))
+    times_V = torch.empty_like(probabilities_V).exponential_(generator=generator)
+    return sampling.temperature * (probabilities_V.log() - times_V.log())

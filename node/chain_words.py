@@ -162,7 +162,7 @@ def refusal_facts(reason: Reason | None) -> dict[str, str] | None:
 
 
 _ACCOUNT_FIELDS: Final = frozenset({"account", "author", "creator", "recipient", "reporter", "sender"})
-_PEER_FIELDS: Final = frozenset({"learner", "node", "nodes", "proposer", "validator"})
+_PEER_FIELDS: Final = frozenset({"door", "learner", "node", "nodes", "proposer", "validator"})
 
 
 def plain(value: Any, field: str = "") -> Any:

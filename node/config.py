@@ -96,6 +96,7 @@ class ApiSettings:
 
     listen: str  # "IP:PORT"; port 0: the system chooses
     allow_origins: tuple[str, ...]  # of web pages
+    answers_kept_mib: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +258,12 @@ NODE_KEYS: Final = (
         listed(check_origin),
         (),
         "Origins of web pages that may call the API from a browser, such as https://chat.example.org. They need a key besides.",
+    ),
+    Key(
+        "api.answers_kept_mib",
+        whole(0, 1 << 20),
+        64,
+        "MiB of answers, with their prompts, that are kept so that they can be audited (nocknode answers audit). 0: none.",
     ),
     Key(
         "log.level",

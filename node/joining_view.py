@@ -9,7 +9,7 @@ from importlib.metadata import version
 import trio
 from prometheus_client.core import Metric
 
-from node.api.view import Asked, ChainFacts, Facts, Piece
+from node.api.view import Answer, Asked, ChainFacts, Facts
 from node.clock import Clock
 from node.ground import Ground
 from node.metrics import node_metrics
@@ -144,9 +144,21 @@ class JoiningView:
         raise self._refusal()
 
     @asynccontextmanager
-    async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:
+    async def generate(self, asked: Asked) -> AsyncIterator[Answer]:
         raise self._refusal()
         yield  # type: ignore[unreachable]  # what makes this a generator
+
+    def answers(self, first: int = 0) -> Sequence[Facts]:
+        return []
+
+    def answer(self, name: Digest) -> Facts | None:
+        return None
+
+    def answer_record(self, name: Digest) -> bytes | None:
+        return None
+
+    async def audit_answer(self, record: bytes) -> Facts:
+        raise self._refusal()
 
     def request_stop(self) -> None:
         self._stop.set()

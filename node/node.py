@@ -73,6 +73,7 @@ from consensus.rounds import RoundMachine
 from consensus.state import ROSTERS, tile_heads
 from consensus.transition import BlockRules
 from node import log as node_log
+from node.answer_book import AnswerBook
 from node.api.view import NodeView
 from node.chain_index import DroppedTransactions, find_transaction
 from node.clock import Clock
@@ -94,8 +95,11 @@ from node.recovery_disagreement import (
     record_disagreement,
 )
 from node.recovery_fork import adopt_when_due
+from node.services.answer_audit import AnswerAudit
+from node.services.answer_receipts import AnswerReceipts, Weights
 from node.services.answering import Answering, cache_bytes
 from node.services.backfill import Backfill
+from node.services.door import Door
 from node.services.evidence import EvidenceService
 from node.services.exchange import Exchange
 from node.services.expert_audit import ExpertAudit
@@ -124,7 +128,7 @@ from protocol.digest import Domain, digest, number
 from protocol.finality import Header, ValidatorFrame
 from protocol.ids import Digest, Epoch, Height, MemberIndex, PeerId, TileId, Version, peer_text, short
 from protocol.learning import FinalizedTip
-from protocol.limits import KIB
+from protocol.limits import KIB, MIB
 from protocol.rejection import Blame, InvariantBroken, Reason, Rejected
 from protocol.roster import Decided, Roster, sign_head
 from protocol.transactions import check_transaction, transaction_id
@@ -205,7 +209,8 @@ class Node:
             machine.make_worker,
             machine.in_thread,
         )
-        self.answering: Answering | None = None  # where there is a worker
+        self.answer_book = AnswerBook(ground.index, machine.in_thread, MIB * ground.settings.api.answers_kept_mib)
+        self.door: Door | None = None  # where there is a worker
         self.remote_experts: RemoteExperts | None = None  # where experts are elsewhere
         self.expert_server = ExpertServer(
             transport,
@@ -363,7 +368,7 @@ class Node:
                 await self.reactor.post(PeerConnected(peer))
             if self._computes:
                 await nursery.start(self.learning.worker.run)
-                self.answering = self._open_answering(nursery)
+                self.door = self._open_door(nursery)
             nursery.start_soon(self._boot)
             nursery.start_soon(self.presence.run)
             await self.stop_requested.wait()
@@ -437,11 +442,12 @@ class Node:
         learning = self.learning
         return learning.worker if learning.device and self.ground.settings.compute.experts == experts else None
 
-    def _open_answering(self, nursery: trio.Nursery) -> Answering:
+    def _open_door(self, nursery: trio.Nursery) -> Door:
         """Text by our own experts, or by those of peers."""
         ground = self.ground
+        own: ExpertAudit | None = None
         if ground.settings.compute.experts == ELSEWHERE:
-            audit = ExpertAudit(
+            own = ExpertAudit(
                 ground.work.tile_map,
                 self.learning.tile_files,
                 lambda: self._find_worker(ELSEWHERE),
@@ -451,7 +457,7 @@ class Node:
             secret = ground.keys.node.seed + self.clock.now_ms().to_bytes(8, "big")
             checks = SpotChecks(random.Random(secret))
             client = ExpertClient(
-                self.transport, random.Random(ground.peer), self.report, nursery, audit=audit, checks=checks
+                self.transport, random.Random(ground.peer), self.report, nursery, audit=own, checks=checks
             )
             nursery.start_soon(client.run)
             self.remote_experts = RemoteExperts(
@@ -462,7 +468,7 @@ class Node:
                 row_bytes=FLOAT32_BYTES * ground.genesis.model.width,
             )
             nursery.start_soon(self.remote_experts.run)
-        return Answering(
+        answering = Answering(
             ground.work.tile_map,
             ground.tiles.newest,
             self.learning.tile_files,
@@ -471,6 +477,16 @@ class Node:
             self.remote_experts,
             cache_bytes_of=partial(cache_bytes, ground.genesis.model),
         )
+        weights = Weights(self._find_root)
+        return Door(
+            answering,
+            AnswerReceipts(ground.network, ground.keys.node, weights, self.answer_book, self.clock),
+            AnswerAudit(ground.network, ground.work.tile_map, weights, answering, own),
+        )
+
+    def _find_root(self, tile: TileId, version: Version) -> Digest | None:
+        held = self.ground.tiles.find(tile, version)
+        return None if held is None else held.root
 
     def _recall_rounds(self) -> None:
         """What the ledger knows of rounds before this start, for whoever asks."""

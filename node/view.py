@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict
@@ -14,14 +15,20 @@ from prometheus_client.core import Metric
 from compute import tokenizer
 from compute.model.layout import expert_group
 from compute.spot_checks import Record
-from node.api.view import Asked, Facts, Piece
+from node.api.view import ANSWERS_SHOWN_MAX, Answer, Asked, Facts, Piece
 from node.chain_view import ChainView
-from node.chain_words import learners, subject_words
+from node.chain_words import learners, plain, subject_words
 from node.metrics import chain_metrics, node_metrics
 from node.records import lagging_json
+from node.services.answer_audit import Audited
+from node.services.answer_receipts import AnswerReceipts, OpenAnswer
+from node.services.door import Door
 from node.services.expert_client import ExpertClient
 from node.sync_facts import checkpoint_facts, join_facts
+from protocol.answers import AnswerReceipt, AnswerRecord
+from protocol.codec import decode, encode
 from protocol.ids import Digest, PeerId, TileId, peer_text, short
+from protocol.limits import ANSWER_RECORD_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Decided
 
@@ -284,8 +291,8 @@ class View:
             "worker": node.learning.worker.statistics(),
             "experts_served": node.expert_server.statistics(),
         }
-        if node.answering is not None:
-            parts["answers"] = node.answering.statistics()
+        if node.door is not None:
+            parts["answers"] = node.door.answering.statistics()
         if node.remote_experts is not None:
             parts["experts_called"] = node.remote_experts.statistics()
             parts["experts_checked"] = node.remote_experts.client.check_statistics()
@@ -301,7 +308,7 @@ class View:
             "context": genesis.model.context,
             "parameters": node.ground.work.tile_map.values,
             "round": self.status()["round"],
-            "experts": node.ground.settings.compute.experts if node.answering is not None else "none",
+            "experts": node.ground.settings.compute.experts if node.door is not None else "none",
         }
 
     def experts(self) -> Sequence[Facts]:
@@ -358,25 +365,95 @@ class View:
             raise Rejected(Reason.NOT_FOUND, "this node has all experts itself, and asks nobody")
         return self._node.remote_experts.client
 
-    @asynccontextmanager
-    async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:
+    def _door(self) -> Door:
         node = self._node
-        if node.answering is not None and node.learning.device is None:
-            raise Rejected(Reason.BUSY, "this node's worker is starting; try again in a moment")
-        if node.answering is None:
+        if node.door is None:
             raise Rejected(
                 Reason.BUSY,
                 "this node has no worker to generate with; start it without --no-learn, or with --experts elsewhere",
             )
+        if node.learning.device is None:
+            raise Rejected(Reason.BUSY, "this node's worker is starting; try again in a moment")
+        return node.door
+
+    @asynccontextmanager
+    async def generate(self, asked: Asked) -> AsyncIterator[Answer]:
+        door = self._door()
         prompt = tokenizer.encode(asked.prompt)
         async with (
-            node.answering.generate(prompt, asked.tokens_max, asked.temperature, asked.seed, asked.top_p) as tokens,
-            aclosing(_pieces(tokens)) as pieces,
+            door.answering.generate(prompt, asked.tokens_max, asked.temperature, asked.seed, asked.top_p) as said,
+            aclosing(_pieces(said)) as pieces,
         ):
-            yield pieces
+            yield _Answer(pieces, door.receipts, door.receipts.begin(said))
+
+    def answers(self, first: int = 0) -> Sequence[Facts]:
+        return [
+            {
+                "answer": record.receipt.claim.digest().hex(),
+                "began_ms": record.receipt.claim.began_ms,
+                "prompt_tokens": record.receipt.claim.prompt_tokens,
+                "tokens": record.receipt.tokens,
+            }
+            for record in self._node.answer_book.newest(first, ANSWERS_SHOWN_MAX)
+        ]
+
+    def answer(self, name: Digest) -> Facts | None:
+        record = self._node.answer_book.find(name)
+        if record is None:
+            return None
+        return {**_receipt_facts(record.receipt), "claim": plain(record.receipt.claim)}
+
+    def answer_record(self, name: Digest) -> bytes | None:
+        record = self._node.answer_book.find(name)
+        return None if record is None else encode(record)
+
+    async def audit_answer(self, record: bytes) -> Facts:
+        said = decode(AnswerRecord, record, limit_bytes=ANSWER_RECORD_BYTES_MAX)
+        return _audit_facts(await self._door().audit.audit(said))
 
     def request_stop(self) -> None:
         self._node.stop_requested.set()
+
+
+class _Answer:
+    """What the API reads of an answer."""
+
+    def __init__(self, pieces: AsyncGenerator[Piece], receipts: AnswerReceipts, answer: OpenAnswer) -> None:
+        self._pieces, self._receipts, self._answer = pieces, receipts, answer
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self._pieces
+
+    async def receipt(self) -> Facts:
+        return _receipt_facts(await self._receipts.end(self._answer))
+
+
+def _receipt_facts(receipt: AnswerReceipt) -> Facts:
+    return {
+        "answer": receipt.claim.digest().hex(),
+        "tokens": receipt.tokens,
+        "commitment": receipt.commitment.hex(),
+        "signature": receipt.signature.hex(),
+    }
+
+
+def _audit_facts(audited: Audited) -> Facts:
+    return {
+        "answer": audited.answer.hex(),
+        "door": peer_text(audited.door),
+        "began_ms": audited.began_ms,
+        "verdict": audited.verdict.name.lower(),
+        "says": audited.verdict.value,
+        "tokens": audited.tokens,
+        "is_ended": audited.is_ended,
+        "others_total": audited.others_total,
+        "margin_max": _finite(audited.margin_max),
+        "others": [{**asdict(other), "margin": _finite(other.margin)} for other in audited.others],
+    }
+
+
+def _finite(margin: float) -> float | None:
+    return margin if math.isfinite(margin) else None
 
 
 async def _pieces(tokens: AsyncIterator[int]) -> AsyncGenerator[Piece]:

@@ -62,6 +62,12 @@ class Domain:
     META_VERSION: Final = "nock/meta-version/1"
     WORK: Final = "nock/work/1"  # light proof of work over a record's name and a number
     ACCOUNT: Final = "nock/account/1"  # accounts to which nobody has the key
+    ANSWER: Final = "nock/answer/1"  # what was asked of a door -> the answer's name
+    ANSWER_MODEL: Final = "nock/answer-model/1"  # by which weights
+    ANSWER_PROMPT: Final = "nock/answer-prompt/1"
+    ANSWER_SALT: Final = "nock/answer-salt/1"  # a door's secret -> what hides a prompt
+    ANSWER_TOKEN: Final = "nock/answer-token/1"  # from the commitment to an answer to that to one more token
+    ANSWER_RECEIPT: Final = "nock/answer-receipt/1"  # what a door signs
     HISTORY: Final = "nock/history/1"  # an event mixed into the proof of history
     ONION: Final = "nock/onion/1"  # from one layer of a hash onion to the layer around it
     STATE_KEY: Final = "nock/state-key/1"  # key -> place in its tree

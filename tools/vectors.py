@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from consensus.availability import AvailabilityTally
 from consensus.custody import draw_audits, peer_cells, repair_order, tile_ring
+from protocol.answers import extend_commitment
 from protocol.availability import AvailabilityClaim, AvailabilityVote, StateCheckpoint, TileSnapshot
 from protocol.cells import Cells, GetCells, GetLeaf, GetManifest, GetTables, KeepAnswer, Leaf, Manifest, Tables
 from protocol.codec import Message, encode
@@ -110,6 +111,7 @@ from tests.protocol.samples import (
     VOTE_KEYS,
     aggregate,
     aggregated_head,
+    answer_record,
     delta,
     genesis,
     head,
@@ -489,6 +491,21 @@ def cells() -> Vectors:
     }
 
 
+def answers() -> Vectors:
+    """What a door signs about an answer."""
+    record = answer_record()
+    claim = record.receipt.claim
+    return {
+        "record": encode(record).hex(),
+        "name": claim.digest().hex(),
+        "model": claim.model.hex(),
+        "prompt": claim.prompt.hex(),
+        "commitments": [
+            extend_commitment(claim.digest(), record.tokens[:count]).hex() for count in range(len(record.tokens) + 1)
+        ],
+    }
+
+
 FILES: dict[str, Callable[[], Vectors]] = {
     "digest.json": digests,
     "merkle.json": merkle,
@@ -504,6 +521,7 @@ FILES: dict[str, Callable[[], Vectors]] = {
     "erasure.json": erasure,
     "availability.json": availability,
     "cells.json": cells,
+    "answers.json": answers,
 }
 
 

@@ -2,8 +2,8 @@
 
     --> {"type": "ask", "id": "a", "prompt": "def ", "tokens_max": 128, ...}    the rest as in POST /generate
     <-- {"type": "text", "id": "a", "text": "main"}                again and again
-    --> {"type": "stop", "id": "a"}
-    <-- {"type": "end", "id": "a", "tokens": 17, "is_stopped": true}
+    --> {"type": "stop", "id": "a"}                                 at any time; null for a receipt: before it began
+    <-- {"type": "end", "id": "a", "tokens": 17, "is_stopped": true, "receipt": {...}}
     <-- {"type": "error", "id": "a", "error": {...}}            instead of an end; id null for what is no message
 
 An id is the caller's own; it may be used again once its text has ended. A connection that is closed stops all of its texts.
@@ -102,22 +102,26 @@ class _Conversation:
 
     async def _write(self, asked: Ask) -> None:
         node: NodeView = self._socket.app.state.find_node()
-        tokens = 0
+        tokens, receipt, reading = 0, None, trio.CancelScope()
         try:
-            with self._texts[asked.id] as scope:
+            with self._texts[asked.id] as beginning:
                 self._doorkeeper.charge(self._caller)
                 with self._doorkeeper.place(self._caller):
-                    async with node.generate(asked) as pieces:
-                        async for piece in pieces:
-                            tokens += piece.tokens
-                            if piece.text:
-                                await self._out.send({"type": "text", "id": asked.id, "text": piece.text})
+                    async with node.generate(asked) as answer:
+                        self._texts[asked.id] = reading  # what is stopped from now on has a receipt
+                        with reading:
+                            async for piece in answer:
+                                tokens += piece.tokens
+                                if piece.text:
+                                    await self._out.send({"type": "text", "id": asked.id, "text": piece.text})
+                        receipt = await answer.receipt()
         except Rejected as refusal:
             last = {"type": "error", "id": asked.id, **api_error(refusal).facts()}
         except ApiError as error:
             last = {"type": "error", "id": asked.id, **error.facts()}
         else:
-            last = {"type": "end", "id": asked.id, "tokens": tokens, "is_stopped": scope.cancelled_caught}
+            is_stopped = beginning.cancelled_caught or reading.cancelled_caught
+            last = {"type": "end", "id": asked.id, "tokens": tokens, "is_stopped": is_stopped, "receipt": receipt}
         finally:
             del self._texts[asked.id]
         await self._out.send(last)

@@ -236,12 +236,12 @@ async def post_stop(request: Request) -> Response:
 
 
 async def post_generate(request: Request) -> Response:
-    """Server-sent events: {"text"} for each piece, at the end {"done", "tokens", "round"} or {"error"}."""
+    """Server-sent events: {"text"} for each piece, at the end {"done", "tokens", "round", "receipt"} or {"error"}."""
     return _Text(node_of(request), decode_request(await read_body(request), Asked), is_stream=True)
 
 
 async def post_chat(request: Request) -> Response:
-    """The whole text at once: {"text", "tokens", "round"}."""
+    """The whole text at once: {"text", "tokens", "round", "receipt"}."""
     return _Text(node_of(request), decode_request(await read_body(request), Asked), is_stream=False)
 
 
@@ -262,13 +262,14 @@ class _Text(LongResponse):
 
     async def work(self) -> None:
         texts, tokens = [], 0
-        async with self._node.generate(self._asked) as pieces:
-            async for piece in pieces:
+        async with self._node.generate(self._asked) as answer:
+            async for piece in answer:
                 tokens += piece.tokens
                 texts.append(piece.text)
                 if piece.text and self._is_stream:
                     await self.event({"text": piece.text})
-        facts = {"tokens": tokens, "round": self._node.status()["round"]}
+            receipt = await answer.receipt()
+        facts = {"tokens": tokens, "round": self._node.status()["round"], "receipt": receipt}
         if self._is_stream:
             await self.event({"done": True, **facts})
             await self.end()

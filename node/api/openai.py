@@ -1,7 +1,8 @@
 """The door for OpenAI's clients: /v1/models, /v1/completions, /v1/chat/completions.
 
 A request has choices, ``n`` for each prompt. Each is an answer of its own, whose seed is the request's and its number, and all
-are written at once. The names of the fields are theirs; what the model has no meaning for is refused (``openai_requests``).
+are written at once. The names of the fields are theirs, but for each choice's ``receipt``, which theirs pass over; what the
+model has no meaning for is refused (``openai_requests``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from node.api.openai_requests import (
 )
 from node.api.responses import ApiError, json_response
 from node.api.streams import LongResponse
-from node.api.view import PROMPT_CHARACTERS_MAX, Asked, NodeView
+from node.api.view import PROMPT_CHARACTERS_MAX, Asked, Facts, NodeView
 from node.clock import Clock
 from node.stop_text import StopText
 from protocol.rejection import Rejected
@@ -102,19 +103,21 @@ class _Choice:
     text: str = ""
     tokens: int = 0
     ends: str = ""
+    receipt: Facts | None = None
 
     async def write(self, node: NodeView, say: Callable[[str], Awaitable[None]]) -> None:
         """The answer, to its end; what may be shown is said as soon as it is there."""
         cut = StopText(self.stops)
         if self.echo:
             await say(self.echo)
-        async with node.generate(self.asked) as pieces:
-            async for piece in pieces:
+        async with node.generate(self.asked) as answer:
+            async for piece in answer:
                 self.tokens += piece.tokens
                 if text := cut.push(piece.text):
                     await say(text)
                 if cut.is_found:
                     break
+            self.receipt = await answer.receipt()
         if text := cut.finish():
             await say(text)
         is_cut = not cut.is_found and self.tokens >= self.asked.tokens_max
@@ -224,7 +227,12 @@ class _Completion(LongResponse):
             raise refusals[0]
         if not self._asked.stream:
             choices = [
-                {"index": number, **self._form.whole(choice.text), "finish_reason": choice.ends}
+                {
+                    "index": number,
+                    **self._form.whole(choice.text),
+                    "finish_reason": choice.ends,
+                    "receipt": choice.receipt,
+                }
                 for number, choice in enumerate(self._choices)
             ]
             facts = {**self._head, "object": self._form.whole_object, "choices": choices, "usage": self._usage()}
@@ -254,7 +262,7 @@ class _Completion(LongResponse):
         await choice.write(self._node, tell if self._asked.stream else keep)
         if self._asked.stream:
             await begin()
-            await self._say(number, self._form.piece(None), choice.ends)
+            await self._say(number, {**self._form.piece(None), "receipt": choice.receipt}, choice.ends)
 
     async def _say(self, number: int, part: Mapping[str, Any], ends: str | None = None) -> None:
         await self.event(self._chunk([{"index": number, **part, "finish_reason": ends}]))

@@ -13,7 +13,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from node.api.bodies import decode_request
 from node.api.responses import ApiError
-from node.api.view import PROMPT_CHARACTERS_MAX, TOKENS_MAX
+from node.api.view import PROMPT_CHARACTERS_MAX
+from protocol.limits import ANSWER_TOKENS_MAX
 
 PROMPTS_MAX: Final = 16
 CHOICES_MAX: Final = 16  # of all prompts of one request
@@ -22,7 +23,7 @@ STOPS_MAX: Final = 4
 
 _Text = Annotated[str, Meta(max_length=PROMPT_CHARACTERS_MAX)]
 _Stop = Annotated[str, Meta(max_length=256)]
-_Tokens = Annotated[int, Meta(ge=1, le=TOKENS_MAX)]
+_Tokens = Annotated[int, Meta(ge=1, le=ANSWER_TOKENS_MAX)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,8 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from node.api import handlers, openai
+from node.api import audits, handlers, openai
+from node.api.audits import AuditRequest
 from node.api.guards import Access
 from node.api.openai_requests import ChatRequest, CompletionRequest
 from node.api.openapi import docs_page, openapi_facts
@@ -68,6 +69,13 @@ ROUTES: Final = (
     ApiRoute("GET", "/security/node_status/{id}", handlers.get_node_status, READ, "what a holder of experts gave"),
     ApiRoute("POST", "/security/quarantine_node/{id}", handlers.post_quarantine, CHANGE, "ask it no more for now"),
     ApiRoute("POST", "/security/recover_node/{id}", handlers.post_recover, CHANGE, "ask it again at once"),
+    ApiRoute("GET", "/security/answers", audits.get_answers, READ, "the answers that are kept"),
+    ApiRoute("GET", "/security/answers/{id}", audits.get_answer, READ, "what this node signed about one"),
+    ApiRoute(
+        "GET", "/security/answers/{id}/record", audits.get_answer_record, CHANGE, "the same with its prompt and text"
+    ),
+    ApiRoute("POST", "/security/verify_audit", audits.post_audit_record, ASK, "a saved answer, again", AuditRequest),
+    ApiRoute("POST", "/security/verify_audit/{id}", audits.post_audit, ASK, "an answer of this node, again"),
     ApiRoute("GET", "/consensus/status", handlers.get_chain_status, READ, "height, votes, money, roots"),
     ApiRoute("GET", "/consensus/blocks/{height}", handlers.get_block, READ, "a block"),
     ApiRoute("GET", "/consensus/transactions/{id}", handlers.get_transaction, READ, "a transaction"),

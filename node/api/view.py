@@ -11,19 +11,21 @@ from msgspec import Meta
 from prometheus_client.core import Metric
 
 from protocol.ids import AccountId, Digest, PeerId
+from protocol.limits import ANSWER_TOKENS_MAX
 
 Facts = Mapping[str, Any]
 """One JSON object; the fields of each are listed with its method. Times end in their unit, losses are nats per byte."""
 
 PROMPT_CHARACTERS_MAX: Final = 12_000
-TOKENS_MAX: Final = 4096  # of one answer
+
+ANSWERS_SHOWN_MAX: Final = 64
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A text that is to be continued, and how (``compute.sampling.Sampling``). It is what POST /generate takes, too."""
 
     prompt: Annotated[str, Meta(max_length=PROMPT_CHARACTERS_MAX)]
-    tokens_max: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] = 128
+    tokens_max: Annotated[int, Meta(ge=1, le=ANSWER_TOKENS_MAX)] = 128
     temperature: Annotated[float, Meta(ge=0, le=10)] = 0.8
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
@@ -34,6 +36,18 @@ class Piece(NamedTuple):
 
     text: str
     tokens: int
+
+
+class Answer(Protocol):
+    """A text that goes on: its pieces, one after the other, and what this node signs about what was read of it."""
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        """Raises ``Rejected`` where it cannot go on."""
+        ...
+
+    async def receipt(self) -> Facts:
+        """answer (its name), tokens (with the end), commitment, signature: ``protocol.answers.AnswerReceipt``."""
+        ...
 
 
 class ChainFacts(Protocol):
@@ -151,11 +165,30 @@ class NodeView(Protocol):
         """Ask it again at once; raises as ``quarantine``."""
         ...
 
-    def generate(self, asked: Asked) -> AbstractAsyncContextManager[AsyncIterator[Piece]]:
+    def generate(self, asked: Asked) -> AbstractAsyncContextManager[Answer]:
         """The text that follows, piece by piece. Leaving the context stops it.
 
         Raises ``Rejected(BUSY)`` when the node cannot take the work now.
         """
+        ...
+
+    def answers(self, first: int = 0) -> Sequence[Facts]:
+        """Of the newest ``ANSWERS_SHOWN_MAX`` that are kept, from the ``first`` newest on: answer, began_ms, prompt_tokens,
+        tokens."""
+        ...
+
+    def answer(self, name: Digest) -> Facts | None:
+        """A kept answer: the fields of ``Answer.receipt``, and claim, those of ``protocol.answers.AnswerClaim``."""
+        ...
+
+    def answer_record(self, name: Digest) -> bytes | None:
+        """The same with prompt and tokens: the bytes of a ``protocol.answers.AnswerRecord``."""
+        ...
+
+    async def audit_answer(self, record: bytes) -> Facts:
+        """Compute an answer again, whoever gave it: answer, door, began_ms, verdict (``node.services.answer_audit.Verdict``),
+        says (in words), tokens, is_ended, others_total, margin_max, others [{place, token, margin}]; margins are in logits,
+        None where a token could not be chosen at all. Raises ``Rejected``."""
         ...
 
     def request_stop(self) -> None:

@@ -36,6 +36,8 @@ def chat(prompt: str, data_dir: Path, tokens: int, temperature: float, seed: int
         text += piece
         done = event
     if as_json:
-        print_json({"prompt": prompt, "text": text, "tokens": done.get("tokens"), "round": done.get("round")})
+        print_json(
+            {"prompt": prompt, "text": text, **{name: done.get(name) for name in ("tokens", "round", "receipt")}}
+        )
     else:
         click.echo()

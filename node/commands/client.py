@@ -15,6 +15,7 @@ from node.errors import CommandFailed, NodeRefused
 
 ANSWER_SECONDS_MAX = 10.0  # the API only reads memory; silence for so long means that the node hangs
 OTHERS_SECONDS_MAX = 60.0  # where the node asks other nodes
+TEXT_SECONDS_MAX = 600.0  # a whole text that is computed again
 TOKEN_SECONDS_MAX = 120.0  # between two pieces of a generation: it may wait for a step of learning
 
 
@@ -61,6 +62,13 @@ class NodeClient:
         """The JSON of a POST; raises ``CommandFailed`` when it is refused."""
         with self._reached() as http:
             return _checked(http.post(path, json=body))
+
+    def post_long(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The same for work that takes as long as a text."""
+        with self._reached() as http:
+            return _checked(
+                http.post(path, json=body, timeout=httpx.Timeout(ANSWER_SECONDS_MAX, read=TEXT_SECONDS_MAX))
+            )
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The events of a POST that answers in server-sent events."""

@@ -19,6 +19,7 @@ from compute.exact import Float32
 from compute.io.device import configure, import_torch
 from compute.io.torch_device import TorchDevice
 from compute.jobs import (
+    NO_TOKEN,
     BeginAnswer,
     Decoded,
     DecodedToken,
@@ -218,12 +219,14 @@ class AnalyticDecoder:
         return Decoded(tuple(self._decode(job) for job in list(self._answers.values())))
 
     def _decode(self, job: BeginAnswer) -> DecodedToken:
-        token = (job.seed + self._chosen[job.name]) % BYTE_TOKENS
+        best = (job.seed + self._chosen[job.name]) % BYTE_TOKENS
+        token = job.given[self._chosen[job.name]] if job.given else best
         self._chosen[job.name] += 1
-        ends = self._chosen[job.name] == job.max_tokens
+        is_stop = token in job.stop_tokens
+        ends = is_stop or self._chosen[job.name] == job.max_tokens
         if ends:
             self.end(job.name)
-        return DecodedToken(job.name, token, ends)
+        return DecodedToken(job.name, NO_TOKEN if is_stop else token, ends, float(token != best))
 
 
 class ModelDevice(TorchDevice):

@@ -10,11 +10,25 @@ import torch
 from compute.decoding import ROWS_PER_STEP_MAX, Decoder, drive
 from compute.model.genesis import genesis_weights
 from compute.model.moe import TRUNK_ALONE, MoEModel
-from compute.sampling import Sampling, choose
+from compute.sampling import Sampling, race
 from compute.tokenizer import END
 from protocol.rejection import Reason, Rejected
 
 PROMPT = [END, 100, 101, 102]
+
+
+def choose(logits, sampling, generator):
+    return int(race(logits, sampling, generator).argmax())
+
+
+def replay(model, prompt, sampling, given):
+    """What a decoder says of tokens that are given."""
+    decoder = Decoder(model)
+    decoder.add("", prompt, sampling, given)
+    said = []
+    while len(decoder):
+        said += drive(decoder.step(), model)
+    return said
 
 
 def generate(model, prompt, sampling):
@@ -106,6 +120,61 @@ def test_top_k_leaves_only_the_likeliest():
     sampling = Sampling(1, temperature=2.0, top_k=2)
     assert {choose(logits, sampling, generator) for _ in range(200)} == {5, 6}
     assert choose(logits, Sampling(1), generator) == 5
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_a_race_is_won_as_often_as_a_token_is_probable(temperature):
+    """The same draws, from the same generator, as torch's own choice makes."""
+    logits = torch.randn(300, generator=torch.Generator().manual_seed(3))
+    sampling = Sampling(1, temperature=temperature)
+    ours, theirs = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    probabilities = (logits[: END + 1] / temperature).softmax(dim=-1)
+    for _ in range(200):
+        assert choose(logits, sampling, ours) == int(torch.multinomial(probabilities, 1, generator=theirs))
+
+
+SAMPLINGS = [
+    Sampling(12, stop_tokens=frozenset()),
+    Sampling(12, temperature=1.5, seed=3, stop_tokens=frozenset()),
+    Sampling(12, temperature=0.7, seed=4, top_p=0.9, top_k=50, stop_tokens=frozenset()),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_an_answer_that_is_replayed_says_itself(model, sampling):
+    """Each of its tokens is the one that would have been chosen; of another one it is said by how much it would not."""
+    said = list(generate(model, PROMPT, sampling))
+    assert [(each.token, each.margin) for each in replay(model, PROMPT, sampling, said)] == [
+        (token, 0) for token in said
+    ]
+    changed = [*said[:5], (said[5] + 1) % 256, *said[6:]]
+    again = replay(model, PROMPT, sampling, changed)
+    assert [each.token for each in again] == changed
+    assert [each.margin > 0 for each in again[:6]] == [False] * 5 + [True]
+    assert [each.ends for each in again] == [False] * 11 + [True]
+
+
+def test_a_token_that_could_not_be_chosen_is_behind_for_ever(model):
+    """One that the nucleus leaves out has no chance, however the draws fall."""
+    sampling = Sampling(1, temperature=0.5, top_p=0.01)
+    (best,) = generate(model, PROMPT, sampling)
+    (said,) = replay(model, PROMPT, sampling, [(best + 1) % 256])
+    assert said.margin == float("inf")
+
+
+def test_an_answer_that_ended_is_replayed_with_its_end(model):
+    """The end is a choice like others: one that came too early is as wrong as another word."""
+    stopping = Sampling(3, stop_tokens=frozenset({END}))
+    said = replay(model, PROMPT, stopping, [*generate(model, PROMPT, Sampling(2)), END])
+    assert [(each.token, each.ends, each.margin > 0) for each in said[2:]] == [(None, True, True)]
+
+
+@pytest.mark.parametrize("given", [(1, 2), (1, 2, 257), (1, -1, 2), (1, END, 2)])
+def test_tokens_that_cannot_be_an_answer_are_refused(model, given):
+    """Too few, no byte, or going on behind the end."""
+    with pytest.raises(Rejected) as refusal:
+        Decoder(model).add("", PROMPT, Sampling(3), given)
+    assert refusal.value.reason is Reason.BAD_ARGUMENT
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ from node.addresses import (
     check_peer_address,
     parse_peer_address,
 )
+from node.answer_book import AnswerRow
+from node.api.audits import AuditRequest
 from node.api.bodies import decode_request
 from node.api.chat_socket import decode_chat_message
 from node.api.handlers import TransactionRequest, read_natural
@@ -82,6 +84,7 @@ from p2p.records import (
 from p2p.requests import ADVERTS, BLOB, CELLS, DELTA, EXPERT, HELLO, PING, STATE, SYNC
 from p2p.topics import find_topic_rule, topic_text
 from p2p.transport import GossipReceived
+from protocol.answers import AnswerClaim, AnswerReceipt, AnswerRecord, check_answer_record
 from protocol.availability import AvailabilityCertificate, AvailabilityClaim, AvailabilityVote, checkpoint_subject
 from protocol.cells import CellRequest, Cells, KeepAnswer, Leaf, Manifest, Tables
 from protocol.codec import decode, encode
@@ -131,6 +134,7 @@ from protocol.learning import (
 )
 from protocol.light_client import LightClientProof, decode_light_client_proof
 from protocol.limits import (
+    ANSWER_RECORD_BYTES_MAX,
     ANSWER_TRANSACTION_BYTES_MAX,
     BODY_BYTES_MAX,
     FRAME_BYTES_MAX,
@@ -213,6 +217,7 @@ from tests.protocol.samples import (
     VOTE_KEYS,
     aggregate,
     aggregated_head,
+    answer_record,
     availability_record,
     delta,
     genesis,
@@ -1171,6 +1176,22 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     message("call of an expert", CallExpert, EXPERT.request_bytes_max),
     message("what an expert gave", ExpertCalled, EXPERT.response_bytes_max),
+    Decoder(
+        "record of an answer",
+        Form.MSGPACK,
+        lambda: [encode(answer_record())],
+        lambda data: check_answer_record(decode(AnswerRecord, data, limit_bytes=ANSWER_RECORD_BYTES_MAX)),
+        (AnswerRecord, AnswerReceipt, AnswerClaim, check_answer_record),
+    ),
+    message("row of an answer", AnswerRow, 64, AnswerRow(7, 700)),
+    Decoder(
+        "audit request",
+        Form.TEXT,
+        lambda: [msgspec.json.encode({"record": encode(answer_record()).hex()})],
+        lambda data: bytes.fromhex(decode_request(data, AuditRequest).record),
+        (decode_request,),
+        (b"null", b'"record"', b"0x", b"[" * 1_000),
+    ),
     Decoder(
         "rows that are computed again",
         Form.BINARY,

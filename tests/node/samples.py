@@ -10,12 +10,16 @@ from typing import Any
 import trio
 from prometheus_client.core import Metric
 
-from node.api.view import Asked, Piece
+from node.api.view import Answer, Asked, Piece
 from node.metrics import chain_metrics, node_metrics
+from protocol.answers import AnswerRecord, check_answer_record
+from protocol.codec import decode, encode
 from protocol.digest import blob_digest
 from protocol.ids import Digest, PeerId, peer_text
+from protocol.limits import ANSWER_RECORD_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from tests.node.chain_samples import SmallChain
+from tests.protocol.samples import answer_record
 
 STATUS: dict[str, Any] = {
     "peer": "12D3KooWCJFazMChEnEkaVixnUhjUskW9yLqgtynekEF13VJ28wW",
@@ -174,6 +178,45 @@ CHECKPOINT = {
 }
 
 
+ANSWER: dict[str, Any] = {
+    "answer": answer_record().receipt.claim.digest().hex(),
+    "began_ms": 1_700_000_000_000,
+    "prompt_tokens": 2,
+    "tokens": 4,
+}
+RECEIPT: dict[str, Any] = {
+    "answer": ANSWER["answer"],
+    "tokens": 4,
+    "commitment": answer_record().receipt.commitment.hex(),
+    "signature": answer_record().receipt.signature.hex(),
+}
+AUDITED: dict[str, Any] = {
+    "answer": ANSWER["answer"],
+    "door": STATUS["peer"],
+    "began_ms": ANSWER["began_ms"],
+    "verdict": "same",
+    "says": "every token is the one that this node would have said",
+    "tokens": 4,
+    "is_ended": True,
+    "others_total": 0,
+    "margin_max": 0.0,
+    "others": [],
+}
+
+
+class FakeAnswer:
+    """Implements `node.api.view.Answer`."""
+
+    def __init__(self, pieces: AsyncIterator[Piece]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self._pieces
+
+    async def receipt(self) -> dict[str, Any]:
+        return RECEIPT
+
+
 class FakeNode:
     """Implements `node.api.view.NodeView`. It generates the prompt's words back, then counts who left early."""
 
@@ -190,6 +233,7 @@ class FakeNode:
         self.quarantined: set[PeerId] = set()
         self.calls: dict[str, Any] = CALLS
         self.known_experts: list[dict[str, Any]] = [EXPERT]
+        self.audited = AUDITED
         self.small_chain = SmallChain()
         self.chain = self.small_chain.view
 
@@ -247,14 +291,14 @@ class FakeNode:
         self.quarantined.discard(peer)
 
     @asynccontextmanager
-    async def generate(self, asked: Asked) -> AsyncIterator[AsyncIterator[Piece]]:
+    async def generate(self, asked: Asked) -> AsyncIterator[Answer]:
         if self.is_busy:
             raise Rejected(Reason.BUSY, "four texts are being written; try again")
         self.asked.append(asked)
         self.generations_open += 1
         try:
             async with aclosing(self._pieces(asked)) as pieces:
-                yield pieces
+                yield FakeAnswer(pieces)
         finally:
             self.generations_open -= 1
 
@@ -268,6 +312,19 @@ class FakeNode:
         if self.waits_for_ever:
             await trio.sleep_forever()
         yield Piece("", 0)
+
+    def answers(self, first: int = 0) -> list[dict[str, Any]]:
+        return [ANSWER][first:]
+
+    def answer(self, name: Digest) -> dict[str, Any] | None:
+        return RECEIPT if name.hex() == ANSWER["answer"] else None
+
+    def answer_record(self, name: Digest) -> bytes | None:
+        return encode(answer_record()) if name.hex() == ANSWER["answer"] else None
+
+    async def audit_answer(self, record: bytes) -> dict[str, Any]:
+        check_answer_record(decode(AnswerRecord, record, limit_bytes=ANSWER_RECORD_BYTES_MAX))
+        return self.audited
 
     def request_stop(self) -> None:
         self.is_stopping = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -73,8 +73,8 @@ def test_answers_share_steps_and_none_is_mixed_up_with_another(bench: Bench) -> 
 
         async def leave(delay: float) -> None:
             await trio.sleep(delay)
-            async with village.answering.generate([65], 200, 0.0, 1) as decoded, aclosing(decoded) as tokens:
-                async for _ in tokens:
+            async with village.answering.generate([65], 200, 0.0, 1) as decoded:
+                async for _ in decoded:
                     break
 
         async with trio.open_nursery() as nursery:

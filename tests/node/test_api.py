@@ -22,8 +22,12 @@ from node.api.routes import ROUTES
 from node.api.server import ApiAddress, serve_api
 from node.api.times import ApiTimes
 from node.data_directory import DataDirectory
+from protocol.codec import encode
 from protocol.ids import parse_peer
+from protocol.limits import ANSWER_RECORD_BYTES_MAX
 from tests.node.samples import (
+    ANSWER,
+    AUDITED,
     CALLS,
     CHECKPOINT,
     CUSTODY,
@@ -33,12 +37,14 @@ from tests.node.samples import (
     KEPT_TILES,
     MODEL,
     PEER,
+    RECEIPT,
     ROUND,
     STATUS,
     SYNC,
     TILE,
     FakeNode,
 )
+from tests.protocol.samples import answer_record
 
 PATH_KIND = re.compile(r":\w+}")
 PROMPT = {"prompt": "to be or not", "tokens_max": 3, "temperature": 0.5, "seed": 1}
@@ -208,7 +214,7 @@ def test_a_generation_is_streamed_to_its_end(tmp_path):
             {"text": "to "},
             {"text": "be "},
             {"text": "or "},
-            {"done": True, "tokens": 3, "round": 7},
+            {"done": True, "tokens": 3, "round": 7, "receipt": RECEIPT},
         ]
         assert served.node.generations_open == 0
 
@@ -391,7 +397,7 @@ def test_a_text_comes_whole_where_that_is_asked(tmp_path):
 
     async def conversation(served: Served) -> None:
         answer = await served.unix.post("/chat", json=PROMPT)
-        assert answer.json() == {"text": "to be or ", "tokens": 3, "round": 7}
+        assert answer.json() == {"text": "to be or ", "tokens": 3, "round": 7, "receipt": RECEIPT}
         refused = await served.unix.post("/chat/distributed", json=PROMPT)
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "not_distributed")
         MODEL["experts"] = "elsewhere"
@@ -416,6 +422,49 @@ def test_experts_are_listed(tmp_path):
         assert (integrity["answers_checked"], integrity["quarantined"]) == (CALLS["checks"], {HOLDER["peer"]: 299.5})
         assert (await served.tcp.get("/p2p/nodes")).json() == [PEER]
         assert (await served.tcp.get("/monitoring/health")).json()["healthy"]
+
+    serve(tmp_path, conversation)
+
+
+def test_answers_are_listed_and_audited(tmp_path):
+    """By their names, or as somebody saved them; the text is for whoever may change something."""
+    name, record = ANSWER["answer"], encode(answer_record())
+
+    async def conversation(served: Served) -> None:
+        assert (await served.tcp.get("/security/answers")).json() == {"answers": [ANSWER]}
+        assert (await served.tcp.get("/security/answers?first=1")).json() == {"answers": []}
+        assert (await served.tcp.get(f"/security/answers/{name}")).json() == RECEIPT
+        assert (await served.tcp.get(f"/security/answers/{name}/record")).status_code == 403
+        assert (await served.unix.get(f"/security/answers/{name}/record")).content == record
+        assert (await served.unix.post(f"/security/verify_audit/{name}")).json() == AUDITED
+        raw = {"content-type": "application/octet-stream"}
+        assert (await served.unix.post("/security/verify_audit", content=record, headers=raw)).json() == AUDITED
+        assert (await served.unix.post("/security/verify_audit", json={"record": record.hex()})).json() == AUDITED
+        assert (await served.tcp.post("/security/verify_audit", json={"record": record.hex()})).status_code == 401
+
+    serve(tmp_path, conversation)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/security/verify_audit/" + "ab" * 32, None, 404),
+        ("/security/verify_audit/xyz", None, 400),
+        ("/security/verify_audit", {"record": "ab"}, 400),
+        ("/security/verify_audit", {"record": "xyz"}, 400),
+        ("/security/verify_audit", {"record": "ab" * (ANSWER_RECORD_BYTES_MAX + 1)}, 400),
+        ("/security/verify_audit", {"record": encode(answer_record()).hex()[:-2]}, 400),
+        ("/security/verify_audit", {"record": encode(answer_record()).hex().replace("8", "9", 1)}, 400),
+    ],
+)
+def test_what_is_no_record_of_an_answer_is_refused(tmp_path, path, body, status):
+    """With a sentence, whatever it is."""
+
+    async def conversation(served: Served) -> None:
+        answer = await served.unix.post(path, json=body)
+        assert (answer.status_code, len(answer.json()["error"]["message"]) > 10) == (status, True)
+        for read in ("", "/record"):
+            assert (await served.unix.get(f"/security/answers/{'ab' * 32}{read}")).status_code == 404
 
     serve(tmp_path, conversation)
 

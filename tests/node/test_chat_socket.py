@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from node.api.chat_socket import TEXTS_MAX
 from node.api_keys import add_key
+from tests.node.samples import RECEIPT
 from tests.node.test_api import Served, serve
 
 
@@ -61,7 +62,7 @@ def test_a_text_is_said_to_its_end(tmp_path):
 
     async def conversation(chat: Talk) -> None:
         await chat.say(type="ask", id="a", prompt="to be or not", tokens_max=3)
-        end = {"type": "end", "id": "a", "tokens": 3, "is_stopped": False}
+        end = {"type": "end", "id": "a", "tokens": 3, "is_stopped": False, "receipt": RECEIPT}
         assert await chat.text("a") == ("to be or ", end)
         await chat.say(type="ask", id="a", prompt="again")
         assert (await chat.text("a"))[0] == "again "
@@ -79,7 +80,7 @@ def test_texts_are_stopped_one_by_one(tmp_path):
         said = [await chat.hear() for _ in range(6)]
         assert {message["id"] for message in said} == {"a", "b", "c"}
         await chat.say(type="stop", id="b")
-        assert await chat.hear() == {"type": "end", "id": "b", "tokens": 2, "is_stopped": True}
+        assert await chat.hear() == {"type": "end", "id": "b", "tokens": 2, "is_stopped": True, "receipt": RECEIPT}
         assert chat.node.generations_open == 2
         await chat.say(type="stop", id="nobody")
         chat.node.waits_for_ever = False

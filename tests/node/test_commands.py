@@ -15,7 +15,22 @@ from node.api.server import serve_api
 from node.cli import nocknode
 from node.data_directory import DataDirectory
 from node.errors import CommandFailed
-from tests.node.samples import CALLS, CUSTODY, EXPERT, KEPT_BLOB, KEPT_TILES, PEER, STATUS, TILE, FakeNode
+from protocol.codec import encode
+from tests.node.samples import (
+    ANSWER,
+    AUDITED,
+    CALLS,
+    CUSTODY,
+    EXPERT,
+    KEPT_BLOB,
+    KEPT_TILES,
+    PEER,
+    RECEIPT,
+    STATUS,
+    TILE,
+    FakeNode,
+)
+from tests.protocol.samples import answer_record
 
 Ask = Callable[..., Awaitable[Result]]
 
@@ -102,7 +117,29 @@ def test_chat_streams_the_continuation(tmp_path):
             "text": "to be ",
             "tokens": 2,
             "round": 7,
+            "receipt": RECEIPT,
         }
+
+    with_node(tmp_path, conversation)
+
+
+def test_answers_are_listed_saved_and_audited(tmp_path):
+    """The newest without a name, any by its name, and what another node saved; the exit code says whether it is right."""
+
+    async def conversation(node: FakeNode, ask: Ask) -> None:
+        name, file = ANSWER["answer"], tmp_path / "answer"
+        assert name[:12] in (await ask("answers")).stdout
+        assert json.loads((await ask("answers", "--json")).stdout) == {"answers": [ANSWER]}
+        assert (await ask("answers", "save", name, str(file))).exit_code == 0
+        assert file.read_bytes() == encode(answer_record())
+        for asked in ((), (name,), ("--file", str(file))):
+            done = await ask("answers", "audit", *asked)
+            assert (done.exit_code, "every token" in done.stdout) == (0, True)
+        node.audited = AUDITED | {"verdict": "other_tokens", "says": "no", "others_total": 3, "margin_max": None}
+        done = await ask("answers", "audit")
+        assert (done.exit_code, "3, up to endless" in done.stdout) == (1, True)
+        done = await ask("answers", "audit", "--json")
+        assert (done.exit_code, json.loads(done.stdout)) == (1, node.audited)
 
     with_node(tmp_path, conversation)
 

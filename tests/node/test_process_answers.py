@@ -42,6 +42,21 @@ def complete(node: NodeProcess) -> str:
     return texts.pop().strip("\n")
 
 
+def audit_everywhere(door: NodeProcess, member: NodeProcess, file: Path) -> None:
+    """The door's newest answer is what the model says: by its own word, and by that of who has the experts."""
+    named = door.get("/security/answers")["answers"][0]["answer"]
+    assert run_command("answers", "save", named, str(file), "--data-dir", str(door.directory)).returncode == 0
+    for node, asked in ((door, ()), (member, ("--file", str(file)))):
+        done = run_command("answers", "audit", *asked, "--json", "--data-dir", str(node.directory))
+        assert done.returncode == 0, done.stderr
+        verdict = json.loads(done.stdout)
+        assert (verdict["answer"], verdict["door"]) == (named, door.status("peer"))
+        assert verdict["verdict"] in ("same", "near_ties")
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    done = run_command("answers", "audit", "--file", str(file), "--data-dir", str(member.directory))
+    assert (done.returncode, "not those of the receipt" in done.stderr) == (2, True), done.stderr
+
+
 def test_a_node_without_experts_answers_as_those_who_have_them(tmp_path: Path) -> None:
     """Over real sockets, with a worker that has the trunk alone: the same text; also when one of the two holders is killed."""
     with Network(tmp_path, 2, strangers=1) as network:
@@ -70,6 +85,7 @@ def test_a_node_without_experts_answers_as_those_who_have_them(tmp_path: Path) -
             0,
         )  # what it computed again is the same
         assert sum(member.get("/experts/calls")["served"]["served"] for member in members) > 0
+        audit_everywhere(door, members[0], tmp_path / "answer.bin")
         holder = members[0].status("peer")
         NodeClient(door.directory).post(f"/security/quarantine_node/{holder}")
         assert list(door.get("/security/integrity_status")["quarantined"]) == [holder]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 from msgspec.structs import replace
@@ -16,21 +16,39 @@ from compute.jobs import TileFile
 from compute.spot_checks import SpotCheckRule, SpotChecks
 from compute.trainer import Device, run_to_end
 from node.adverts import Adverts
+from node.answer_book import AnswerBook
+from node.clock import Clock
+from node.services.answer_audit import AnswerAudit
+from node.services.answer_receipts import AnswerReceipts, Weights
 from node.services.answering import Answering, cache_bytes
 from node.services.expert_audit import ExpertAudit
 from node.services.expert_client import ExpertClient, open_expert_client
 from node.services.expert_server import ExpertServer
 from node.services.remote_experts import RemoteExperts
-from protocol.ids import PeerId, TileId, Version
+from protocol.answers import AnswerRecord
+from protocol.ids import Digest, NetworkId, PeerId, TileId, Version
+from protocol.keys import KeyPair
 from protocol.learning import Advert
 from protocol.limits import EXPERT_ROWS_BYTES_MAX
 from protocol.rejection import Rejected
 from simnet.virtual.learner import ModelDevice, made_report
+from storage.kv import MemoryKeyValue
 from tests.node.memory_hosts import connected_hosts, no_report
 from tests.node.worker_samples import Bench, answer
 
+NETWORK = NetworkId(bytes([7]) * 32)
+DOOR = KeyPair(bytes([8]) * 32)
 TOKENS = 12
 ANSWERS = 64  # that fit, each with a whole context
+
+
+T = TypeVar("T")
+
+
+async def inline(work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
+    """Virtual time has no threads."""
+    await trio.lowlevel.checkpoint()
+    return work()
 
 
 class Worker:
@@ -76,6 +94,24 @@ class Village:
         self.peers: list[PeerId] = []  # of the holders
         self.answering: Answering
         self.client: ExpertClient
+        self.book = AnswerBook(MemoryKeyValue(), inline, 1 << 20)
+        self.weights = Weights(self.find_root)
+        self.receipts = AnswerReceipts(NETWORK, DOOR, self.weights, self.book, Clock())
+        self.audit: AnswerAudit
+
+    def find_root(self, tile: TileId, version: Version) -> Digest | None:
+        return next((Digest(each.root) for each in self.tiles.get(version, ()) if each.tile == tile), None)
+
+    async def record(self, prompt: str, tokens: int = TOKENS, temperature: float = 0.0) -> AnswerRecord:
+        """An answer with its receipt, as the book has it."""
+        async with self.answering.generate(list(prompt.encode()), tokens, temperature, 1) as said:
+            opened = self.receipts.begin(said)
+            async for _ in said:
+                pass
+        receipt = await self.receipts.end(opened)
+        record = self.book.find(receipt.claim.digest())
+        assert record is not None
+        return record
 
     async def tile_files(self, bases: Any) -> Any:
         return tuple(each for name, version in bases for each in self.tiles[version] if each.tile == name)
@@ -152,6 +188,8 @@ def live(
                 cache_bytes_of=cache_bytes_of,
                 cache_bytes_max=ANSWERS * cache_bytes_of(bench.genesis.model.context),
             )
+            own = None if is_whole else audit
+            village.audit = AnswerAudit(NETWORK, bench.tile_map, village.weights, village.answering, own)
             await trio.sleep(0.1)
             await talk(village)
             nursery.cancel_scope.cancel()

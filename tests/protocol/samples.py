@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from protocol.answers import AnswerClaim, AnswerRecord, model_digest, prompt_digest, sign_receipt
 from protocol.availability import REPLICATION, AvailabilityCertificate, AvailabilityClaim, TileSnapshot
 from protocol.digest import blob_digest
 from protocol.erasure import LeafProof, blob_root
 from protocol.finality import NO_BLOCK, ChainId, Vote, VoteKind, vote_text
 from protocol.genesis import ChainRule, DatasetManifest, Founder, Genesis, LearningRule, LedgerRule, ModelShape
-from protocol.ids import AccountId, Epoch, MemberIndex, PeerId, Round, Signature, TileId, Version, View, VoteKey
+from protocol.ids import (
+    AccountId,
+    Digest,
+    Epoch,
+    MemberIndex,
+    NetworkId,
+    PeerId,
+    Round,
+    Signature,
+    TileId,
+    Version,
+    View,
+    VoteKey,
+)
 from protocol.keys import KeyPair
 from protocol.learning import Contributor, SignedDelta, sign_delta
 from protocol.limits import NANO_PER_NOCK
@@ -127,6 +141,25 @@ def delta() -> SignedDelta:
         signature=Signature(bytes(64)),
     )
     return sign_delta(unsigned, NODE_KEYS[1])
+
+
+def answer_record() -> AnswerRecord:
+    """What the first member's door said to "To", and how: three bytes and the end."""
+    prompt, tokens, versions = (84, 111), (32, 98, 101, 256), (Version(6), Version(7))
+    salt = Digest(bytes([5]) * 32)
+    claim = AnswerClaim(
+        network=NetworkId(bytes([1]) * 32),
+        door=PeerId(NODE_KEYS[0].public),
+        began_ms=1_700_000_000_000,
+        model=model_digest((version, blob_digest(bytes([version]))) for version in versions),
+        prompt=prompt_digest(salt, prompt),
+        prompt_tokens=2,
+        tokens_max=16,
+        temperature_micro=800_000,
+        top_p_micro=1_000_000,
+        seed=7,
+    )
+    return AnswerRecord(sign_receipt(claim, tokens, NODE_KEYS[0]), versions, salt, prompt, tokens)
 
 
 def aggregate() -> SignedDelta:
