@@ -10,13 +10,10 @@ process would, the other many at once. The last part opens many streams to one n
 
 from __future__ import annotations
 
-import itertools
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +25,8 @@ sys.path.insert(
 )  # also as a plain program; our packages before our neighbours
 
 from benchmarks.common import Row, compare, median, report, say, standard_options
-from benchmarks.common.network import ask, found
+from benchmarks.common.network import found, is_door_ready
+from benchmarks.common.streams import Said, read_stream
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LAYERS, QUICK_LAYERS = 12, 2
@@ -47,53 +45,6 @@ POLL_SECONDS: Final = 0.5
 MIB: Final = 1 << 20
 
 
-@dataclass(slots=True)
-class Said:
-    """What one stream said: when each piece of it came."""
-
-    at: list[float] = field(default_factory=list)
-    tokens: int = 0
-    is_whole: bool = False
-
-    def gaps_ms(self) -> list[float]:
-        return [1000 * (after - before) for before, after in itertools.pairwise(self.at)]
-
-
-async def stream(url: str, key: str, tokens: int, seed: int, said: Said) -> None:
-    """One answer as a stream, read as it comes."""
-    import trio
-
-    body = json.dumps(
-        {
-            "model": "answers",
-            "prompt": PROMPT,
-            "max_tokens": tokens,
-            "temperature": 1,
-            "seed": seed,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    )
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key}\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    async with await trio.open_tcp_stream(host, int(port)) as connection:
-        await connection.send_all((head + body).encode())
-        rest = b""
-        async for data in connection:
-            *events, rest = (rest + data).split(b"\n\n")
-            for event in events:
-                if b'"text":' in event and b'"finish_reason":null' in event:
-                    said.at.append(trio.current_time())
-                elif b'"completion_tokens":' in event:
-                    line = event[event.index(b"data: ") + 6 :]
-                    said.tokens = json.loads(line.splitlines()[0])["usage"]["completion_tokens"]
-                elif b"[DONE]" in event:
-                    said.is_whole = True
-
-
 async def streams(url: str, key: str, count: int, tokens: int) -> tuple[list[Said], float]:
     """So many at once, and the seconds until the last had ended."""
     import trio
@@ -103,7 +54,8 @@ async def streams(url: str, key: str, count: int, tokens: int) -> tuple[list[Sai
     with trio.fail_after(STREAMS_SECONDS_MAX):
         async with trio.open_nursery() as nursery:
             for number, each in enumerate(said):
-                nursery.start_soon(stream, url, key, tokens, number, each)
+                asked = {"model": "answers", "prompt": PROMPT, "max_tokens": tokens, "temperature": 1, "seed": number}
+                nursery.start_soon(read_stream, url, key, asked, each)
     return said, trio.current_time() - began
 
 
@@ -176,7 +128,7 @@ async def measure(
     options = ("--no-learn", "--experts", "elsewhere")
     door = await fleet.wait_ready(fleet.start_node(2, [first.addresses[0], second.addresses[0]], options))
     with trio.fail_after(READY_SECONDS_MAX):
-        while not _are_ready([first.url, second.url], door.url):
+        while not is_door_ready([first.url, second.url], door.url):
             await trio.sleep(POLL_SECONDS)
     keys = {}
     for node, at in ((0, first), (2, door)):
@@ -229,18 +181,6 @@ async def measure(
         compare(f"{count} streams: its worker before", "MiB", before[1]),
         compare(f"{count} streams: and at its peak ", "MiB", peak[1]),
     ]
-
-
-def _are_ready(holders: Sequence[str], door: str) -> bool:
-    """Whether the holders have ended their round and the door has their versions, a worker, and both of them."""
-    states = [ask(url, "/status") for url in holders]
-    versions = [{tile["tile"]: tile["version"] for tile in ask(url, "/tiles")} for url in (*holders, door)]
-    return (
-        all(state["state"] == "done" and state["device"] for state in states)
-        and all(each == versions[0] for each in versions)
-        and bool(ask(door, "/status")["device"])
-        and len(ask(door, "/experts/calls")["holders"]) == len(holders)
-    )
 
 
 def _check(said: Sequence[Said], name: str) -> None:

@@ -89,3 +89,15 @@ def find_logged_seconds(log: Path, event: str) -> float | None:
 def now_seconds() -> float:
     """Seconds since 1970, by the clock that nodes log with."""
     return time.time()
+
+
+def is_door_ready(holders: Sequence[str], door: str) -> bool:
+    """Whether holders have ended their rounds, and a door without experts has their versions, a worker, and all of them."""
+    states = [ask(url, "/status") for url in holders]
+    versions = [{tile["tile"]: tile["version"] for tile in ask(url, "/tiles")} for url in (*holders, door)]
+    return (
+        all(state["state"] == "done" and state["device"] for state in states)
+        and all(each == versions[0] for each in versions)
+        and bool(ask(door, "/status")["device"])
+        and len(ask(door, "/experts/calls")["holders"]) == len(holders)
+    )
