@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "wallet": ("node.commands.wallet", "wallet", "This data directory's account: address, balance, stake."),
     "tx": ("node.commands.tx", "tx", "Send money, stake it, become a validator or stop being one."),
     "chat": ("node.commands.chat", "chat", "Let the running node's model continue a text."),
+    "badge": ("node.commands.badge", "badge", "What the running node verified about itself, and when."),
     "answers": ("node.commands.answers", "answers", "What this node's door said: list, save, audit."),
     "doctor": (
         "node.commands.doctor",

@@ -148,6 +148,9 @@ class JoiningView:
         raise self._refusal()
         yield  # type: ignore[unreachable]  # what makes this a generator
 
+    def badge(self) -> Facts:
+        raise self._refusal()
+
     def answers(self, first: int = 0) -> Sequence[Facts]:
         return []
 

@@ -112,6 +112,7 @@ from node.services.keeping import Keeping
 from node.services.learning import WORKER_COMMAND, LearningService, MakeWorker, worker_process
 from node.services.presence import Presence, model_key
 from node.services.remote_experts import RemoteExperts
+from node.services.self_check import SelfCheck
 from node.services.state_fetch import StateFetch
 from node.services.state_server import StateServer
 from node.services.submission import Submission
@@ -209,6 +210,9 @@ class Node:
             machine.make_worker,
             machine.in_thread,
         )
+        self.self_check = SelfCheck(ground.work.tile_map.ids, self.tiles.is_newest_whole, self.tiles.repair, clock)
+        self.started_ms = clock.now_ms()
+        self.weights = Weights(self._find_root)
         self.answer_book = AnswerBook(ground.index, machine.in_thread, MIB * ground.settings.api.answers_kept_mib)
         self.door: Door | None = None  # where there is a worker
         self.remote_experts: RemoteExperts | None = None  # where experts are elsewhere
@@ -361,6 +365,7 @@ class Node:
             nursery.start_soon(self.tiles.run)
             nursery.start_soon(self.timers.run)
             nursery.start_soon(self.housekeeping.run)
+            nursery.start_soon(self.self_check.run)
             nursery.start_soon(self.reactor.run)
             for topic in self.gossip.topics():
                 await self.transport.subscribe(topic)
@@ -477,11 +482,10 @@ class Node:
             self.remote_experts,
             cache_bytes_of=partial(cache_bytes, ground.genesis.model),
         )
-        weights = Weights(self._find_root)
         return Door(
             answering,
-            AnswerReceipts(ground.network, ground.keys.node, weights, self.answer_book, self.clock),
-            AnswerAudit(ground.network, ground.work.tile_map, weights, answering, own),
+            AnswerReceipts(ground.network, ground.keys.node, self.weights, self.answer_book, self.clock),
+            AnswerAudit(ground.network, ground.work.tile_map, self.weights, answering, own),
         )
 
     def _find_root(self, tile: TileId, version: Version) -> Digest | None:

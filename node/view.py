@@ -26,8 +26,9 @@ from node.services.door import Door
 from node.services.expert_client import ExpertClient
 from node.sync_facts import checkpoint_facts, join_facts
 from protocol.answers import AnswerReceipt, AnswerRecord
+from protocol.badges import Badge, sign_badge
 from protocol.codec import decode, encode
-from protocol.ids import Digest, PeerId, TileId, peer_text, short
+from protocol.ids import Digest, PeerId, Signature, TileId, peer_text, short
 from protocol.limits import ANSWER_RECORD_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from protocol.roster import Decided
@@ -385,6 +386,37 @@ class View:
             aclosing(_pieces(said)) as pieces,
         ):
             yield _Answer(pieces, door.receipts, door.receipts.begin(said))
+
+    def badge(self) -> Facts:
+        badge = self._badge()
+        return {**plain(badge), "badge": encode(badge).hex()}
+
+    def _badge(self) -> Badge:
+        node = self._node
+        ground, execution, check = node.ground, node.engine.execution, node.self_check
+        newest = {tile: held for tile in ground.work.tile_map.ids if (held := ground.tiles.newest(tile)) is not None}
+        is_all = len(newest) == len(ground.work.tile_map.ids)
+        client = node.remote_experts.client.check_statistics() if node.remote_experts is not None else None
+        unsigned = Badge(
+            ground.network,
+            ground.peer,
+            f"nocknode {version('nocknode')}",
+            node.clock.now_ms(),
+            node.started_ms,
+            execution.height,
+            execution.state.root(),
+            (node.weights.digest(newest) if is_all else None) or Digest(bytes(32)),
+            len(ground.work.tile_map.ids),
+            check.tiles_read,
+            check.read_since_ms,
+            check.mended,
+            client.checked if client is not None else 0,
+            client.wrong if client is not None else 0,
+            node.door.audit.audits if node.door is not None else 0,
+            node.door.audit.audits_wrong if node.door is not None else 0,
+            Signature(bytes(64)),
+        )
+        return sign_badge(unsigned, ground.keys.node)
 
     def answers(self, first: int = 0) -> Sequence[Facts]:
         return [

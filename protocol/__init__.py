@@ -10,6 +10,7 @@ Pure: no I/O, no clock, no randomness, no floats. Imports nothing of ours. Readi
     learning                   deltas, announcements, requests for bytes
     experts                    experts and slices of them
     answers                    what a door signs about an answer, so that it can be audited
+    badges                     what a node verified about itself
     erasure                    blobs kept as cells: manifests, cells, what each class of blob gets
     coded_tables               tables by which holders of cells see that they are of one code
     availability               what they sign when they have stored them, and what the bytes are

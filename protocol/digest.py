@@ -68,6 +68,7 @@ class Domain:
     ANSWER_SALT: Final = "nock/answer-salt/1"  # a door's secret -> what hides a prompt
     ANSWER_TOKEN: Final = "nock/answer-token/1"  # from the commitment to an answer to that to one more token
     ANSWER_RECEIPT: Final = "nock/answer-receipt/1"  # what a door signs
+    BADGE: Final = "nock/badge/1"  # what a node signs about itself
     HISTORY: Final = "nock/history/1"  # an event mixed into the proof of history
     ONION: Final = "nock/onion/1"  # from one layer of a hash onion to the layer around it
     STATE_KEY: Final = "nock/state-key/1"  # key -> place in its tree

@@ -112,6 +112,7 @@ from tests.protocol.samples import (
     aggregate,
     aggregated_head,
     answer_record,
+    badge,
     delta,
     genesis,
     head,
@@ -492,11 +493,12 @@ def cells() -> Vectors:
 
 
 def answers() -> Vectors:
-    """What a door signs about an answer."""
+    """What a door signs about an answer, and a node about itself."""
     record = answer_record()
     claim = record.receipt.claim
     return {
         "record": encode(record).hex(),
+        "badge": encode(badge()).hex(),
         "name": claim.digest().hex(),
         "model": claim.model.hex(),
         "prompt": claim.prompt.hex(),

@@ -1,4 +1,4 @@
-"""Answers that were given, and looking into them again: /security/answers and /security/verify_audit."""
+"""What can be looked into, under /security: this node's word about itself (badge), and answers that were given."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class AuditRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What POST /security/verify_audit takes as JSON: the bytes of a record in hexadecimal."""
 
     record: Annotated[str, Meta(max_length=2 * ANSWER_RECORD_BYTES_MAX, pattern=r"^(?:[0-9a-f]{2})+\Z")]
+
+
+async def get_badge(request: Request) -> Response:
+    return json_response(node_of(request).badge())
 
 
 async def get_answers(request: Request) -> Response:

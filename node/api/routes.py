@@ -69,6 +69,7 @@ ROUTES: Final = (
     ApiRoute("GET", "/security/node_status/{id}", handlers.get_node_status, READ, "what a holder of experts gave"),
     ApiRoute("POST", "/security/quarantine_node/{id}", handlers.post_quarantine, CHANGE, "ask it no more for now"),
     ApiRoute("POST", "/security/recover_node/{id}", handlers.post_recover, CHANGE, "ask it again at once"),
+    ApiRoute("GET", "/security/badge", audits.get_badge, READ, "what this node verified about itself, signed"),
     ApiRoute("GET", "/security/answers", audits.get_answers, READ, "the answers that are kept"),
     ApiRoute("GET", "/security/answers/{id}", audits.get_answer, READ, "what this node signed about one"),
     ApiRoute(

@@ -172,6 +172,10 @@ class NodeView(Protocol):
         """
         ...
 
+    def badge(self) -> Facts:
+        """What this node verified about itself: the fields of ``protocol.badges.Badge``, and badge, the signed bytes (hex)."""
+        ...
+
     def answers(self, first: int = 0) -> Sequence[Facts]:
         """Of the newest ``ANSWERS_SHOWN_MAX`` that are kept, from the ``first`` newest on: answer, began_ms, prompt_tokens,
         tokens."""

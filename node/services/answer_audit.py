@@ -74,9 +74,16 @@ class AnswerAudit:
         self._network, self._tile_map, self._weights = network, tile_map, weights
         self._answering, self._experts = answering, experts
         self._one = trio.Lock()
+        self.audits = self.audits_wrong = 0
 
     async def audit(self, record: AnswerRecord) -> Audited:
         """Compute an answer again. Raises ``Rejected``: its bytes contradict each other, or it cannot be computed here."""
+        audited = await self._audit(record)
+        self.audits += 1
+        self.audits_wrong += audited.verdict in (Verdict.OTHER_TOKENS, Verdict.OTHER_WEIGHTS)
+        return audited
+
+    async def _audit(self, record: AnswerRecord) -> Audited:
         check_answer_record(record)
         claim = record.receipt.claim
         if claim.network != self._network:

@@ -365,6 +365,15 @@ class TileService:
             self._applied.notify_all()
         return True
 
+    async def is_newest_whole(self, tile: TileId) -> bool | None:
+        """Whether all of the newest version verifies; None where none is held. A damaged one is put aside."""
+
+        def look() -> bool | None:
+            newest = self._ground.tiles.newest(tile)
+            return None if newest is None else self._ground.work.is_whole(tile, newest)
+
+        return await self.in_thread(look)
+
     async def _is_whole(self, tile: TileId, version: Version) -> bool:
         return await self.in_thread(lambda: self._ground.work.is_whole(tile, version))
 

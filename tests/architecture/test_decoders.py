@@ -57,6 +57,7 @@ RAW = {
     "compute/model/genesis.py": "numbers from a hash",
     "compute/spot_checks.py": "rows that are computed again",
     "node/api/bodies.py": "generate request",
+    "node/commands/badge.py": "badge; a file of the user, by msgspec's own decoder",
     "node/api_keys.py": "a file of the node's owner, by msgspec's own decoder",
     "node/chain_proof.py": "proof file",
     "node/commands/client.py": "answers of the node of the same user, over loopback",

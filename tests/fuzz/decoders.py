@@ -86,6 +86,7 @@ from p2p.topics import find_topic_rule, topic_text
 from p2p.transport import GossipReceived
 from protocol.answers import AnswerClaim, AnswerReceipt, AnswerRecord, check_answer_record
 from protocol.availability import AvailabilityCertificate, AvailabilityClaim, AvailabilityVote, checkpoint_subject
+from protocol.badges import Badge, check_badge, read_badge
 from protocol.cells import CellRequest, Cells, KeepAnswer, Leaf, Manifest, Tables
 from protocol.codec import decode, encode
 from protocol.coded_tables import CheckedTable, TileTable, check_table, make_tables
@@ -219,6 +220,7 @@ from tests.protocol.samples import (
     aggregated_head,
     answer_record,
     availability_record,
+    badge,
     delta,
     genesis,
     head,
@@ -1182,6 +1184,13 @@ DECODERS: tuple[Decoder, ...] = (
         lambda: [encode(answer_record())],
         lambda data: check_answer_record(decode(AnswerRecord, data, limit_bytes=ANSWER_RECORD_BYTES_MAX)),
         (AnswerRecord, AnswerReceipt, AnswerClaim, check_answer_record),
+    ),
+    Decoder(
+        "badge",
+        Form.TEXT,
+        lambda: [encode(badge()).hex().encode()],
+        lambda data: check_badge(read_badge(data.decode("latin-1"))),
+        (Badge, read_badge, check_badge),
     ),
     message("row of an answer", AnswerRow, 64, AnswerRow(7, 700)),
     Decoder(

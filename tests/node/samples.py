@@ -11,6 +11,7 @@ import trio
 from prometheus_client.core import Metric
 
 from node.api.view import Answer, Asked, Piece
+from node.chain_words import plain
 from node.metrics import chain_metrics, node_metrics
 from protocol.answers import AnswerRecord, check_answer_record
 from protocol.codec import decode, encode
@@ -19,7 +20,7 @@ from protocol.ids import Digest, PeerId, peer_text
 from protocol.limits import ANSWER_RECORD_BYTES_MAX
 from protocol.rejection import Reason, Rejected
 from tests.node.chain_samples import SmallChain
-from tests.protocol.samples import answer_record
+from tests.protocol.samples import answer_record, badge
 
 STATUS: dict[str, Any] = {
     "peer": "12D3KooWCJFazMChEnEkaVixnUhjUskW9yLqgtynekEF13VJ28wW",
@@ -204,6 +205,10 @@ AUDITED: dict[str, Any] = {
 }
 
 
+def badge_facts() -> dict[str, Any]:
+    return {**plain(badge()), "badge": encode(badge()).hex()}
+
+
 class FakeAnswer:
     """Implements `node.api.view.Answer`."""
 
@@ -312,6 +317,9 @@ class FakeNode:
         if self.waits_for_ever:
             await trio.sleep_forever()
         yield Piece("", 0)
+
+    def badge(self) -> dict[str, Any]:
+        return badge_facts()
 
     def answers(self, first: int = 0) -> list[dict[str, Any]]:
         return [ANSWER][first:]

@@ -43,6 +43,7 @@ from tests.node.samples import (
     SYNC,
     TILE,
     FakeNode,
+    badge_facts,
 )
 from tests.protocol.samples import answer_record
 
@@ -431,6 +432,7 @@ def test_answers_are_listed_and_audited(tmp_path):
     name, record = ANSWER["answer"], encode(answer_record())
 
     async def conversation(served: Served) -> None:
+        assert (await served.tcp.get("/security/badge")).json() == badge_facts()
         assert (await served.tcp.get("/security/answers")).json() == {"answers": [ANSWER]}
         assert (await served.tcp.get("/security/answers?first=1")).json() == {"answers": []}
         assert (await served.tcp.get(f"/security/answers/{name}")).json() == RECEIPT

@@ -29,6 +29,7 @@ from tests.node.samples import (
     STATUS,
     TILE,
     FakeNode,
+    badge_facts,
 )
 from tests.protocol.samples import answer_record
 
@@ -140,6 +141,25 @@ def test_answers_are_listed_saved_and_audited(tmp_path):
         assert (done.exit_code, "3, up to endless" in done.stdout) == (1, True)
         done = await ask("answers", "audit", "--json")
         assert (done.exit_code, json.loads(done.stdout)) == (1, node.audited)
+
+    with_node(tmp_path, conversation)
+
+
+def test_a_badge_is_shown_and_checked(tmp_path):
+    """That of the running node; and one that somebody saved, by what was signed and not by what is written beside it."""
+
+    async def conversation(node: FakeNode, ask: Ask) -> None:
+        file = tmp_path / "badge.json"
+        assert "12 of 38 read again from the disk since" in (await ask("badge")).stdout
+        file.write_text((await ask("badge", "--json")).stdout)
+        assert json.loads(file.read_text()) == badge_facts()
+        file.write_text(json.dumps(badge_facts() | {"tiles_read": 38}))
+        assert "12 of 38" in (await ask("badge", "--check", str(file))).stdout
+        for text in ("{", "[]", "{}", json.dumps({"badge": badge_facts()["badge"][:-2] + "00"})):
+            file.write_text(text)
+            done = await ask("badge", "--check", str(file))
+            assert isinstance(done.exception, CommandFailed)
+            assert "no badge that its node signed" in str(done.exception)
 
     with_node(tmp_path, conversation)
 

@@ -52,6 +52,14 @@ def audit_everywhere(door: NodeProcess, member: NodeProcess, file: Path) -> None
         verdict = json.loads(done.stdout)
         assert (verdict["answer"], verdict["door"]) == (named, door.status("peer"))
         assert verdict["verdict"] in ("same", "near_ties")
+    said = run_command("badge", "--json", "--data-dir", str(member.directory)).stdout
+    badge = json.loads(said)
+    assert (badge["node"], badge["audits"], badge["audits_wrong"]) == (member.status("peer"), 1, 0)
+    assert badge["model"] == door.get(f"/security/answers/{named}")["claim"]["model"] != "00" * 32
+    saved = file.with_suffix(".json")
+    saved.write_text(said)
+    checked = run_command("badge", "--check", str(saved), "--json", "--data-dir", str(door.directory))
+    assert json.loads(checked.stdout) == badge | {"badge": "checked"}
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     done = run_command("answers", "audit", "--file", str(file), "--data-dir", str(member.directory))
     assert (done.returncode, "not those of the receipt" in done.stderr) == (2, True), done.stderr

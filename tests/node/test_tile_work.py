@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import trio
 from msgspec.structs import replace
 
 from compute.delta.codec import decode, encode
 from compute.merge import merge
 from node.config import load_template
 from node.genesis_file import found_network
+from node.services.tiles import TileService
 from node.tile_work import AggregateJob, MergeJob, TileWork, UpdateRebuild, matrices_of, merge_rule
 from protocol.digest import blob_digest
 from protocol.genesis import Genesis
@@ -224,3 +230,27 @@ def test_a_worker_is_given_files_of_versions_that_have_none() -> None:
     with pytest.raises(Rejected) as caught:
         holder.work.ensure_files([(holder.tile_id, Version(7))])
     assert caught.value.reason is Reason.TILE_CORRUPT
+
+
+def test_who_looks_finds_what_nobody_has_read_yet() -> None:
+    """The newest version of a tile is read page by page; where none is held there is nothing to say."""
+    holder = Holder()
+    other = holder.work.tile_map.ids[1]
+
+    async def at_once(work: Callable[[], Any], limiter: trio.CapacityLimiter | None = None) -> Any:
+        return work()
+
+    async def nothing(event: Any) -> None: ...
+
+    async def main() -> None:
+        ground: Any = SimpleNamespace(work=holder.work, tiles=holder.store)
+        service = TileService(ground, lambda: None, nothing, at_once)  # type: ignore[arg-type, return-value]  # nobody is asked
+        assert await service.is_newest_whole(holder.tile_id) is True
+        holder.files.damage(tile_file_name(holder.tile_id, Version(0)), 4096)
+        assert await service.is_newest_whole(holder.tile_id) is False
+        holder.work.ensure_genesis()
+        assert await service.is_newest_whole(holder.tile_id) is True
+        assert await service.is_newest_whole(TileId("no/0")) is None
+        assert await service.is_newest_whole(other) is True
+
+    trio.run(main)

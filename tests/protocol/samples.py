@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from protocol.answers import AnswerClaim, AnswerRecord, model_digest, prompt_digest, sign_receipt
 from protocol.availability import REPLICATION, AvailabilityCertificate, AvailabilityClaim, TileSnapshot
+from protocol.badges import Badge, sign_badge
 from protocol.digest import blob_digest
 from protocol.erasure import LeafProof, blob_root
 from protocol.finality import NO_BLOCK, ChainId, Vote, VoteKind, vote_text
@@ -14,6 +15,7 @@ from protocol.ids import (
     AccountId,
     Digest,
     Epoch,
+    Height,
     MemberIndex,
     NetworkId,
     PeerId,
@@ -160,6 +162,30 @@ def answer_record() -> AnswerRecord:
         seed=7,
     )
     return AnswerRecord(sign_receipt(claim, tokens, NODE_KEYS[0]), versions, salt, prompt, tokens)
+
+
+def badge() -> Badge:
+    """The first member's word about itself."""
+    unsigned = Badge(
+        network=NetworkId(bytes([1]) * 32),
+        node=PeerId(NODE_KEYS[0].public),
+        software="nocknode 0.1.0",
+        made_ms=1_700_000_100_000,
+        started_ms=1_700_000_000_000,
+        height=Height(31),
+        state_root=blob_digest(b"state"),
+        model=blob_digest(b"model"),
+        tiles=38,
+        tiles_read=12,
+        read_since_ms=1_700_000_010_000,
+        tiles_mended=1,
+        answers_checked=400,
+        answers_wrong=3,
+        audits=2,
+        audits_wrong=0,
+        signature=Signature(bytes(64)),
+    )
+    return sign_badge(unsigned, NODE_KEYS[0])
 
 
 def aggregate() -> SignedDelta:
