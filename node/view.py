@@ -405,7 +405,7 @@ class View:
             node.started_ms,
             execution.height,
             execution.state.root(),
-            (node.weights.digest(newest) if is_all else None) or Digest(bytes(32)),
+            (node.weights.find(newest) if is_all else None) or Digest(bytes(32)),
             len(ground.work.tile_map.ids),
             check.tiles_read,
             check.read_since_ms,

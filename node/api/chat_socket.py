@@ -2,8 +2,8 @@
 
     --> {"type": "ask", "id": "a", "prompt": "def ", "tokens_max": 128, ...}    the rest as in POST /generate
     <-- {"type": "text", "id": "a", "text": "main"}                again and again
-    --> {"type": "stop", "id": "a"}                                 at any time; null for a receipt: before it began
-    <-- {"type": "end", "id": "a", "tokens": 17, "is_stopped": true, "receipt": {...}}
+    --> {"type": "stop", "id": "a"}
+    <-- {"type": "end", "id": "a", "tokens": 17, "is_stopped": true, "receipt": {...}}      null: it had not begun
     <-- {"type": "error", "id": "a", "error": {...}}            instead of an end; id null for what is no message
 
 An id is the caller's own; it may be used again once its text has ended. A connection that is closed stops all of its texts.

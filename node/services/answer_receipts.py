@@ -29,14 +29,21 @@ class Weights:
     def digest(self, versions: Mapping[TileId, Version]) -> Digest | None:
         """``versions``: of all tiles, in order. None where one is not here."""
         if versions != self._last[0]:
-            roots = []
-            for tile, version in versions.items():
-                root = self._find_root(tile, version)
-                if root is None:
-                    return None
-                roots.append((version, root))
-            self._last = (dict(versions), model_digest(roots))
+            found = self.find(versions)
+            if found is None:
+                return None
+            self._last = (dict(versions), found)
         return self._last[1]
+
+    def find(self, versions: Mapping[TileId, Version]) -> Digest | None:
+        """The same for versions that may have gone since they were remembered."""
+        roots = []
+        for tile, version in versions.items():
+            root = self._find_root(tile, version)
+            if root is None:
+                return None
+            roots.append((version, root))
+        return model_digest(roots)
 
 
 class OpenAnswer(NamedTuple):
