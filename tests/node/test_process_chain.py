@@ -89,15 +89,17 @@ def test_a_stranger_stakes_and_votes_and_a_founder_leaves(tmp_path: Path) -> Non
         def height() -> int:
             return int(founder.status("height") or 0)
 
-        ask(founder, "tx", "send", ask(stranger, "wallet")["address"], "5000", "--yes")
-        wait_for("the money", lambda: ask(stranger, "wallet")["account"]["balance_nano"] > 0)
+        address = ask(stranger, "wallet")["address"]
+        ask(founder, "tx", "send", address, "5000", "--yes")
+        account = f"/consensus/accounts/{address}"
+        wait_for("the money", lambda: (stranger.get(account) or {"balance_nano": 0})["balance_nano"] > 0)
         registered = ask(stranger, "tx", "register", "4000", "--yes")
         left = ask(leaver, "tx", "leave", "--yes")
         peer, gone = stranger.status("peer"), leaver.status("peer")
         begins = max((registered["height"] - 1 + 1) // 6 + 3, (left["height"] - 1) // 6 + 2) * 6
         wait_for("the epoch of both", lambda: height() > begins + 1)
         assert (roster(founder)[peer], roster(founder)[gone]) == (True, False)
-        wait_for("a vote of the newcomer", lambda: (ask(stranger, "chain", "status")["votes"] or 0) > 0)
+        wait_for("a vote of the newcomer", lambda: stranger.votes() > 0)
 
         third.kill()  # 10,000 and 4,000 of 24,000 are no quorum, so nothing is decided without it
         before = height()
@@ -132,7 +134,7 @@ def test_a_lost_vote_journal_costs_two_epochs(tmp_path: Path) -> None:
         network.start("--no-learn")
         first, *_, loser = network.nodes
         for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b"no journal" * 9)):
-            wait_for("its votes", lambda: ask(loser, "chain", "status")["votes"] > 2)
+            wait_for("its votes", lambda: loser.votes() > 2)
             voted = ask(loser, "chain", "status")["epoch"]
             loser.ask_to_stop()
             loser.wait_stopped()
@@ -143,7 +145,7 @@ def test_a_lost_vote_journal_costs_two_epochs(tmp_path: Path) -> None:
             wait_for("a new journal", lambda: (loser.places.journal / "votes.journal").exists())
             voting = wait_for("votes again", lambda: find_voting(loser))
             assert voting["epoch"] >= voted + 2
-        wait_for("its votes", lambda: ask(loser, "chain", "status")["votes"] > 2)
+        wait_for("its votes", lambda: loser.votes() > 2)
         assert network.stop() == [0, 0, 0, 0]
 
 
@@ -176,17 +178,17 @@ def test_a_payment_whose_nonce_was_used_meanwhile_is_given_up_at_the_next_start(
 
 def find_refused(node: NodeProcess) -> dict[str, Any] | None:
     """Where the chain is, while a node may not vote because of its journal."""
-    status = ask(node, "chain", "status")
+    status: dict[str, Any] = node.get("/consensus/status") or {"refusal": None}
     return status if "vote journal" in (status["refusal"] or "") else None
 
 
 def find_voting(node: NodeProcess) -> dict[str, Any] | None:
     """Where the chain is, once a node votes."""
-    status = ask(node, "chain", "status")
+    status: dict[str, Any] = node.get("/consensus/status") or {"votes": 0}
     return status if status["votes"] else None
 
 
 def find_dropped(node: NodeProcess, name: str) -> dict[str, Any] | None:
     """What the node says of a transaction, once it knows."""
-    done = run_command("chain", "tx", name, "--data-dir", str(node.directory), "--json")
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    facts: dict[str, Any] | None = node.get(f"/consensus/transactions/{name}")
+    return facts

@@ -36,9 +36,7 @@ def test_a_member_whose_database_is_damaged(tmp_path: Path) -> None:
         network.start("--no-learn")
         first, *_, victim = network.nodes
         wait_for("an epoch", lambda: (victim.status("height") or 0) > 8)
-        wait_for(
-            "votes of its own", lambda: ask(victim, "chain", "status")["votes"] > 2
-        )  # three others decide without it
+        wait_for("votes of its own", lambda: victim.votes() > 2)  # three others decide without it
         address = ["--bootstrap", first.address]
 
         stop(victim)
@@ -59,7 +57,7 @@ def test_a_member_whose_database_is_damaged(tmp_path: Path) -> None:
         assert (facts["caught_up"], facts["refusal"]) == (True, None)
         assert facts["trusted"]
         victim.start("--no-learn", "--resync", bootstrap=[first.address])
-        wait_for("its votes", lambda: ask(victim, "chain", "status")["votes"] > 2)
+        wait_for("its votes", lambda: victim.votes() > 2)
 
         assert network.stop() == [0, 0, 0, 0]
         assert victim.problems() == []
@@ -84,7 +82,7 @@ def test_a_member_whose_disk_is_lost(tmp_path: Path) -> None:
         victim.start("--no-learn", bootstrap=[first.address])
         since = victim.status("height")
         wait_for("three epochs", lambda: (victim.status("height") or 0) > since + 18)
-        wait_for("its votes", lambda: ask(victim, "chain", "status")["votes"] > 2)
+        wait_for("its votes", lambda: victim.votes() > 2)
         assert network.stop() == [0, 0, 0, 0]
         assert victim.problems() == []
 
