@@ -46,6 +46,7 @@ class AnswerBook:
         self._waiting: list[AnswerRecord] = []
         self._writing = trio.Lock()
         self._read_rows()
+        self._make_room()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -58,6 +59,13 @@ class AnswerBook:
         self._rows = dict(sorted(rows, key=lambda item: item[1].number))
         self._bytes = sum(row.size_bytes for _, row in rows)
         self._next = 1 + max((row.number for _, row in rows), default=0)
+
+    def _make_room(self) -> None:
+        """The owner may want less than before, or nothing."""
+        batch = Batch()
+        self._drop_oldest(batch, least=1 if self._kept_bytes else 0)
+        if len(batch):
+            self._index.write(batch)
 
     def _scan(self) -> Iterator[tuple[bytes, bytes]]:
         start = b""
@@ -82,9 +90,8 @@ class AnswerBook:
                 await self._in_thread(lambda: self._index.write(batch))
             except BaseException:
                 self._read_rows()
-                self._waiting[:0] = [
-                    each for each in records if each is not record
-                ]  # who wait for them hear it themselves
+                # Who wait for the others hear it themselves.
+                self._waiting[:0] = [each for each in records if each is not record]
                 raise
 
     def _put(self, batch: Batch, record: AnswerRecord) -> None:
@@ -96,8 +103,8 @@ class AnswerBook:
         batch.put(own_key("answer", pack_u64(row.number)), data)
         batch.put(own_key("answer-name", name), encode(row))
 
-    def _drop_oldest(self, batch: Batch) -> None:
-        while self._bytes > self._kept_bytes and len(self._rows) > 1:
+    def _drop_oldest(self, batch: Batch, least: int = 1) -> None:
+        while self._bytes > self._kept_bytes and len(self._rows) > least:
             name = next(iter(self._rows))
             row = self._rows.pop(name)
             self._bytes -= row.size_bytes

@@ -77,9 +77,12 @@ def test_the_oldest_go_first() -> None:
         assert full.newest(0, 9) == [record(4), record(3), record(2)]
         assert full.find(name(1)) is None
         smaller = book(index, 1)
+        assert smaller.newest(0, 9) == [record(4)]
         await smaller.keep(record(5))
         assert smaller.newest(0, 9) == [record(5)]
         assert len(index.scan(b"", limit=99)) == 2
+        AnswerBook(index, inline, 0)
+        assert not index.scan(b"", limit=99)  # what was kept before goes too
 
     trio.run(main)
 
