@@ -77,6 +77,15 @@ def check_api_address(text: object) -> str:
     return str(text)
 
 
+def check_webhook(text: object) -> str:
+    """Where notices are sent: a URL of http or https; raises ``ValueError``."""
+    if not isinstance(text, str) or not re.fullmatch(
+        r"https?://[A-Za-z0-9.\-]{1,253}(:[0-9]{1,5})?(/[!-~]{0,1024})?", text
+    ):
+        raise ValueError("must be a URL such as https://hooks.example.org/T00/B00")
+    return text
+
+
 def check_origin(text: object) -> str:
     """The origin of web pages, as browsers say it: ``https://chat.example.org``; raises ``ValueError``."""
     if not isinstance(text, str) or not re.fullmatch(r"https?://[a-z0-9.\-]{1,253}(:[0-9]{1,5})?", text):

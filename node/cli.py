@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "chat": ("node.commands.chat", "chat", "Let the running node's model continue a text."),
     "badge": ("node.commands.badge", "badge", "What the running node verified about itself, and when."),
     "answers": ("node.commands.answers", "answers", "What this node's door said: list, save, audit."),
+    "alerts": ("node.commands.alerts", "alerts", "What deserves attention now, and what to do."),
     "doctor": (
         "node.commands.doctor",
         "doctor",

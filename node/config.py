@@ -22,6 +22,7 @@ from node.addresses import (
     check_listen_address,
     check_origin,
     check_peer_address,
+    check_webhook,
 )
 from node.data_directory import DataDirectory
 from node.toml_table import (
@@ -107,6 +108,13 @@ class RecoverySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """Who is told what deserves attention."""
+
+    webhooks: tuple[str, ...]  # URLs
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """How much is told."""
 
@@ -141,6 +149,7 @@ class Settings:
     storage: StorageSettings
     compute: ComputeSettings
     api: ApiSettings
+    alerts: AlertSettings
     log: LogSettings
     recovery: RecoverySettings
     run: RunSettings
@@ -266,6 +275,12 @@ NODE_KEYS: Final = (
         "MiB of answers, with their prompts, that are kept so that they can be audited (nocknode answers audit). 0: none.",
     ),
     Key(
+        "alerts.webhooks",
+        listed(check_webhook),
+        (),
+        "URLs that get a POST of JSON when an alert begins or ends (nocknode alerts), such as https://hooks.example.org/T00/B00.",
+    ),
+    Key(
         "log.level",
         choice("debug", "info", "warning", "error"),
         "info",
@@ -303,6 +318,7 @@ def load_settings(
         storage=StorageSettings(**_section(values, "storage")),
         compute=ComputeSettings(**_section(values, "compute")),
         api=ApiSettings(**_section(values, "api")),
+        alerts=AlertSettings(**_section(values, "alerts")),
         log=LogSettings(**_section(values, "log")),
         recovery=RecoverySettings(**_section(values, "recovery")),
         run=run or RunSettings(),

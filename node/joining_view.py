@@ -148,6 +148,9 @@ class JoiningView:
         raise self._refusal()
         yield  # type: ignore[unreachable]  # what makes this a generator
 
+    def alerts(self) -> Sequence[Facts]:
+        return []
+
     def badge(self) -> Facts:
         raise self._refusal()
 

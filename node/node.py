@@ -73,6 +73,7 @@ from consensus.rounds import RoundMachine
 from consensus.state import ROSTERS, tile_heads
 from consensus.transition import BlockRules
 from node import log as node_log
+from node.alerts import Alerts
 from node.answer_book import AnswerBook
 from node.api.view import NodeView
 from node.chain_index import DroppedTransactions, find_transaction
@@ -95,6 +96,7 @@ from node.recovery_disagreement import (
     record_disagreement,
 )
 from node.recovery_fork import adopt_when_due
+from node.services.alerting import Alerting
 from node.services.answer_audit import AnswerAudit
 from node.services.answer_receipts import AnswerReceipts, Weights
 from node.services.answering import Answering, cache_bytes
@@ -212,6 +214,7 @@ class Node:
         )
         self.self_check = SelfCheck(ground.work.tile_map.ids, self.tiles.is_newest_whole, self.tiles.repair, clock)
         self.started_ms = clock.now_ms()
+        self.alerts = Alerts()
         self.weights = Weights(self._find_root)
         self.answer_book = AnswerBook(ground.index, machine.in_thread, MIB * ground.settings.api.answers_kept_mib)
         self.door: Door | None = None  # where there is a worker
@@ -977,10 +980,14 @@ async def _main(ground: Ground, machine: Machine, until: Callable[[Node], Awaita
             await show(JoiningView(ground, transport, clock, fetch, stop))
 
         async def run(node: Node) -> None:
-            await show(View(node))
+            view = View(node)
+            await show(view)
+            about = {"peer": peer_text(ground.peer), "network": ground.genesis.network_name}
+            alerting = Alerting(node.alerts, view.metrics, clock, settings.alerts.webhooks, about)
             gc.freeze()  # what is here now stays: nobody looks through it for garbage again
             async with trio.open_nursery() as running:
                 running.start_soon(_stop_with, stop, node)
+                running.start_soon(alerting.run)
                 if until is not None:
                     running.start_soon(_stop_after, until, node, stop)
                 await node.run()

@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from compute import tokenizer
 from compute.model.layout import expert_group
 from compute.spot_checks import Record
+from node.alerts import VERIFIED_SECONDS_MAX
 from node.api.view import ANSWERS_SHOWN_MAX, Answer, Asked, Facts, Piece
 from node.chain_view import ChainView
 from node.chain_words import learners, plain, subject_words
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.node import Node
-
-VERIFIED_SECONDS_MAX = 60.0  # health: something was verified in the last minute (a guess: thirty idle blocks)
 
 
 class View:
@@ -272,6 +271,9 @@ class View:
         elif ago > VERIFIED_SECONDS_MAX:
             reasons.append(f"nothing was verified for {ago:.0f} s")
         return not reasons, reasons
+
+    def alerts(self) -> Sequence[Facts]:
+        return [firing.facts() for firing in self._node.alerts.firing()]
 
     def metrics(self) -> Iterable[Metric]:
         return self._metrics()

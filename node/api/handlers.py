@@ -131,6 +131,10 @@ async def post_recover(request: Request) -> Response:
     return json_response({"recovered": request.path_params["id"]}, 202)
 
 
+async def get_alerts(request: Request) -> Response:
+    return json_response({"alerts": list(node_of(request).alerts())})
+
+
 async def get_metrics(request: Request) -> Response:
     return Response(metrics_text(node_of(request).metrics()), media_type=CONTENT_TYPE)
 

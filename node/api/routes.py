@@ -64,6 +64,7 @@ ROUTES: Final = (
     ),
     ApiRoute("GET", "/health", handlers.get_health, READ, "whether all is well; 503 where it is not"),
     ApiRoute("GET", "/monitoring/health", handlers.get_health, READ, "the same"),
+    ApiRoute("GET", "/alerts", handlers.get_alerts, READ, "what deserves attention now"),
     ApiRoute("GET", "/metrics", handlers.get_metrics, READ, "for Prometheus"),
     ApiRoute("GET", "/security/integrity_status", handlers.get_integrity, READ, "what was refused and found at fault"),
     ApiRoute("GET", "/security/node_status/{id}", handlers.get_node_status, READ, "what a holder of experts gave"),

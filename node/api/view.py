@@ -137,6 +137,10 @@ class NodeView(Protocol):
         """Whether something was verified recently; if not, why, in sentences."""
         ...
 
+    def alerts(self) -> Sequence[Facts]:
+        """What deserves attention now, the worst first: ``node.alerts.Firing.facts``."""
+        ...
+
     def metrics(self) -> Iterable[Metric]:
         """See `node.metrics`: those of the node and those of the chain."""
         ...

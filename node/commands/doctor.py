@@ -25,6 +25,12 @@ def doctor(data_dir: Path, as_json: bool) -> None:
             Finding("health", Grade.GOOD if is_healthy else Grade.BAD, sentence)
             for is_healthy, sentence in _ask_health(data_dir)
         ]
+        findings += [
+            Finding(
+                "alert", Grade.BAD if alert["severity"] == "critical" else Grade.WARNING, alert["says"], alert["remedy"]
+            )
+            for alert in _ask_alerts(data_dir)
+        ]
     bad = [finding for finding in findings if finding.grade is Grade.BAD]
     if as_json:
         rows = [
@@ -44,6 +50,18 @@ def doctor(data_dir: Path, as_json: bool) -> None:
             out.print(f"{_STYLES[finding.grade.value]} {finding.subject:<10} ", end="")
             out.print(text, markup=False)
     sys.exit(2 if bad else 0)
+
+
+def _ask_alerts(data_dir: Path) -> list[dict[str, str]]:
+    """What the running node says deserves attention; whether it answers is said by its health."""
+    from node.commands.client import NodeClient
+    from node.errors import CommandFailed
+
+    try:
+        alerts: list[dict[str, str]] = NodeClient(data_dir).get("/alerts")["alerts"]
+    except CommandFailed:
+        return []
+    return alerts
 
 
 def _ask_health(data_dir: Path) -> list[tuple[bool, str]]:

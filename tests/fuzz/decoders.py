@@ -42,6 +42,7 @@ from node.addresses import (
     check_listen_address,
     check_origin,
     check_peer_address,
+    check_webhook,
     parse_peer_address,
 )
 from node.answer_book import AnswerRow
@@ -892,7 +893,7 @@ def toml_row(name: str, schema: tuple[Key, ...], *files: str) -> Decoder:
         Form.TEXT,
         functools.cache(samples),
         read,
-        (read_table, check_api_address, check_origin),
+        (read_table, check_api_address, check_origin, check_webhook),
         TOML_WORDS,
         allowed=512 * KIB,
         per_byte=256,

@@ -239,6 +239,7 @@ class FakeNode:
         self.calls: dict[str, Any] = CALLS
         self.known_experts: list[dict[str, Any]] = [EXPERT]
         self.audited = AUDITED
+        self.firing: list[dict[str, Any]] = []
         self.small_chain = SmallChain()
         self.chain = self.small_chain.view
 
@@ -317,6 +318,9 @@ class FakeNode:
         if self.waits_for_ever:
             await trio.sleep_forever()
         yield Piece("", 0)
+
+    def alerts(self) -> list[dict[str, Any]]:
+        return self.firing
 
     def badge(self) -> dict[str, Any]:
         return badge_facts()

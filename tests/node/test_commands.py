@@ -145,6 +145,32 @@ def test_answers_are_listed_saved_and_audited(tmp_path):
     with_node(tmp_path, conversation)
 
 
+def test_alerts_are_told_with_what_to_do(tmp_path):
+    """The exit code says whether one is critical."""
+    firing = {
+        "alert": "Alone",
+        "severity": "warning",
+        "since_ms": 1_700_000_000_000,
+        "says": "No peer.",
+        "remedy": "Dial [one].",
+    }
+
+    async def conversation(node: FakeNode, ask: Ask) -> None:
+        assert "Nothing deserves attention" in (await ask("alerts")).stdout
+        node.firing = [firing]
+        done = await ask("alerts")
+        assert (done.exit_code, "No peer. Dial [one]." in done.stdout) == (0, True)
+        doctor = json.loads((await ask("doctor", "--json")).stdout)["findings"]
+        assert [each for each in doctor if each["subject"] == "alert"] == [
+            {"subject": "alert", "grade": "warning", "sentence": "No peer.", "remedy": "Dial [one]."}
+        ]
+        node.firing = [firing | {"severity": "critical"}, firing]
+        done = await ask("alerts", "--json")
+        assert (done.exit_code, json.loads(done.stdout)) == (1, {"alerts": node.firing})
+
+    with_node(tmp_path, conversation)
+
+
 def test_a_badge_is_shown_and_checked(tmp_path):
     """That of the running node; and one that somebody saved, by what was signed and not by what is written beside it."""
 

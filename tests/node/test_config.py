@@ -104,6 +104,7 @@ def test_the_written_configuration_is_read_back(tmp_path):
         ('[api]\nlisten = "0.0.0.0"', 2, "must be an address and a port"),
         ('[api]\nlisten = "::1:80"', 2, "must be an address and a port"),
         ('[api]\nallow_origins = ["https://a.example/path"]', 2, "must be an origin"),
+        ('[alerts]\nwebhooks = ["hooks.example.org"]', 2, "must be a URL"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path, text, line, words):
