@@ -24,6 +24,9 @@ def answers(context: click.Context, data_dir: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
+    if not facts["answers"]:
+        console().print("No answer is kept here; ask for one with: nocknode chat PROMPT")
+        return
     made = table("", ("answer", "begun", ">prompt tokens", ">tokens"))
     for answer in facts["answers"]:
         counts = (number_text(answer[name]) for name in ("prompt_tokens", "tokens"))

@@ -239,6 +239,7 @@ class FakeNode:
         self.calls: dict[str, Any] = CALLS
         self.known_experts: list[dict[str, Any]] = [EXPERT]
         self.audited = AUDITED
+        self.kept_answers = [ANSWER]
         self.firing: list[dict[str, Any]] = []
         self.small_chain = SmallChain()
         self.chain = self.small_chain.view
@@ -326,7 +327,7 @@ class FakeNode:
         return badge_facts()
 
     def answers(self, first: int = 0) -> list[dict[str, Any]]:
-        return [ANSWER][first:]
+        return self.kept_answers[first:]
 
     def answer(self, name: Digest) -> dict[str, Any] | None:
         return RECEIPT if name.hex() == ANSWER["answer"] else None

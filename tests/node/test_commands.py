@@ -136,6 +136,10 @@ def test_answers_are_listed_saved_and_audited(tmp_path):
         for asked in ((), (name,), ("--file", str(file))):
             done = await ask("answers", "audit", *asked)
             assert (done.exit_code, "every token" in done.stdout) == (0, True)
+        node.kept_answers = []
+        assert "No answer is kept here" in (await ask("answers")).stdout
+        assert "gave no answer yet" in str((await ask("answers", "audit")).exception)
+        node.kept_answers = [ANSWER]
         node.audited = AUDITED | {"verdict": "other_tokens", "says": "no", "others_total": 3, "margin_max": None}
         done = await ask("answers", "audit")
         assert (done.exit_code, "3, up to endless" in done.stdout) == (1, True)
