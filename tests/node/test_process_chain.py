@@ -17,7 +17,7 @@ from protocol.limits import HISTORY_SEGMENTS
 from protocol.transactions import Transfer, sign_transaction, transaction_id
 from tests.node.processes import Network, NodeProcess, run_command, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 ASKED_MAX = 100  # a command takes a second: more patience than a node needs to join

@@ -13,7 +13,7 @@ from protocol.limits import HISTORY_TICKS_PER_SEGMENT_MAX
 from tests.node.processes import GRACE_SECONDS, Network, NodeProcess, run_command, wait_for
 
 TOKENS = 4 * 4 * 32  # of one learner in one round: steps, sequences and context of the test network
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -187,9 +187,14 @@ def flip(path: Path) -> None:
         file.write(data)
 
 
+@pytest.mark.timeout(900)  # nine nodes start one after another, and three of them import torch, on two cores
 def test_a_newcomer_finds_all_and_contributes(tmp_path: Path) -> None:
     """A node outside the roster that knows one of eight finds all, fetches data set and model, and its deltas are merged."""
-    with Network(tmp_path, 8, strangers=1) as network:
+    calm = {
+        "chain.idle_interval_ms": 2000,
+        "chain.view_delta_ms": 1000,
+    }  # nine nodes that vote all the time learn nothing
+    with Network(tmp_path, 8, strangers=1, rules=calm) as network:
         *members, newcomer = network.nodes
         for number, node in enumerate(members):
             others = [other.address for other in members if other.process is not None]
@@ -198,7 +203,9 @@ def test_a_newcomer_finds_all_and_contributes(tmp_path: Path) -> None:
         newcomer.start(bootstrap=[members[5].address])
         wait_for("all eight", lambda: newcomer.status("connected") == 8)
         me = newcomer.status("short")
-        wait_for("a delta of its own", lambda: any(me in tile["learners"] for tile in members[0].get("/tiles") or ()))
+        wait_for(
+            "a delta of its own", lambda: any(me in tile["learners"] for tile in members[0].get("/tiles") or ()), 400.0
+        )
         providers = newcomer.log("providers")
         assert len(providers[-1]["peers"]) >= 2
         assert sum(peer["fetched_bytes"] > 0 for peer in newcomer.get("/peers")) >= 2

@@ -14,7 +14,7 @@ from storage.kv import Batch
 from storage.ledger import Ledger, count_bytes
 from tests.node.processes import Network, NodeProcess, run_command, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 ALLOWED_BYTES = 64 * 1024
 

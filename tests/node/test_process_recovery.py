@@ -12,7 +12,7 @@ import pytest
 from tests.node.processes import CREATED_MS, Network, NodeProcess, run_command, wait_for
 from tests.node.test_process_chain import ask
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 RULES = {"chain.epoch_heights": 6, "chain.idle_interval_ms": 300, "chain.history_segment_ticks": 100}
 
 
