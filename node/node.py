@@ -368,7 +368,6 @@ class Node:
             nursery.start_soon(self.tiles.run)
             nursery.start_soon(self.timers.run)
             nursery.start_soon(self.housekeeping.run)
-            nursery.start_soon(self.self_check.run)
             nursery.start_soon(self.reactor.run)
             for topic in self.gossip.topics():
                 await self.transport.subscribe(topic)
@@ -988,6 +987,7 @@ async def _main(ground: Ground, machine: Machine, until: Callable[[Node], Awaita
             async with trio.open_nursery() as running:
                 running.start_soon(_stop_with, stop, node)
                 running.start_soon(alerting.run)
+                running.start_soon(node.self_check.run)
                 if until is not None:
                     running.start_soon(_stop_after, until, node, stop)
                 await node.run()

@@ -56,13 +56,19 @@ class SelfCheck:
     async def check_next(self) -> None:
         """The tile that was read longest ago."""
         tile = next(iter(self._read_ms))
+        try:
+            is_whole = await self._look(tile)
+        except OSError as error:  # whoever needs the disk says what that means; this is only a look
+            log.warning("a tile could not be read again", tile=tile, why=str(error))
+            is_whole = None
+        del self._read_ms[tile]
+        # What could not be read or mended now is looked at again in its turn.
+        self._read_ms[tile] = self._clock.now_ms() if is_whole else 0
+
+    async def _look(self, tile: TileId) -> bool | None:
         is_whole = await self._is_whole(tile)
         if is_whole is False:
             log.warning("a tile is damaged on the disk", tile=tile)
             is_whole = await self._mend(tile)
             self.mended += is_whole
-        read_ms = (
-            self._clock.now_ms() if is_whole else 0
-        )  # what cannot be read or mended now is looked at again in its turn
-        del self._read_ms[tile]
-        self._read_ms[tile] = read_ms
+        return is_whole

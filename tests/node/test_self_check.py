@@ -19,11 +19,14 @@ class Disk:
 
     damaged: set[TileId] = field(default_factory=set)
     absent: set[TileId] = field(default_factory=set)
+    failing: set[TileId] = field(default_factory=set)
     hopeless: bool = False
     read: list[TileId] = field(default_factory=list)
 
     async def is_whole(self, tile: TileId) -> bool | None:
         self.read.append(tile)
+        if tile in self.failing:
+            raise OSError(5, "Input/output error")
         return None if tile in self.absent else tile not in self.damaged
 
     async def mend(self, tile: TileId) -> bool:
@@ -72,3 +75,10 @@ def test_what_cannot_be_mended_or_is_not_there_was_not_read() -> None:
     check = run(disk, 85.0)
     assert (check.tiles_read, check.mended, check.read_since_ms) == (2, 0, 71_000)
     assert disk.read == [*TILES, *TILES]
+
+
+def test_a_disk_that_fails_ends_nothing() -> None:
+    """It is only a look: whoever needs what is there says what that means. The tile was not read."""
+    disk = Disk(failing={TILES[2]})
+    check = run(disk, 45.0)
+    assert (disk.read, check.tiles_read) == (TILES, 3)
