@@ -51,9 +51,7 @@ class Deaths:
     kills: int = 0
     spared: int = 0  # the door could have asked nobody else
     able_least: int = HOLDERS
-    returned: list[float] = field(
-        default_factory=list
-    )  # seconds from a death until the door asks the same holder again
+    returned: list[float] = field(default_factory=list)  # seconds from a death until the door asks it again
 
 
 def asked(prompt: str) -> dict[str, Any]:
@@ -185,8 +183,8 @@ async def measure(fleet: Any, count: int, calm_count: int, prompts: Sequence[str
     for label, of in (("first token", lambda each: [each.first_ms()]), ("gap between tokens", Said.gaps_ms)):
         now, before = (sorted(gap for each in some for gap in of(each)) for some in (streams, calm))
         for name, share in (("median", 0.5), ("p99", 0.99), ("worst", 1.0)):
-            worst = [each[min(len(each) - 1, int(share * len(each)))] for each in (now, before)]
-            rows.append(compare(f"{label}, {name}", "ms", worst[0], floor=worst[1]))
+            ours, calm_ms = (each[min(len(each) - 1, int(share * len(each)))] for each in (now, before))
+            rows.append(compare(f"{label}, {name}", "ms", ours, floor=calm_ms))
     gaps = [gap for each in streams for gap in each.gaps_ms()]
     say(
         f"worst gap {max(gaps):.0f} ms; {sum(gap > GAP_MS_MAX for gap in gaps)} of {len(gaps)} above {GAP_MS_MAX:.0f} ms"

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from prometheus_client.core import Metric
+from prometheus_client.samples import Sample
 
 GROWTH_SECONDS: Final = 300
 VERIFIED_SECONDS_MAX: Final = 60.0  # thirty idle blocks (a guess)
@@ -196,6 +197,16 @@ class _Watched:
         return value - history[0][1]
 
 
+def _total(samples: Sequence[Sample], metric: str, label: tuple[str, str] | None = None) -> float | None:
+    """All samples of a metric, or those with the label, added up; None where there is none."""
+    values = [
+        sample.value
+        for sample in samples
+        if sample.name == metric and (label is None or sample.labels.get(label[0]) == label[1])
+    ]
+    return sum(values) if values else None
+
+
 class Alerts:
     """The alerts of one node. Pure: metrics and the time in, what changed out."""
 
@@ -210,13 +221,10 @@ class Alerts:
     def observe(self, metrics: Iterable[Metric], now_ms: int) -> tuple[list[Firing], list[Firing]]:
         """Which alerts began, and which ended. A metric that is not there says nothing."""
         samples = [sample for metric in metrics for sample in metric.samples]
-        totals: dict[str, float] = {}
-        for sample in samples:
-            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
         began, ended = [], []
         for watched in self._watched:
             rule = watched.rule
-            if not self._holds(watched, totals, samples, now_ms):
+            if not self._holds(watched, samples, now_ms):
                 watched.since_ms = None
                 if rule.name in self._firing:
                     ended.append(self._firing.pop(rule.name))
@@ -228,17 +236,12 @@ class Alerts:
         return began, ended
 
     @staticmethod
-    def _holds(watched: _Watched, totals: Mapping[str, float], samples: Sequence[Any], now_ms: int) -> bool:
+    def _holds(watched: _Watched, samples: Sequence[Sample], now_ms: int) -> bool:
         rule = watched.rule
-        value = totals.get(rule.metric)
-        limit = totals.get(rule.limit) if isinstance(rule.limit, str) else rule.limit
+        value = _total(samples, rule.metric, rule.label)
+        limit = _total(samples, rule.limit) if isinstance(rule.limit, str) else rule.limit
         if value is None or limit is None:
             return False
-        if rule.label is not None:
-            name, wanted = rule.label
-            value = sum(
-                sample.value for sample in samples if sample.name == rule.metric and sample.labels.get(name) == wanted
-            )
         if rule.of_growth:
             value = watched.grown(value, now_ms)
         return value < limit if rule.is_below else value > limit

@@ -231,6 +231,7 @@ class FakeNode:
         self.is_stopping = False
         self.generations_open = 0
         self.waits_for_ever = False
+        self.begins_never = False
         self.fails_after = -1  # tokens
         self.fails_with: Exception | None = None
         self.says = ""  # instead of the prompt
@@ -302,6 +303,8 @@ class FakeNode:
         if self.is_busy:
             raise Rejected(Reason.BUSY, "four texts are being written; try again")
         self.asked.append(asked)
+        if self.begins_never:
+            await trio.sleep_forever()
         self.generations_open += 1
         try:
             async with aclosing(self._pieces(asked)) as pieces:

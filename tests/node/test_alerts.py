@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from node.alerts import RULES, AlertRule, Alerts, Severity
 from node.clock import Clock
-from node.services.alerting import TRIES, Alerting
+from node.services.alerting import TRIES, WAITING_MAX, Alerting
 
 VALUE = AlertRule("Value", Severity.WARNING, "m", 5, 20, "It is high.", "Lower it.")
 NOW = AlertRule("Now", Severity.CRITICAL, "m", 5, 0, "It is high.", "Lower it.")
@@ -146,3 +146,19 @@ def test_names_are_not_used_twice() -> None:
     """Whoever silences one means one."""
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.says.endswith(".") and rule.remedy.endswith(".") for rule in RULES)
+
+
+def test_a_webhook_that_is_too_slow_misses_what_comes_on_top() -> None:
+    """As many notices wait as there is room for; that one is missed is in the log, and holds nobody up."""
+    value = [0.0]
+
+    async def main() -> None:
+        url = "http://127.0.0.1:9/nobody"
+        alerting = Alerting(Alerts([NOW]), lambda: gauges(m=value[0]), Clock(), (url,), {})
+        for number in range(WAITING_MAX + 1):  # it begins and ends in turns, and nobody takes a notice
+            value[0] = 6.0 if number % 2 == 0 else 0.0
+            alerting.look()
+
+    with capture_logs() as logs:
+        trio.run(main)
+    assert [each["missed"] for each in logs if each["event"] == "a webhook is too slow"] == ["Now"]

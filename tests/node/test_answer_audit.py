@@ -203,3 +203,16 @@ def test_answers_and_audits_go_on_beside_each_other(bench: Bench) -> None:
         assert all(village.whole(prompt) == tokens for prompt, tokens in said.items())
 
     live(bench, 2, talk)
+
+
+def test_an_answer_whose_weights_went_before_it_began_is_not_signed(bench: Bench) -> None:
+    """Its asker hears that it is to try again; no claim names weights that the door has not."""
+
+    async def talk(village: Village) -> None:
+        async with village.answering.generate(list(b"def "), TOKENS, 0.0, 1) as said:
+            village.tiles.clear()
+            with pytest.raises(Rejected) as refusal:
+                village.receipts.begin(said)
+        assert refusal.value.reason is Reason.BUSY
+
+    live(bench, 0, talk, is_whole=True)

@@ -6,10 +6,13 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from compute.tokenizer import encode as encode_text
 from node.answer_book import AnswerBook
+from node.api.view import PROMPT_CHARACTERS_MAX
 from protocol.answers import AnswerRecord
 from protocol.codec import encode
 from protocol.ids import Digest
+from protocol.limits import PROMPT_TOKENS_MAX
 from storage.kv import Batch, MemoryKeyValue
 from tests.node.village import inline
 from tests.protocol.samples import answer_record
@@ -142,3 +145,19 @@ def test_nothing_is_kept_where_the_owner_wants_none(number: int) -> None:
         assert not index.scan(b"", limit=9)
 
     trio.run(main)
+
+
+def test_the_longest_prompt_has_a_record() -> None:
+    """What the interface takes can be kept and read again, with the token that begins a document."""
+    prompt = tuple(encode_text("\N{GRINNING FACE}" * PROMPT_CHARACTERS_MAX))
+    sample = answer_record()
+    claim = replace(sample.receipt.claim, prompt_tokens=len(prompt))
+    long = replace(sample, prompt=prompt, receipt=replace(sample.receipt, claim=claim))
+
+    async def main() -> None:
+        kept = AnswerBook(MemoryKeyValue(), inline, 1 << 20)
+        await kept.keep(long)
+        assert kept.find(claim.digest()) == long
+
+    trio.run(main)
+    assert len(prompt) == PROMPT_TOKENS_MAX

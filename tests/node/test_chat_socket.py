@@ -70,6 +70,18 @@ def test_a_text_is_said_to_its_end(tmp_path):
     talk(tmp_path, conversation)
 
 
+def test_a_text_that_is_stopped_before_it_begins_has_no_receipt(tmp_path):
+    """Nothing was read of it, and nothing is signed."""
+
+    async def conversation(chat: Talk) -> None:
+        chat.node.begins_never = True
+        await chat.say(type="ask", id="a", prompt="to be")
+        await chat.say(type="stop", id="a")
+        assert await chat.hear() == {"type": "end", "id": "a", "tokens": 0, "is_stopped": True, "receipt": None}
+
+    talk(tmp_path, conversation)
+
+
 def test_texts_are_stopped_one_by_one(tmp_path):
     """The others go on; when the connection is closed, all are stopped."""
 

@@ -190,10 +190,8 @@ def flip(path: Path) -> None:
 @pytest.mark.timeout(900)  # nine nodes start one after another, and three of them import torch, on two cores
 def test_a_newcomer_finds_all_and_contributes(tmp_path: Path) -> None:
     """A node outside the roster that knows one of eight finds all, fetches data set and model, and its deltas are merged."""
-    calm = {
-        "chain.idle_interval_ms": 2000,
-        "chain.view_delta_ms": 1000,
-    }  # nine nodes that vote all the time learn nothing
+    # Nine nodes on two cores that vote all the time learn nothing.
+    calm = {"chain.idle_interval_ms": 2000, "chain.view_delta_ms": 1000}
     with Network(tmp_path, 8, strangers=1, rules=calm) as network:
         *members, newcomer = network.nodes
         for number, node in enumerate(members):
